@@ -1,0 +1,163 @@
+"""The oracles: what can be computed exactly in a tabular MDP, by dynamic programming and by enumeration.
+
+log π is (S, A) or (N, S, A). The finite-horizon functions can be differentiated by autograd, to any order, through log π.
+"""
+
+import autograd.numpy as np
+from autograd.extend import defvjp, primitive
+
+from metarl_np.mdp import require
+from metarl_np.returns import Episodes
+
+
+@primitive
+def expect(mdps, v):
+    """E[v(s') | s, a] = Σ_z P(z|s,a) v(s'_z): v (N, S) → (N, S, A)."""
+    return np.einsum("nsaz,nsaz->nsa", mdps.probabilities, v.ravel()[_flat(mdps)])
+
+
+@primitive
+def push(mdps, m):
+    """Σ_{s,a} m(s, a) P(s'|s, a): mass on (s, a) moved on to s', m (N, S, A) → (N, S). The transpose of `expect`."""
+    n, s, _ = mdps.shape
+    return np.bincount(_flat(mdps).ravel(), (m[..., None] * mdps.probabilities).ravel(), n * s).reshape(n, s)
+
+
+defvjp(expect, lambda ans, mdps, v: lambda g: push(mdps, g), argnums=[1])
+defvjp(push, lambda ans, mdps, m: lambda g: expect(mdps, g), argnums=[1])
+
+
+def _flat(mdps):
+    n, s, _ = mdps.shape
+    return mdps.successors + s * np.arange(n)[:, None, None, None]
+
+
+def action_values(mdps, v):
+    """Q(s, a) = R̄(s, a) + γ E[v(s')]: v (N, S) → (N, S, A). Sutton & Barto (2018), eq. 4.6."""
+    return mdps.expected_rewards + mdps.discount * expect(mdps, v)
+
+
+def values(mdps, log_pi):
+    """V_t(s) with T − t steps to go, by backward induction from V_T = 0: (T + 1, N, S)."""
+    v = [np.zeros(mdps.shape[:2])]
+    for _ in range(mdps.horizon):
+        v.append(np.sum(np.exp(log_pi) * action_values(mdps, v[-1]), -1))
+    return np.array(v[::-1])
+
+
+def expected_return(mdps, log_pi):
+    """J = E Σ_{t<T} γᵗ r_t = Σ_s start(s) V_0(s): (N,)."""
+    return np.sum(mdps.start * values(mdps, log_pi)[0], -1)
+
+
+def stationary_values(mdps, log_pi):
+    """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4.
+
+    Solved densely, S² numbers per task. Raises ValueError at γ = 1 where a state does not surely reach a terminal one.
+    """
+    n, s, a = mdps.shape
+    pi = np.exp(log_pi) * ~mdps.terminal[..., None]
+    cell = np.arange(n * s * a).reshape(n, s, a, 1) * s + mdps.successors
+    dense = np.bincount(cell.ravel(), mdps.probabilities.ravel(), n * s * a * s).reshape(n, s, a, s)
+    p_pi = np.einsum("nsa,nsaz->nsz", pi, dense)
+    if mdps.discount == 1:
+        reaches, step = mdps.terminal, np.array(p_pi > 0)
+        for _ in range(s):
+            reaches = reaches | (step & reaches[:, None]).any(-1)
+        require(reaches, "discount", "an infinite horizon at γ = 1 needs sure termination, and this policy may never end")
+    r_pi = np.sum(pi * mdps.expected_rewards, -1)
+    return np.linalg.solve(np.eye(s) - mdps.discount * p_pi, r_pi[..., None])[..., 0]
+
+
+def optimal_values(mdps):
+    """V*_t(s) = max_a Q*_t(s, a) by backward induction: (T + 1, N, S). The optimum over all policies, time-dependent ones too."""
+    v = np.zeros((mdps.horizon + 1,) + mdps.shape[:2])
+    for t in reversed(range(mdps.horizon)):
+        v[t] = action_values(mdps, v[t + 1]).max(-1)
+    return v
+
+
+def optimal_return(mdps):
+    """J* = Σ_s start(s) V*_0(s): (N,)."""
+    return np.sum(mdps.start * optimal_values(mdps)[0], -1)
+
+
+def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
+    """V*(s) over an infinite horizon to `tolerance`, by value iteration: (N, S). Sutton & Barto (2018), eq. 4.10.
+
+    Stops at a change of less than tolerance · (1 − γ)/γ, which bounds the error (at γ = 1: less than tolerance). Raises
+    ValueError if that takes more than max_sweeps.
+    """
+    v = np.zeros(mdps.shape[:2])
+    gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
+    for _ in range(max_sweeps):
+        new = action_values(mdps, v).max(-1)
+        if abs(new - v).max() <= max(tolerance * gap, 4e-16 * abs(new).max()):
+            return new
+        v = new
+    raise ValueError(f"max_sweeps: value iteration at discount {mdps.discount} has not converged after {max_sweeps} sweeps")
+
+
+def occupancy(mdps, log_pi):
+    """d_t(s) = γᵗ Pr(s_t = s), by pushing the start distribution forward: (T, N, S)."""
+    d = [mdps.start]
+    for _ in range(mdps.horizon - 1):
+        d.append(mdps.discount * push(mdps, d[-1][..., None] * np.exp(log_pi)))
+    return np.array(d)
+
+
+def policy_gradient_table(mdps, log_pi):
+    """W(s, a) = Σ_t d_t(s) π(a|s) Q_t(s, a), (N, S, A): ∇J = Σ_{s,a} W(s, a) ∇log π(a|s). The policy-gradient theorem.
+
+    The expectation of the folded REINFORCE weights, so `policy.weighted_score(theta, W)` is the exact ∇J. Sutton & Barto
+    (2018), eq. 13.5, with the γᵗ that the discounted objective has.
+    """
+    v = values(mdps, log_pi)
+    return sum(d[..., None] * np.exp(log_pi) * action_values(mdps, v_next) for d, v_next in zip(occupancy(mdps, log_pi), v[1:]))
+
+
+def enumerate_episodes(mdps, *, max_episodes=1_000_000):
+    """Every episode of N small MDPs that has positive probability under some policy: (Episodes, dynamics), dynamics (N, M).
+
+    An episode's probability is dynamics · Π_t π(a_t|s_t) over its unmasked steps. Tasks with fewer episodes than M are
+    filled with fully masked ones of probability 0. Raises ValueError with their number if it is above max_episodes.
+    """
+    count = np.ones(mdps.terminal.shape)
+    possible = mdps.probabilities > 0
+    for _ in range(mdps.horizon):
+        count = np.where(mdps.terminal, 1.0, (possible * count.ravel()[_flat(mdps)]).sum((-2, -1)))
+    total = ((mdps.start > 0) * count).sum(-1).max()
+    if total > max_episodes:
+        raise ValueError(f"max_episodes: there are {total:.0f} episodes, above {max_episodes}; lower horizon, states, actions or Z")
+    tasks = [_enumerate_task(*(x[0] for x in (m.start, m.terminal, m.successors, m.probabilities, m.rewards)), m.horizon)
+             for m in (mdps[i] for i in range(len(mdps)))]
+    longest = max(len(task[-1]) for task in tasks)
+    states, actions, rewards, mask, last, dynamics = (
+        np.stack([np.concatenate([x, np.zeros(x.shape[:-1] + (longest - x.shape[-1],), x.dtype)], -1) for x in field], -2)
+        for field in zip(*tasks))
+    log_pi = np.full(mdps.shape, -np.log(mdps.shape[-1]))
+    return Episodes(states, actions, rewards, mask, log_pi, last, np.zeros(last.shape, bool)), dynamics
+
+
+def _enumerate_task(start, terminal, successors, probabilities, rewards, horizon):
+    """states, actions, rewards, mask (T, M), last states (M,), dynamics (M,) of one task: each episode branches at every step."""
+    state = np.flatnonzero(start)
+    probability, steps = start[state], np.zeros((4, 0, len(state)))
+    successors, outcomes, rewards = (x.reshape(len(start), -1) for x in (successors, probabilities, rewards))
+    for _ in range(horizon):
+        end = terminal[state]
+        branch = np.where(end[:, None], np.arange(outcomes.shape[1]) == 0, outcomes[state])  # an ended one goes on as one
+        i, j = np.nonzero(branch)
+        row = np.stack([state[i], j // probabilities.shape[-1], rewards[state[i], j] * ~end[i], ~end[i]])
+        steps = np.concatenate([steps[:, :, i], row[:, None]], 1)
+        probability, state = probability[i] * branch[i, j], np.where(end[i], state[i], successors[state[i], j])
+    return steps[0].astype(int), steps[1].astype(int), steps[2], steps[3].astype(bool), state, probability
+
+
+def enumerated_return(log_pi, episodes, dynamics, discount):
+    """J = Σ_τ Pr(τ) Σ_t γᵗ r_t over enumerated episodes, differentiable through log π: (N,)."""
+    n = np.arange(len(dynamics))[:, None]
+    table = log_pi + np.zeros(episodes.log_pi.shape)
+    log_p = np.sum(table[n, episodes.states, episodes.actions] * episodes.mask, 0)
+    returns = np.einsum("t,tnm->nm", discount ** np.arange(len(episodes.rewards)), episodes.rewards)
+    return np.sum(dynamics * np.exp(log_p) * returns, -1)

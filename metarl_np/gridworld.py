@@ -1,0 +1,127 @@
+"""GridWorld: a text map and its rules; goals turn it into a batch of tasks. State r·W + c is the cell in row r, column c."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from metarl_np.mdp import MDP, require
+
+START, GOAL, WALL, PIT, FREE = "SG#O."
+MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # actions 0..3: up, down, left, right
+ARROWS = "↑↓←→"
+
+
+@dataclass(frozen=True)
+class GridWorld:
+    """A map of `S` start, `G` goal, `#` wall, `O` pit and `.` free cells, and what moving on it pays.
+
+    A move pays step_reward, plus goal_reward on entering a goal or pit_reward on entering a pit (both end the episode), less
+    bump_penalty where the border or a wall stops it. With probability `slip` a move turns to one of the two directions
+    perpendicular to it, with equal chances: slip = 2/3 is Gymnasium's FrozenLake. Raises ValueError on a map that is not one.
+    """
+
+    layout: tuple  # H strings of W characters; one string with line breaks is split
+    discount: float  # γ
+    horizon: int  # T
+    slip: float = 0.0
+    goal_reward: float = 1.0
+    step_reward: float = 0.0
+    pit_reward: float = 0.0
+    bump_penalty: float = 0.0
+
+    def __post_init__(self):
+        rows = tuple(self.layout.split() if isinstance(self.layout, str) else self.layout)
+        if not rows or not rows[0]:
+            raise ValueError("layout: an empty map")
+        for r, row in enumerate(rows):
+            if len(row) != len(rows[0]):
+                raise ValueError(f"layout: ragged map: row {r} has {len(row)} cells, row 0 has {len(rows[0])}")
+            for c, cell in enumerate(row):
+                if cell not in START + GOAL + WALL + PIT + FREE:
+                    raise ValueError(f"layout: unknown map character {cell!r} at row {r}, column {c}")
+        object.__setattr__(self, "layout", rows)
+        if not self._is(START).any():
+            raise ValueError(f"layout: the map has no start, {START!r}")
+        if not 0 <= self.slip <= 1:
+            raise ValueError(f"slip: {self.slip} is outside [0, 1]")
+        if not self.goal_reward > 0:
+            raise ValueError(f"goal_reward: {self.goal_reward} is not positive")
+        if not self.bump_penalty >= 0:
+            raise ValueError(f"bump_penalty: {self.bump_penalty} is negative; it is subtracted")
+
+    @classmethod
+    def open(cls, height, width, **rules):
+        """A field without walls, the start in the upper left corner."""
+        if height < 1 or width < 1 or height * width < 2:
+            raise ValueError(f"height, width: a grid of {height} x {width} has no room for a start and a goal")
+        field = START + FREE * (height * width - 1)
+        return cls(tuple(field[i:i + width] for i in range(0, height * width, width)), **rules)
+
+    @property
+    def shape(self):
+        """(H, W)."""
+        return len(self.layout), len(self.layout[0])
+
+    def _is(self, *kinds):
+        """(S,) bool: the cells of these kinds."""
+        return np.isin(list("".join(self.layout)), kinds)
+
+    @property
+    def free_cells(self):
+        """The cells where a goal may be put: free, or a goal on the map. Ascending, (F,) int."""
+        return np.flatnonzero(self._is(FREE, GOAL))
+
+    def split_goals(self, rng, n_train, n_held_out):
+        """Draw disjoint training and held-out goals from the free cells: (n_train,), (n_held_out,) int."""
+        cells = self.free_cells
+        if n_train < 1 or n_held_out < 0 or n_train + n_held_out > len(cells):
+            raise ValueError(f"n_train, n_held_out: {n_train} + {n_held_out} goals do not fit into {len(cells)} free cells")
+        cells = rng.permutation(cells)[: n_train + n_held_out]
+        train, held_out = cells[:n_train], cells[n_train:]
+        assert not set(train) & set(held_out)
+        return train, held_out
+
+    def mdps(self, goals=None):
+        """The tasks with a goal each, `goals` (N,) cells, or one task with the goals on the map: MDP of N tasks.
+
+        Walls are unreachable and count as terminal.
+        """
+        h, w = self.shape
+        fixed = self._is(GOAL)
+        if goals is None:
+            if not fixed.any():
+                raise ValueError(f"goals: the map has no goal, {GOAL!r}, and none are given")
+            goal = fixed[None]
+        else:
+            goals = np.atleast_1d(goals)
+            if goals.ndim != 1 or not goals.size or not np.issubdtype(goals.dtype, np.integer):
+                raise ValueError(f"goals: expected one cell per task, (N,) integers, got shape {goals.shape}")
+            require(np.isin(goals, self.free_cells), "goals", f"not one of the {len(self.free_cells)} free cells of the map")
+            goal = goals[:, None] == np.arange(h * w)
+        wall, pit, n = self._is(WALL), self._is(PIT), len(goal)
+
+        cell = np.stack(np.divmod(np.arange(h * w), w), -1)[:, None] + MOVES  # (S, 4, 2)
+        inside = ((cell >= 0) & (cell < (h, w))).all(-1)
+        target = np.clip(cell, 0, (h - 1, w - 1)) @ (w, 1)
+        bump = ~inside | wall[target]
+        target = np.where(bump, np.arange(h * w)[:, None], target)  # (S, 4)
+        turns = np.array([[0, 2, 3], [1, 2, 3], [2, 0, 1], [3, 0, 1]])[:, : 3 if self.slip else 1]  # (A, Z)
+        target, bump = target[:, turns], bump[:, turns]  # (S, A, Z)
+        chance = np.array([1 - self.slip, self.slip / 2, self.slip / 2]) if self.slip else np.ones(1)
+
+        terminal = goal | pit | wall
+        end = terminal[:, :, None, None]
+        rewards = (self.step_reward - self.bump_penalty * bump + self.goal_reward * goal[:, target] + self.pit_reward * pit[target])
+        start = np.broadcast_to(self._is(START) / self._is(START).sum(), (n, h * w))
+        return MDP(np.where(end, np.arange(h * w)[:, None, None], target), np.broadcast_to(chance, rewards.shape),
+                   np.where(end, 0.0, rewards), start, terminal, self.discount, self.horizon)
+
+    def render(self, actions=None, goal=None):
+        """The map as text, with the goal (a cell), and the greedy policy's actions (S,) as arrows on the free cells."""
+        cells = np.array(list("".join(self.layout)))
+        if actions is not None:
+            cells = np.where(self._is(START, FREE), np.array(list(ARROWS))[np.asarray(actions)], cells)
+        if goal is not None:
+            cells[self._is(GOAL)] = FREE
+            cells[goal] = GOAL
+        return "\n".join("".join(row) for row in cells.reshape(self.shape))

@@ -1,0 +1,123 @@
+"""Policies as data and pure functions of their parameters θ: log π(a|s; θ), its weighted score, entropy and KL.
+
+A table of log-probabilities has shape (…, S, A); parameters without a leading N are shared by all tasks, adapted ones have it.
+Parameters of any finite size give finite log-probabilities.
+"""
+
+from dataclasses import dataclass
+
+import autograd.numpy as np
+from autograd.extend import defvjp, primitive
+
+
+@primitive
+def log_softmax(x):
+    """log softmax over the last axis of x (…, A), finite for every finite x. ∂_x (g·f) = g − softmax(x) Σ g."""
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+defvjp(log_softmax, lambda f, x: lambda g: g - np.exp(f) * np.sum(g, -1, keepdims=True))
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxPolicy:
+    """π(a|s) ∝ exp(θ_aᵀφ(s)): any distribution over the actions in each state when tabular. Sutton & Barto (2018), eq. 13.2–13.3."""
+
+    n_states: int  # S
+    n_actions: int  # A
+    features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
+
+    def __post_init__(self):
+        _check_features(self)
+
+    def init(self):
+        """θ = 0 (F, A): the uniform policy."""
+        return np.zeros((_rows(self), self.n_actions))
+
+    def log_pi(self, theta):
+        """log π(a|s; θ) for all states: θ (…, F, A) → (…, S, A)."""
+        return log_softmax(_linear(self, theta))
+
+    def weighted_score(self, theta, weights):
+        """Σ_{s,a} w(s,a) ∇_θ log π(a|s; θ) = Σ_s φ(s) (w(s,·) − π(·|s) Σ_a w(s,a)): θ (…, F, A), w (…, S, A) → (…, F, A)."""
+        residual = weights - np.exp(self.log_pi(theta)) * np.sum(weights, -1, keepdims=True)
+        return _linear_transpose(self, residual)
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticPolicy:
+    """Independent binary units: π(1|s) = σ(θᵀφ(s)), and with m units A = 2^m actions, unit u being bit u of the action.
+
+    log π(a|s) is the *sum* over units. Any deterministic policy can be represented, but of the stochastic ones only products of
+    the units' distributions: of four moves (up, down, left, right) unit 0 is the direction along an axis and unit 1 the axis.
+    """
+
+    n_states: int  # S
+    units: int = 1  # m
+    features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
+
+    def __post_init__(self):
+        if self.units < 1:
+            raise ValueError(f"units: {self.units} is less than 1")
+        _check_features(self)
+
+    @property
+    def n_actions(self):
+        """A = 2^m."""
+        return 2**self.units
+
+    @property
+    def bits(self):
+        """(A, m): bit u of action a, as 0.0 or 1.0."""
+        return (np.arange(self.n_actions)[:, None] >> np.arange(self.units) & 1).astype(float)
+
+    def init(self):
+        """θ = 0 (F, m): the uniform policy."""
+        return np.zeros((_rows(self), self.units))
+
+    def log_pi(self, theta):
+        """log π(a|s; θ) = Σ_u log σ(±θ_uᵀφ(s)) for all states: θ (…, F, m) → (…, S, A)."""
+        x = _linear(self, theta)
+        return np.dot(-np.logaddexp(0, -x), self.bits.T) + np.dot(-np.logaddexp(0, x), 1 - self.bits.T)
+
+    def weighted_score(self, theta, weights):
+        """Σ_{s,a} w(s,a) ∇_θ log π(a|s; θ) = Σ_s φ(s) Σ_a w(s,a) (a_u − σ(θ_uᵀφ(s))): θ (…, F, m), w (…, S, A) → (…, F, m)."""
+        sigma = np.exp(-np.logaddexp(0, -_linear(self, theta)))
+        residual = np.dot(weights, self.bits) - sigma * np.sum(weights, -1, keepdims=True)
+        return _linear_transpose(self, residual)
+
+
+def _rows(policy):
+    return policy.n_states if policy.features is None else policy.features.shape[1]
+
+
+def _check_features(policy):
+    if policy.n_states < 1 or policy.n_actions < 1:
+        raise ValueError(f"n_states, n_actions: {policy.n_states} and {policy.n_actions} must be at least 1")
+    if policy.features is not None:
+        shape = np.shape(policy.features)
+        if len(shape) != 2 or shape[0] != policy.n_states or not np.isfinite(policy.features).all():
+            raise ValueError(f"features: expected finite numbers of shape ({policy.n_states}, F), got shape {shape}")
+
+
+def _linear(policy, theta):
+    """θᵀφ(s) for every state, (…, F, A) → (…, S, A)."""
+    if np.shape(theta)[-2] != _rows(policy):
+        raise ValueError(f"theta: expected shape (…, {_rows(policy)}, …), got {np.shape(theta)}")
+    return theta if policy.features is None else np.matmul(policy.features, theta)
+
+
+def _linear_transpose(policy, x):
+    """Σ_s φ(s) x(s), (…, S, A) → (…, F, A)."""
+    return x if policy.features is None else np.matmul(policy.features.T, x)
+
+
+def entropy(log_p):
+    """H(p) = −Σ_a p log p in nats over the last axis of log-probabilities (…, A); 0·log 0 is 0."""
+    return -np.sum(np.exp(log_p) * np.where(np.isfinite(log_p), log_p, 0.0), -1)
+
+
+def kl(log_p, log_q):
+    """KL(p‖q) = Σ_a p (log p − log q) in nats over the last axis of (…, A): the expectation is under the *first* argument."""
+    return np.sum(np.exp(log_p) * np.where(np.isfinite(log_p), log_p - log_q, 0.0), -1)

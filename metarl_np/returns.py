@@ -1,0 +1,90 @@
+"""Recorded episodes, and what is computed from their rewards: returns, advantages and baselines. Axes (T, N, K)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """K episodes of T steps in each of N tasks. Steps after a terminal state are masked; their reward is 0."""
+
+    states: np.ndarray  # (T, N, K) s_t
+    actions: np.ndarray  # (T, N, K) a_t
+    rewards: np.ndarray  # (T, N, K) r_t, paid for leaving s_t by a_t
+    mask: np.ndarray  # (T, N, K) bool: s_t is not terminal, the step was really taken
+    log_pi: np.ndarray  # (N, S, A) log π of the policy that acted
+    last_states: np.ndarray  # (N, K) s_T
+    truncated: np.ndarray  # (N, K) bool: cut before the horizon and before a terminal state
+
+    @cached_property
+    def log_probs(self):
+        """log π(a_t|s_t) when it was sampled, (T, N, K); made from the table at first use."""
+        return self.log_pi[np.arange(self.states.shape[1])[:, None], self.states, self.actions]
+
+
+def discounts(discount, steps, like):
+    """γᵗ for t = 0 … T−1, shaped (T, 1, …, 1) to multiply `like` (T, …)."""
+    return (discount ** np.arange(steps)).reshape((steps,) + (1,) * (np.ndim(like) - 1))
+
+
+def discounted_return(rewards, discount):
+    """Σ_t γᵗ r_t: rewards (T, …) → (…)."""
+    return np.sum(discounts(discount, len(rewards), rewards) * rewards, 0)
+
+
+def reward_to_go(rewards, discount):
+    """G_t = r_t + γ G_{t+1}, G_T = 0: rewards (T, …) → (T, …). Sutton & Barto (2018), eq. 3.9."""
+    returns = np.array(rewards, float)
+    for t in range(len(returns) - 2, -1, -1):
+        returns[t] += discount * returns[t + 1]
+    return returns
+
+
+def gae(rewards, values, mask, bootstrap, *, discount, lam):
+    """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16.
+
+    rewards, values V(s_t), mask: (T, …); bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated
+    or the horizon is reached. An episode that terminated earlier is masked from then on, and what is masked has value 0.
+    """
+    values = np.concatenate([values * mask, np.where(mask[-1], bootstrap, 0.0)[None]])
+    deltas = (rewards + discount * values[1:] - values[:-1]) * mask
+    return reward_to_go(deltas, discount * lam)
+
+
+def no_baseline(returns, episodes=None):
+    """b = 0: (T, N, K) → (T, N, K)."""
+    return np.zeros(np.shape(returns))
+
+
+def time_mean_baseline(returns, episodes=None):
+    """b_t = (1/K) Σ_k G_{t,k}, a finished episode counting with 0: (T, N, K) → (T, N, K).
+
+    Biased: each episode is scored by a mean that contains it, and the expected gradient is exactly (1 − 1/K) ∇J.
+    """
+    return np.broadcast_to(returns.mean(-1, keepdims=True), returns.shape)
+
+
+def leave_one_out_baseline(returns, episodes=None):
+    """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2."""
+    k = returns.shape[-1]
+    if k < 2:
+        raise ValueError("episodes: a leave-one-out baseline needs at least 2 episodes per task")
+    return (returns.sum(-1, keepdims=True) - returns) / (k - 1)
+
+
+def linear_baseline(features, ridge=1e-6):
+    """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, w by ridge regression on each task's returns: φ (S, F).
+
+    Returns a function of returns (T, N, K) and their Episodes. Biased: it is fitted on the very episodes that it then scores.
+    """
+    def baseline(returns, episodes):
+        steps, tasks, _ = returns.shape
+        time = (np.arange(steps)[:, None] / steps) ** np.arange(4)
+        x = np.concatenate([features[episodes.states], np.broadcast_to(time[:, None, None], returns.shape + (4,))], -1)
+        valid = x * episodes.mask[..., None]
+        gram = np.einsum("tnki,tnkj->nij", valid, valid) + ridge * np.eye(x.shape[-1])
+        w = np.linalg.solve(gram, np.einsum("tnki,tnk->ni", valid, returns)[..., None])[..., 0]
+        return np.einsum("tnki,ni->tnk", x, w)
+    return baseline

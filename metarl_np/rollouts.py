@@ -1,0 +1,160 @@
+"""Batched sampling of episodes: the hot core. Python runs once per time step; tasks and episodes are array axes.
+
+One 32-bit random number per step decides the action and the successor together. For each (task, state) the A·Z joint
+outcomes, of probability π(a|s) P(z|s,a), are laid out as an alias table (Walker 1977; Vose 1991): W columns (a power of two) of
+equal probability, each split by one threshold between two outcomes. The high bits of the number name the column and
+the whole of it is compared with the column's threshold; after that the reward, the action and the next state are each
+one look-up. The rows that a step touches fit in the cache, since lanes (task, episode) are run a chunk at a time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from metarl_np.mdp import require
+from metarl_np.returns import Episodes
+
+CHUNK = 8192  # lanes whose working rows fit in a core's cache
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingTables:
+    """What a step looks up: by column b = row·W + column, or by cell c = 2b + (number below the threshold)."""
+
+    log_pi: np.ndarray  # (N, S, A)
+    width_bits: int  # log2 W
+    thresholds: np.ndarray  # (N·S·W) uint32
+    next_row: np.ndarray  # (N·S·W·2) int64: W · (row of the next state)
+    rewards: np.ndarray  # (N·S·W·2) float32
+    actions: np.ndarray  # (N·S·W·2) int32
+
+
+def sampling_tables(mdps, log_pi):
+    """Alias tables of the joint (action, successor) outcomes of `mdps` under log π (S, A) or (N, S, A).
+
+    A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens. Raises ValueError if log π is
+    not one, naming task and state.
+    """
+    n, s, a, z = mdps.successors.shape
+    if np.shape(log_pi) not in ((s, a), (n, s, a)):
+        raise ValueError(f"log_pi: expected shape ({s}, {a}) or ({n}, {s}, {a}), got {np.shape(log_pi)}")
+    pi = np.exp(log_pi)
+    require(abs(np.broadcast_to(pi.sum(-1), (n, s)) - 1) < 1e-6, "log_pi", "not log-probabilities; are the parameters finite?")
+    bits = max(1, (a * z - 1).bit_length())
+    joint = np.zeros((n, s, 1 << bits))
+    np.multiply(pi[..., None], mdps.probabilities, out=joint[..., : a * z].reshape(n, s, a, z))
+    thresholds, alias = _alias_tables(joint.reshape(n * s, -1))
+    outcome = np.stack([alias, np.broadcast_to(np.arange(1 << bits), alias.shape)], -1).reshape(n * s, -1)
+    outcome = np.minimum(outcome, a * z - 1)  # a padding column's own outcome is never drawn
+    flat = outcome + (np.arange(n * s) * (a * z))[:, None]
+    rows = mdps.successors.ravel()[flat].reshape(n, -1) + (np.arange(n) * s)[:, None]
+    return SamplingTables(
+        np.broadcast_to(log_pi, (n, s, a)), bits, thresholds.ravel(), rows.ravel().astype(np.int64) << bits,
+        mdps.rewards.ravel()[flat].ravel().astype(np.float32), (outcome // z).ravel().astype(np.int32))
+
+
+def _alias_tables(p):
+    """p (R, W) rows of probabilities, W a power of two → thresholds (R, W) uint32, aliases (R, W).
+
+    Columns sorted by weight w = W·p; the light ones (w < 1) are filled up, from the left, by the open heavy one, whose rest
+    x shrinks by 1 − w each time; once x < 1 it is filled up itself, by the next heavy one to its left.
+    """
+    rows, width = p.shape
+    order = np.argsort(p, axis=1)
+    w = np.take_along_axis(p, order, 1) * (width / p.sum(1, keepdims=True))
+    r = np.arange(rows) * width
+    light, heavy = r.copy(), r + width - 1
+    keep, partner = np.ones(rows * width), np.arange(rows * width)
+    w, rest = w.ravel(), w[:, -1].copy()
+    for _ in range(width - 1):
+        fill = rest >= 1
+        other = np.where(fill, light, heavy - 1)
+        closed = np.where(fill, light, heavy)
+        keep[closed] = np.where(fill, w[other], rest)
+        partner[closed] = np.where(fill, heavy, other)
+        rest += w[other] - 1
+        light += fill
+        heavy -= ~fill
+    threshold, alias = np.empty((rows, width)), np.empty((rows, width), np.int64)
+    np.put_along_axis(threshold, order, keep.reshape(rows, width), 1)
+    np.put_along_axis(alias, order, np.take_along_axis(order, partner.reshape(rows, width) - r[:, None], 1), 1)
+    column = 2**32 // width
+    threshold = np.arange(width) * column + np.rint(np.clip(threshold, 0, 1) * column)
+    return np.minimum(threshold, 2**32 - 1).astype(np.uint32), alias
+
+
+def rollout(rng, mdps, log_pi, episodes, *, steps=None):
+    """Sample `episodes` = K episodes per task under log π (S, A) or (N, S, A): Episodes with axes (T, N, K), T = mdps.horizon.
+
+    `steps` below the horizon truncates. 13 bytes per step: states and actions int32, rewards float32, mask bool. The
+    resolution of a probability is that of `sampling_tables`, of a start state 2⁻⁵², of a reward float32's. `log_pi` may also
+    be the SamplingTables made from it. Raises ValueError on a policy that is not one, K < 1, or steps outside 1..horizon.
+    """
+    steps = mdps.horizon if steps is None else steps
+    if not 1 <= steps <= mdps.horizon:
+        raise ValueError(f"steps: {steps} is outside 1..horizon = {mdps.horizon}")
+    if episodes < 1:
+        raise ValueError(f"episodes: {episodes} is less than 1")
+    tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
+    n, s, _ = mdps.shape
+    lanes = n * episodes
+    states, actions = np.empty((steps, lanes), np.int32), np.empty((steps, lanes), np.int32)
+    rewards, last = np.empty((steps, lanes), np.float32), np.empty(lanes, np.int32)
+    ends = mdps.terminal.any()
+    mask = np.empty((steps, lanes), bool) if ends else np.broadcast_to(True, (steps, lanes))
+    first = _first_states(rng, mdps.start, episodes)
+    chunks = range(0, lanes, CHUNK)
+    for low, child in zip(chunks, rng.spawn(len(chunks))):  # a chunk's numbers do not depend on who runs it
+        part = slice(low, low + CHUNK)
+        offset = np.repeat(np.arange(low // episodes, n, dtype=np.int32) * s, episodes)[low % episodes:][:len(last[part])] \
+            if n > 1 else np.zeros(len(last[part]), np.int32)
+        _run(child, tables, first[part] + offset, offset, states[:, part], actions[:, part], rewards[:, part], last[part])
+        if ends:
+            np.take(~mdps.terminal.ravel(), states[:, part] + offset, out=mask[:, part])
+    rewards, mask = rewards.reshape(steps, n, episodes), mask.reshape(steps, n, episodes)
+    if mdps.reward_noise.any():
+        rewards += mdps.reward_noise[:, None] * rng.standard_normal(rewards.shape, np.float32) * mask
+    last = last.reshape(n, episodes)
+    truncated = (steps < mdps.horizon) & ~np.take_along_axis(mdps.terminal, last, 1)
+    return Episodes(states.reshape(steps, n, -1), actions.reshape(steps, n, -1), rewards, mask, tables.log_pi, last, truncated)
+
+
+def _run(rng, tables, first, offset, states, actions, rewards, last):
+    """One chunk of lanes for all steps, written into the rows of the four last arguments; `offset` is task · S of each lane."""
+    steps, lanes = states.shape
+    bits = tables.width_bits
+    row = first.astype(np.int64) << bits  # W · (task · S + state)
+    column, threshold = np.empty(lanes, np.uint32), np.empty(lanes, np.uint32)
+    cell, below = np.empty(lanes, np.int64), np.empty(lanes, bool)
+    block = max(1, 2 * CHUNK // lanes)  # small batches draw the numbers of several steps in one call
+    for t in range(steps):
+        if t % block == 0:
+            draws = min(block, steps - t)
+            random = rng.integers(2**64, size=(draws * lanes + 1) // 2, dtype=np.uint64).view(np.uint32)[:draws * lanes]
+            random = random.reshape(draws, lanes)
+        u = random[t % block]
+        np.right_shift(row, bits, out=states[t], casting="unsafe")
+        np.subtract(states[t], offset, out=states[t])
+        np.right_shift(u, 32 - bits, out=column)
+        np.add(row, column, out=cell)
+        tables.thresholds.take(cell, out=threshold, mode="wrap")  # "wrap": with "raise" and out, numpy copies
+        np.less(u, threshold, out=below)
+        np.add(cell, cell, out=cell)
+        np.add(cell, below, out=cell)
+        tables.actions.take(cell, out=actions[t], mode="wrap")
+        tables.rewards.take(cell, out=rewards[t], mode="wrap")
+        tables.next_row.take(cell, out=row, mode="wrap")
+    np.right_shift(row, bits, out=last, casting="unsafe")
+    np.subtract(last, offset, out=last)
+
+
+def _first_states(rng, start, episodes):
+    """Start states of all lanes (N·K,), by inversion of each task's cumulative distribution in one sorted array."""
+    n, s = start.shape
+    if (start.max(1) == 1).all():
+        return np.repeat(start.argmax(1).astype(np.int32), episodes)
+    cumulative = np.cumsum(start, 1)
+    cumulative = cumulative / cumulative[:, -1:] + np.arange(n)[:, None]
+    task = np.arange(n)[:, None]
+    u = np.minimum(rng.random((n, episodes)) + task, np.nextafter(task + 1, 0))
+    return (np.searchsorted(cumulative.ravel(), u.ravel(), side="right") - np.repeat(np.arange(n) * s, episodes)).astype(np.int32)
