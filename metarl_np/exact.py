@@ -158,6 +158,6 @@ def enumerated_return(log_pi, episodes, dynamics, discount):
     """J = Σ_τ Pr(τ) Σ_t γᵗ r_t over enumerated episodes, differentiable through log π: (N,)."""
     n = np.arange(len(dynamics))[:, None]
     table = log_pi + np.zeros(episodes.log_pi.shape)
-    log_p = np.sum(table[n, episodes.states, episodes.actions] * episodes.mask, 0)
+    log_p = np.sum(np.where(episodes.mask, table[n, episodes.states, episodes.actions], 0.0), 0)
     returns = np.einsum("t,tnm->nm", discount ** np.arange(len(episodes.rewards)), episodes.rewards)
     return np.sum(dynamics * np.exp(log_p) * returns, -1)

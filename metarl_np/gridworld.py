@@ -20,7 +20,7 @@ class GridWorld:
     perpendicular to it, with equal chances: slip = 2/3 is Gymnasium's FrozenLake. Raises ValueError on a map that is not one.
     """
 
-    layout: tuple  # H strings of W characters; one string with line breaks is split
+    layout: tuple  # H strings of W characters; one string is split at white space
     discount: float  # γ
     horizon: int  # T
     slip: float = 0.0
@@ -44,6 +44,9 @@ class GridWorld:
             raise ValueError(f"layout: the map has no start, {START!r}")
         if not 0 <= self.slip <= 1:
             raise ValueError(f"slip: {self.slip} is outside [0, 1]")
+        for name in ("goal_reward", "step_reward", "pit_reward", "bump_penalty"):
+            if not np.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}: {getattr(self, name)} is not finite")
         if not self.goal_reward > 0:
             raise ValueError(f"goal_reward: {self.goal_reward} is not positive")
         if not self.bump_penalty >= 0:

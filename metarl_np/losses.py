@@ -1,11 +1,52 @@
-"""Surrogates: pure functions of recorded arrays whose derivative is an estimator. Sums over time, means over episodes.
+"""Surrogates: pure functions of recorded arrays whose derivatives are estimators. Sums over time, means over episodes.
 
-What is recorded (weights) enters as a constant; only log-probabilities depend on θ.
+Only log-probabilities depend on θ; rewards, masks and baselines are what was recorded. log π(a_t|s_t), rewards and baselines
+are (T, N, K), a surrogate is (N,). All of them have the same first derivative, the REINFORCE estimate of ∇J; they differ in the
+second, which is what MAML differentiates its inner step by:
+
+    naive        Ĥ → H₂               Σ γᵗ log π_t (G_t − b_t)
+    lvc          Ĥ → H₁ + H₂          Σ γᵗ □(log π_t) (G_t − b_t)
+    dice         Ĥ → H                Σ γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ γᵗ (1 − □(log π_t)) b_t
+    loaded_dice  Ĥ → H at λ = 1       Σ γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)],  w_t = λ w_{t−1} + log π_t
+
+with □(x) = exp(x − ⊥x), which is 1 but differentiates like a product of probabilities, and H = H₁ + H₂ + H₁₂ + H₁₂ᵀ the Hessian of
+J: H₁ = E Σ γᵗ ∇log π_t ∇log π_tᵀ G_t, H₂ = E Σ γᵗ ∇²log π_t G_t, H₁₂ = E Σ γᵗ ∇log π_t (∇Q_t)ᵀ. (With a baseline that does not
+depend on the action, lvc and dice keep theirs, and naive's becomes H₂ − E Σ γᵗ b_t ∇²log π_t.)
 """
 
 import autograd.numpy as np
+from autograd.extend import defvjp, notrace_primitive, primitive
 
 from metarl_np.returns import discounts, no_baseline, reward_to_go
+
+
+@notrace_primitive
+def stop(x):
+    """⊥x: the value of x, a constant to every derivative."""
+    return x
+
+
+def magic_box(x):
+    """□(x) = exp(x − ⊥x). Foerster et al. (2018), eq. 4."""
+    return np.exp(x - stop(x))
+
+
+@primitive
+def gather(table, states, actions):
+    """table(s_t, a_t): table (N, S, A), states and actions (T, N, K) → (T, N, K)."""
+    return table[np.arange(states.shape[1])[:, None], states, actions]
+
+
+@primitive
+def scatter(steps, states, actions, n_states, n_actions):
+    """Σ_{t,k} steps_t [s_t = s, a_t = a]: (T, N, K) → (N, S, A). The transpose of `gather`."""
+    n = states.shape[1]
+    cell = (np.arange(n)[:, None] * n_states + states) * n_actions + actions
+    return np.bincount(cell.ravel(), steps.ravel(), n * n_states * n_actions).reshape(n, n_states, n_actions)
+
+
+defvjp(gather, lambda ans, table, s, a: lambda g: scatter(g, s, a, *table.shape[1:]), argnums=[0])
+defvjp(scatter, lambda ans, steps, s, a, n_states, n_actions: lambda g: gather(g, s, a), argnums=[0])
 
 
 def reinforce_weights(episodes, discount, *, baseline=no_baseline, drop_discount=False):
@@ -18,9 +59,14 @@ def reinforce_weights(episodes, discount, *, baseline=no_baseline, drop_discount
     return weights if drop_discount else weights * discounts(discount, len(returns), returns)
 
 
+def fold(weights, states, actions, n_states, n_actions):
+    """W(s, a) = mean_k Σ_t w_t [s_t = s, a_t = a]: weights, states, actions (T, N, K) → (N, S, A). All that REINFORCE needs."""
+    return scatter(weights, states, actions, n_states, n_actions) / states.shape[2]
+
+
 def gather_log_probs(log_pi, states, actions):
-    """log π(a_t|s_t) from a table: log π (S, A) or (N, S, A), states and actions (T, N, K) → (T, N, K)."""
-    return log_pi[states, actions] if np.ndim(log_pi) == 2 else log_pi[np.arange(states.shape[1])[:, None], states, actions]
+    """log π(a_t|s_t) from a table that all tasks share or from theirs: (S, A) or (N, S, A), (T, N, K) → (T, N, K)."""
+    return gather(log_pi + np.zeros((states.shape[1], 1, 1)) if np.ndim(log_pi) == 2 else log_pi, states, actions)
 
 
 def reinforce(log_probs, weights):
@@ -29,13 +75,6 @@ def reinforce(log_probs, weights):
     With w_t = γᵗ (G_t − b_t): ∇J = E Σ_t γᵗ ∇log π(a_t|s_t) Q_t(s_t, a_t). Williams (1992); Sutton & Barto (2018), §13.3.
     """
     return np.sum(np.mean(log_probs * weights, -1), 0)
-
-
-def fold(weights, states, actions, n_states, n_actions):
-    """W(s, a) = mean_k Σ_t w_t [s_t = s, a_t = a]: weights, states, actions (T, N, K) → (N, S, A). All that REINFORCE needs."""
-    n, k = states.shape[1:]
-    cell = (np.arange(n)[:, None] * n_states + states) * n_actions + actions
-    return np.bincount(cell.ravel(), weights.ravel(), n * n_states * n_actions).reshape(n, n_states, n_actions) / k
 
 
 def reinforce_folded(log_pi, table):

@@ -42,6 +42,8 @@ class MDP:
         n, s = z.shape[:2]
         require((z >= 0) & (z < s), "successors", f"a successor outside 0..{s - 1}")
         shapes = dict(probabilities=z.shape, rewards=z.shape, start=(n, s), terminal=(n, s))
+        if np.shape(self.reward_noise) not in ((), (n,)):
+            raise ValueError(f"reward_noise: expected a number or shape ({n},), got {np.shape(self.reward_noise)}")
         arrays = dict(successors=z.astype(np.int32), reward_noise=np.array(np.broadcast_to(self.reward_noise, n), float))
         for name, shape in shapes.items():
             arrays[name] = np.array(getattr(self, name), bool if name == "terminal" else float)
@@ -59,8 +61,9 @@ class MDP:
         require((arrays["reward_noise"] >= 0) & np.isfinite(arrays["reward_noise"]), "reward_noise", "negative or not finite")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount: {self.discount} is outside [0, 1]")
-        if self.horizon != int(self.horizon) or self.horizon < 1:
+        if not 1 <= self.horizon < np.inf or self.horizon != int(self.horizon):
             raise ValueError(f"horizon: {self.horizon} is not a whole number of at least 1")
+        object.__setattr__(self, "horizon", int(self.horizon))
         self._set(arrays)
 
     def _set(self, arrays):
@@ -83,7 +86,8 @@ class MDP:
         one = P.ndim == 3
         R = np.broadcast_to(R if R.ndim == P.ndim else R[..., None], P.shape)
         P, R = (P[None], R[None]) if one else (P, R)
-        require(~np.isnan(P), "P", "NaN")
+        require(P >= 0, "P", "negative or NaN")
+        require(abs(P.sum(-1) - 1) < 1e-8, "P", "does not sum to one")
         require(np.isfinite(R), "R", "not finite")
         n, s = P.shape[:2]
         order = np.argsort(P == 0, axis=-1, kind="stable")[..., : max(1, (P != 0).sum(-1).max())]  # what can happen, first
@@ -111,24 +115,25 @@ class MDP:
                 if sorted(table[state]) != list(range(a)):
                     raise ValueError(f"tables: expected the actions 0..{a - 1} (at task {i}, state {state})")
             entries = [(state, action, *e) for state in range(s) for action in range(a) for e in table[state][action] if e[0] != 0]
-            for state, _, _, z, _, _ in entries:
-                if not 0 <= z < s:
-                    raise ValueError(f"tables: successor {z} outside 0..{s - 1} (at task {i}, state {state})")
+            for state, action, p, z, _, _ in entries:
+                if not p > 0 or not 0 <= z < s:
+                    why = f"successor {z} outside 0..{s - 1}" if p > 0 else f"probability {p} is negative or NaN"
+                    raise ValueError(f"tables: {why} (at task {i}, state {state}, action {action})")
             done = {z for _, _, _, z, _, end in entries if end}
             shared = {z for state, _, _, z, _, end in entries if not end and z != state} | set(np.flatnonzero(starts[i]))
             alias = {z: s + j for j, z in enumerate(sorted(done & shared))} | {z: z for z in done - shared}
-            terminal[i, list(alias.values())] = True
             appended[i] = len(done & shared)
+            terminal[i, list(alias.values()) + list(range(s + appended[i], 2 * s))] = True  # what only fills up, too
             for state, action, p, z, r, end in entries:
                 if not terminal[i, state]:
                     key = (alias[z] if end else z, float(r))
                     row = rows.setdefault((i, state, action), {})
                     row[key] = row.get(key, 0.0) + p
         total = s + appended.max()
-        shape = (n, total, a, max(len(row) for row in rows.values()))
+        shape = (n, total, a, max((len(row) for row in rows.values()), default=1))
         successors = np.broadcast_to(np.arange(total)[:, None, None], shape).astype(np.int32)
         probabilities, rewards = np.zeros(shape), np.zeros(shape)
-        probabilities[..., 0] = terminal[:, :total, None] | (np.arange(total) >= s + appended[:, None])[..., None]
+        probabilities[..., 0] = terminal[:, :total, None]
         for place, row in rows.items():
             for j, ((z, r), p) in enumerate(row.items()):
                 successors[place + (j,)], rewards[place + (j,)], probabilities[place + (j,)] = z, r, p
@@ -156,6 +161,12 @@ class MDP:
         """R̄(s, a) = Σ_z P(z|s,a) r(s,a,z), shape (N, S, A)."""
         return np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards)
 
+    @property
+    def start_support(self):
+        """The start states and their probabilities, (N, B) each, B being the largest number that a task has (filled up with 0)."""
+        states = np.argsort(self.start == 0, axis=1, kind="stable")[:, : (self.start > 0).sum(1).max()]
+        return states, np.take_along_axis(self.start, states, 1)
+
     def auto_reset(self):
         """The continuing MDPs in which what leads into a terminal state leads to the start distribution instead.
 
@@ -163,14 +174,13 @@ class MDP:
         start states of a task, so that a step of the sampler costs the same as without.
         """
         n, s, a, z = self.successors.shape
-        starts = np.argsort(self.start == 0, axis=1, kind="stable")[:, : (self.start > 0).sum(1).max()]  # (N, B)
+        starts, chances = self.start_support
         b = starts.shape[1]
         ends = np.take_along_axis(self.terminal, self.successors.reshape(n, -1), 1).reshape(n, s, a, z, 1)
         ends = ends & ~self.terminal[:, :, None, None, None]
-        restart = np.take_along_axis(self.start, starts, 1)[:, None, None, None]
         stay = np.arange(b) == 0  # what does not end uses the first of its B entries
         successors = np.where(ends, starts[:, None, None, None], self.successors[..., None])
-        probabilities = self.probabilities[..., None] * np.where(ends, restart, stay)
+        probabilities = self.probabilities[..., None] * np.where(ends, chances[:, None, None, None], stay)
         rewards = np.broadcast_to(self.rewards[..., None], probabilities.shape)
         flat = (n, s, a, z * b)
         return MDP(successors.reshape(flat), probabilities.reshape(flat), rewards.reshape(flat), self.start,

@@ -103,8 +103,9 @@ def _check_features(policy):
 
 def _linear(policy, theta):
     """θᵀφ(s) for every state, (…, F, A) → (…, S, A)."""
-    if np.shape(theta)[-2] != _rows(policy):
-        raise ValueError(f"theta: expected shape (…, {_rows(policy)}, …), got {np.shape(theta)}")
+    expected = _rows(policy), getattr(policy, "units", policy.n_actions)
+    if np.shape(theta)[-2:] != expected:
+        raise ValueError(f"theta: expected shape (…, {expected[0]}, {expected[1]}), got {np.shape(theta)}")
     return theta if policy.features is None else np.matmul(policy.features, theta)
 
 
@@ -120,4 +121,5 @@ def entropy(log_p):
 
 def kl(log_p, log_q):
     """KL(p‖q) = Σ_a p (log p − log q) in nats over the last axis of (…, A): the expectation is under the *first* argument."""
-    return np.sum(np.exp(log_p) * np.where(np.isfinite(log_p), log_p - log_q, 0.0), -1)
+    possible = np.isfinite(log_p)
+    return np.sum(np.exp(log_p) * (np.where(possible, log_p, 0.0) - np.where(possible, log_q, 0.0)), -1)

@@ -27,6 +27,8 @@ class SamplingTables:
     next_row: np.ndarray  # (N·S·W·2) int64: W · (row of the next state)
     rewards: np.ndarray  # (N·S·W·2) float32
     actions: np.ndarray  # (N·S·W·2) int32
+    start: tuple  # start states (N, B) and their cumulative probabilities + task (N·B)
+    alive: np.ndarray  # (N·S) bool: not terminal; None where nothing is
 
 
 def sampling_tables(mdps, log_pi):
@@ -48,9 +50,13 @@ def sampling_tables(mdps, log_pi):
     outcome = np.minimum(outcome, a * z - 1)  # a padding column's own outcome is never drawn
     flat = outcome + (np.arange(n * s) * (a * z))[:, None]
     rows = mdps.successors.ravel()[flat].reshape(n, -1) + (np.arange(n) * s)[:, None]
+    states, chances = mdps.start_support
+    cumulative = np.cumsum(chances, 1)
+    cumulative = cumulative / cumulative[:, -1:] + np.arange(n)[:, None]
     return SamplingTables(
         np.broadcast_to(log_pi, (n, s, a)), bits, thresholds.ravel(), rows.ravel().astype(np.int64) << bits,
-        mdps.rewards.ravel()[flat].ravel().astype(np.float32), (outcome // z).ravel().astype(np.int32))
+        mdps.rewards.ravel()[flat].ravel().astype(np.float32), (outcome // z).ravel().astype(np.int32),
+        (states, cumulative.ravel()), ~mdps.terminal.ravel() if mdps.terminal.any() else None)
 
 
 def _alias_tables(p):
@@ -100,17 +106,16 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None):
     lanes = n * episodes
     states, actions = np.empty((steps, lanes), np.int32), np.empty((steps, lanes), np.int32)
     rewards, last = np.empty((steps, lanes), np.float32), np.empty(lanes, np.int32)
-    ends = mdps.terminal.any()
-    mask = np.empty((steps, lanes), bool) if ends else np.broadcast_to(True, (steps, lanes))
-    first = _first_states(rng, mdps.start, episodes)
+    mask = np.broadcast_to(True, (steps, lanes)) if tables.alive is None else np.empty((steps, lanes), bool)
+    first = _first_states(rng, *tables.start, episodes)
     chunks = range(0, lanes, CHUNK)
     for low, child in zip(chunks, rng.spawn(len(chunks))):  # a chunk's numbers do not depend on who runs it
         part = slice(low, low + CHUNK)
         offset = np.repeat(np.arange(low // episodes, n, dtype=np.int32) * s, episodes)[low % episodes:][:len(last[part])] \
             if n > 1 else np.zeros(len(last[part]), np.int32)
         _run(child, tables, first[part] + offset, offset, states[:, part], actions[:, part], rewards[:, part], last[part])
-        if ends:
-            np.take(~mdps.terminal.ravel(), states[:, part] + offset, out=mask[:, part])
+        if tables.alive is not None:
+            np.take(tables.alive, states[:, part] + offset, out=mask[:, part])
     rewards, mask = rewards.reshape(steps, n, episodes), mask.reshape(steps, n, episodes)
     if mdps.reward_noise.any():
         rewards += mdps.reward_noise[:, None] * rng.standard_normal(rewards.shape, np.float32) * mask
@@ -148,13 +153,11 @@ def _run(rng, tables, first, offset, states, actions, rewards, last):
     np.subtract(last, offset, out=last)
 
 
-def _first_states(rng, start, episodes):
+def _first_states(rng, states, cumulative, episodes):
     """Start states of all lanes (N·K,), by inversion of each task's cumulative distribution in one sorted array."""
-    n, s = start.shape
-    if (start.max(1) == 1).all():
-        return np.repeat(start.argmax(1).astype(np.int32), episodes)
-    cumulative = np.cumsum(start, 1)
-    cumulative = cumulative / cumulative[:, -1:] + np.arange(n)[:, None]
+    n, b = states.shape
+    if b == 1:
+        return np.repeat(states.astype(np.int32), episodes)
     task = np.arange(n)[:, None]
     u = np.minimum(rng.random((n, episodes)) + task, np.nextafter(task + 1, 0))
-    return (np.searchsorted(cumulative.ravel(), u.ravel(), side="right") - np.repeat(np.arange(n) * s, episodes)).astype(np.int32)
+    return states.ravel()[np.searchsorted(cumulative, u.ravel(), side="right")].astype(np.int32)

@@ -1,0 +1,73 @@
+"""REINFORCE on a GridWorld with walls, a pit and slippery ground: 20 seeds at once, because a seed is an array axis.
+
+The curve is the exact expected return of each seed's policy, by dynamic programming, as a fraction of the optimum; the picture
+on the right is the policy that one seed has learned, as arrows over its exact state values.
+"""
+
+# %% The task
+import numpy as np
+
+from common import Progress, finish, parser
+from metarl_np import exact, plots
+from metarl_np.gridworld import GridWorld
+from metarl_np.policies import SoftmaxPolicy
+from metarl_np.rollouts import rollout
+from metarl_np.updates import reinforce_step, reinforce_table
+
+GRID = GridWorld("""
+S....
+.##..
+..O..
+.#...
+...#G
+""", discount=0.95, horizon=30, slip=0.1, step_reward=-0.01, pit_reward=-0.5)
+
+
+# %% Learning
+def learn(rng, mdps, policy, iterations, step_size, episodes):
+    """One REINFORCE step per iteration in every task; yields θ (N, S, A) before each."""
+    theta = np.repeat(policy.init()[None], len(mdps), 0)
+    for _ in range(iterations):
+        yield theta
+        data = rollout(rng, mdps, policy.log_pi(theta), episodes)
+        theta = reinforce_step(policy, theta, reinforce_table(mdps, data), step_size)
+    yield theta
+
+
+# %% The job
+def main():
+    arguments = parser(__doc__).parse_args()
+    seeds, iterations, episodes = (4, 10, 20) if arguments.quick else (20, 300, 50)
+    mdps, policy = GRID.mdps()[np.zeros(seeds, int)], SoftmaxPolicy(25, 4)
+    best, progress, curve = exact.optimal_return(mdps), Progress(), []
+    for theta in learn(np.random.default_rng(arguments.seed), mdps, policy, iterations, 2.0, episodes):
+        curve.append(exact.expected_return(mdps, policy.log_pi(theta)) / best)
+        progress(f"iteration {len(curve) - 1} of {iterations}: {curve[-1].mean():.3f} of the optimum")
+    progress.done()
+    curve = np.array(curve)
+    mean, std = curve.mean(1), curve.std(1, ddof=1)
+
+    print(f"exact expected return as a fraction of the optimum {best[0]:.4f}, {seeds} seeds, {episodes} episodes an iteration")
+    print(f"{'iteration':>10s} {'mean':>8s} {'std':>8s}")
+    shown = [i for i in (0, 1, 3, 10, 30, 100, 300) if i <= iterations]
+    for i in shown:
+        print(f"{i:10d} {mean[i]:8.3f} {std[i]:8.3f}")
+    print("the map, and the greedy policy of seed 0:")
+    for left, right in zip(GRID.render().split(), GRID.render(theta[0].argmax(-1)).split()):
+        print("   ", left, "  ", right)
+
+    fig, (left, right) = plots.figure(10, 4.2, columns=2)
+    plots.curve(left, np.arange(iterations + 1), mean, std, label="REINFORCE, mean ± std", colour="blue")
+    left.axhline(1, color=plots.COLOURS["black"], linestyle="--", linewidth=1, label="optimum")
+    left.set(xlabel=f"iterations ({episodes} episodes each)", ylabel="exact return (fraction of the optimum)")
+    left.legend(loc="lower right")
+    log_pi = policy.log_pi(theta)
+    plots.heat_map(right, GRID, exact.values(mdps, log_pi)[0, 0], label="expected discounted return from the cell")
+    plots.arrows(right, GRID, np.exp(log_pi[0]), goal=24)
+    right.set_title("learned policy of one seed")
+    finish(arguments, dict(iteration=shown, mean=mean[shown].tolist(), std=std[shown].tolist(), optimum=float(best[0]),
+                           seconds=progress.seconds), [plots.save(fig, arguments.out, "reinforce_gridworld")])
+
+
+if __name__ == "__main__":
+    main()

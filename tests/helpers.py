@@ -1,0 +1,90 @@
+"""What several test files need. Nothing here uses autograd or the dynamic programming that it checks."""
+
+from itertools import product
+from math import erfc, sqrt
+
+import numpy as np
+
+from metarl_np.mdp import MDP
+from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
+
+
+def random_tasks(rng, n, s, a, z, *, horizon, discount=.9, reward_noise=0.):
+    """N different tasks: random start, one terminal state at another place in each, some impossible successors.
+
+    Slot 0 of a terminal state is impossible, yet points elsewhere and pays: nobody may look there.
+    """
+    successors = rng.integers(s, size=(n, s, a, z))
+    probabilities = rng.dirichlet(np.ones(z), (n, s, a))
+    if z > 2:
+        probabilities[:, 0, 0] = np.eye(z)[1]
+        probabilities[:, 1, 0, 0] += probabilities[:, 1, 0, 2]
+        probabilities[:, 1, 0, 2] = 0
+    rewards = rng.normal(size=(n, s, a, z))
+    terminal = np.zeros((n, s), bool)
+    start = rng.dirichlet(np.ones(s), n)
+    for i in range(n):
+        end = terminal_state(i, s)
+        terminal[i, end], start[i, end] = True, 0
+        successors[i, end, :, 1:], rewards[i, end, :, 1:] = end, 0
+        probabilities[i, end], successors[i, end, :, 0] = np.eye(z)[-1], (end + 1) % s
+        successors[i, (end + 1) % s, 0, 0] = end
+    return MDP(successors, probabilities, rewards, start / start.sum(1, keepdims=True), terminal, discount, horizon, reward_noise)
+
+
+def terminal_state(task, n_states):
+    return (n_states - 1 + task) % n_states
+
+
+def policies(rng, n, s, a):
+    """(name, policy, θ): softmax and logistic, tabular and with features, θ shared and per task."""
+    features, units = rng.normal(size=(s, 2)), a.bit_length() - 1
+    cases = [("softmax", SoftmaxPolicy(s, a)), ("softmax features", SoftmaxPolicy(s, a, features)),
+             ("logistic", LogisticPolicy(s, units)), ("logistic features", LogisticPolicy(s, units, features))]
+    for name, policy in cases:
+        yield name, policy, rng.normal(size=policy.init().shape)
+        yield name + ", per task", policy, rng.normal(size=(n,) + policy.init().shape)
+
+
+def numerical_gradient(f, x, eps=1e-5):
+    """Central differences of f: array → array, shape of f(x) + shape of x."""
+    columns = []
+    for i in np.ndindex(x.shape):
+        h = np.zeros(x.shape)
+        h[i] = eps
+        columns.append((f(x + h) - f(x - h)) / (2 * eps))
+    return np.moveaxis(np.array(columns), 0, -1).reshape(np.shape(columns[0]) + x.shape)
+
+
+def all_episodes(mdps, task, pi):
+    """Every (probability, [(state, action, reward), …], last state) of a task under pi (S, A), by plain recursion."""
+    s_axis, a_axis, z_axis = mdps.successors.shape[1:]
+
+    def follow(p, state, t, path):
+        if t == mdps.horizon or mdps.terminal[task, state]:
+            yield p, path, state
+            return
+        for a, z in product(range(a_axis), range(z_axis)):
+            q = mdps.probabilities[task, state, a, z]
+            if q > 0:
+                step = (state, a, mdps.rewards[task, state, a, z])
+                yield from follow(p * pi[state, a] * q, mdps.successors[task, state, a, z], t + 1, path + [step])
+
+    for state in range(s_axis):
+        if mdps.start[task, state] > 0:
+            yield from follow(mdps.start[task, state], state, 0, [])
+
+
+def return_of(path, discount):
+    return sum(discount**t * r for t, (_, _, r) in enumerate(path))
+
+
+def chi2_p(observed, expected, dof):
+    """p-value of Σ (o − e)²/e over the cells with e > 0, by Wilson & Hilferty (1931); impossible cells must be empty."""
+    observed, expected = np.ravel(observed), np.ravel(expected)
+    assert (observed[expected == 0] == 0).all()
+    possible = expected > 0
+    assert expected[possible].min() > 5
+    x = ((observed - expected)[possible] ** 2 / expected[possible]).sum()
+    z = ((x / dof) ** (1 / 3) - (1 - 2 / (9 * dof))) / sqrt(2 / (9 * dof))
+    return erfc(z / sqrt(2)) / 2

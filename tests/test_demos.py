@@ -1,0 +1,52 @@
+"""Every demo runs with --quick, writes its pictures and ends with the JSON that its readers were promised."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+CURVES = {m + s for m in ("maml", "multi_task", "scratch") for s in ("", "_std", "_train", "_train_std")}
+PROMISED = {
+    "maml_gridworld": {"steps", "seconds"} | CURVES,
+    "policy_gradient": {"random MDP, logistic policy", "GridWorld, softmax table"},
+    "reinforce_gridworld": {"iteration", "mean", "std"},
+    "benchmark": {"frozen_lake_steps_per_s", "scaling"},
+}
+
+
+def run(name, folder, *options):
+    command = [sys.executable, "-W", "error", ROOT / "demos" / f"{name}.py", "--quick", "--json", "--out", folder, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
+def test_every_demo_is_promised():
+    assert set(PROMISED) == {p.stem for p in (ROOT / "demos").glob("*.py")} - {"common"}
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_demo(name, tmp_path):
+    numbers, output = run(name, tmp_path)
+    assert PROMISED[name] <= set(numbers)
+    assert "\r" not in output  # no progress line when redirected
+    pictures = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("picture: ")]
+    assert {str(p) for p in tmp_path.glob("*.png")} == set(pictures)
+
+
+def test_maml_demo_with_the_logistic_policy(tmp_path):
+    numbers, _ = run("maml_gridworld", tmp_path, "--policy", "logistic")
+    assert numbers["policy"] == "logistic" and len(numbers["maml"]) == len(numbers["steps"]) == 6
+    assert all(0 <= x <= 1 for key in CURVES for x in numbers[key])
+
+
+def test_policy_gradient_demo_agrees_with_itself(tmp_path):
+    numbers, _ = run("policy_gradient", tmp_path)
+    for task in numbers.values():
+        exact = {k: v for k, v in task["differences"].items() if "REINFORCE" not in k}
+        assert len(exact) == 5 and max(exact.values()) < 1e-9
+        sampled = [v for k, v in task["differences"].items() if "REINFORCE" in k]
+        assert len(sampled) == 3 and max(sampled) - min(sampled) < 1e-12  # the same episodes, three ways

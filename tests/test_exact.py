@@ -1,0 +1,348 @@
+from dataclasses import replace
+from itertools import product
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+from autograd import grad
+from autograd.test_util import check_grads
+from helpers import all_episodes, numerical_gradient, policies, random_tasks, return_of, terminal_state
+
+from metarl_np import exact
+from metarl_np.gridworld import GridWorld
+from metarl_np.mdp import MDP
+from metarl_np.policies import SoftmaxPolicy
+from metarl_np.returns import Episodes, leave_one_out_baseline, no_baseline, time_mean_baseline
+from metarl_np.updates import reinforce_table
+
+N, S, A, Z, T = 2, 3, 2, 2, 3
+MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
+
+
+@pytest.fixture
+def tasks(rng):
+    return random_tasks(rng, N, S, A, Z, horizon=T, discount=.8)
+
+
+@pytest.fixture
+def log_pi(rng):
+    return np.log(rng.dirichlet(np.ones(A), (N, S)))
+
+
+def uniform(mdps):
+    return np.full(mdps.shape[1:], -np.log(mdps.shape[2]))
+
+
+def transitions(mdps, i, s, a):
+    return zip(mdps.probabilities[i, s, a], mdps.successors[i, s, a], mdps.rewards[i, s, a])
+
+
+def recursive_value(mdps, i, s, t, act):
+    """V_t(s) by the definition; act(t, s) → π(·|s) at time t."""
+    if t == mdps.horizon or mdps.terminal[i, s]:
+        return 0.0
+    return sum(pa * p * (r + mdps.discount * recursive_value(mdps, i, z, t + 1, act))
+               for a, pa in enumerate(act(t, s)) if pa for p, z, r in transitions(mdps, i, s, a))
+
+
+# ---- published figures
+
+
+def example_3_5():
+    """Sutton & Barto (2018), Example 3.5: 5×5; A = (0, 1) → (4, 1) pays 10, B = (0, 3) → (2, 3) pays 5, leaving the grid −1."""
+    P, R = np.zeros((25, 4, 25)), np.zeros((25, 4))
+    for row, column in product(range(5), range(5)):
+        for a, (dr, dc) in enumerate(MOVES):
+            s, to, pay = 5 * row + column, (row + dr, column + dc), 0
+            if not (0 <= to[0] < 5 and 0 <= to[1] < 5):
+                to, pay = (row, column), -1
+            if (row, column) == (0, 1):
+                to, pay = (4, 1), 10
+            if (row, column) == (0, 3):
+                to, pay = (2, 3), 5
+            P[s, a, 5 * to[0] + to[1]], R[s, a] = 1, pay
+    return MDP.from_dense(P, R, 0, discount=.9, horizon=300)
+
+
+def test_sutton_barto_example_3_5_uniform_policy():
+    published = [[3.3, 8.8, 4.4, 5.3, 1.5], [1.5, 3.0, 2.3, 1.9, .5], [.1, .7, .7, .4, -.4], [-1.0, -.4, -.4, -.6, -1.2],
+                 [-1.9, -1.3, -1.2, -1.4, -2.0]]
+    mdps = example_3_5()
+    v = exact.stationary_values(mdps, uniform(mdps))
+    np.testing.assert_allclose(v.reshape(5, 5), published, atol=.05)
+    np.testing.assert_allclose(exact.values(mdps, uniform(mdps))[0], v, atol=1e-10)
+
+
+def test_sutton_barto_example_3_5_optimum():
+    published = [[22.0, 24.4, 22.0, 19.4, 17.5], [19.8, 22.0, 19.8, 17.8, 16.0], [17.8, 19.8, 17.8, 16.0, 14.4],
+                 [16.0, 17.8, 16.0, 14.4, 13.0], [14.4, 16.0, 14.4, 13.0, 11.7]]
+    mdps = example_3_5()
+    v = exact.stationary_optimal_values(mdps)
+    np.testing.assert_allclose(v.reshape(5, 5), published, atol=.05)
+    assert v.max() == pytest.approx(10 / (1 - .9**5), abs=1e-9) and v.argmax() == 1
+    np.testing.assert_allclose(exact.optimal_values(mdps)[0], v, atol=1e-10)
+
+
+def example_4_1():
+    """Sutton & Barto (2018), Example 4.1: 4×4, −1 a move, two opposite corners end it, γ = 1."""
+    P, R = np.zeros((16, 4, 16)), -np.ones((16, 4))
+    for s, (a, (dr, dc)) in product(range(16), enumerate(MOVES)):
+        P[s, a, 4 * min(max(s // 4 + dr, 0), 3) + min(max(s % 4 + dc, 0), 3)] = 1
+    for s in (0, 15):
+        P[s], R[s] = np.eye(16)[s], 0
+    return MDP.from_dense(P, R, 1, discount=1, horizon=1000, terminal=np.isin(np.arange(16), [0, 15]))
+
+
+def test_sutton_barto_example_4_1_undiscounted():
+    published = [[0, -14, -20, -22], [-14, -18, -20, -20], [-20, -20, -18, -14], [-22, -20, -14, 0]]
+    mdps = example_4_1()
+    v = exact.stationary_values(mdps, uniform(mdps))
+    np.testing.assert_allclose(v.reshape(4, 4), published, atol=1e-10)
+    np.testing.assert_allclose(exact.values(mdps, uniform(mdps))[0], v, atol=1e-8)
+    best = [[0, -1, -2, -3], [-1, -2, -3, -2], [-2, -3, -2, -1], [-3, -2, -1, 0]]
+    assert exact.stationary_optimal_values(mdps).reshape(4, 4).tolist() == best
+
+
+FROZEN_LAKE = "SFFF", "FHFH", "FFFH", "HFFG"
+
+
+def gymnasium_frozen_lake():
+    """{s: {a: [(p, s', r, done)]}} by Gymnasium's rule: left, down, right, up; the action or a perpendicular one, a third each."""
+    cells = "".join(FROZEN_LAKE)
+
+    def move(s, a):
+        row, column = divmod(s, 4)
+        dr, dc = ((0, -1), (1, 0), (0, 1), (-1, 0))[a]
+        z = 4 * min(max(row + dr, 0), 3) + min(max(column + dc, 0), 3)
+        return 1 / 3, z, float(cells[z] == "G"), cells[z] in "GH"
+
+    return {s: {a: [(1.0, s, 0, True)] if cells[s] in "GH" else [move(s, b % 4) for b in (a - 1, a, a + 1)] for a in range(4)}
+            for s in range(16)}
+
+
+def test_frozen_lake_two_ways():
+    table = MDP.from_gymnasium(gymnasium_frozen_lake(), 0, discount=.99, horizon=100)
+    layout = tuple(row.replace("F", ".").replace("H", "O") for row in FROZEN_LAKE)
+    grid = GridWorld(layout, slip=2 / 3, discount=.99, horizon=100).mdps()
+    for mdps in (table, grid):
+        assert exact.stationary_optimal_values(mdps)[0, 0] == pytest.approx(.5420259, abs=5e-8)
+    np.testing.assert_allclose(exact.stationary_optimal_values(table)[:, :16], exact.stationary_optimal_values(grid), atol=1e-8)
+    np.testing.assert_allclose(exact.optimal_values(table)[:, :, :16], exact.optimal_values(grid), atol=1e-14)
+
+
+# ---- values and occupancy
+
+
+def test_one_step_and_two_steps_by_hand():
+    """State 0 pays 1 and goes to 1 or ends, ½ each; state 1 pays 4 and ends. γ = ½."""
+    P = np.array([[[0, .5, .5]], [[0, 0, 1]], [[0, 0, 1]]])
+    mdps = MDP.from_dense(P, [[1], [4], [0]], 0, discount=.5, horizon=2, terminal=[0, 0, 1])
+    assert exact.values(mdps, np.zeros((3, 1)))[:, 0].tolist() == [[2, 4, 0], [1, 4, 0], [0, 0, 0]]
+    assert exact.expected_return(mdps, np.zeros((3, 1))).tolist() == [2]
+    assert exact.occupancy(mdps, np.zeros((3, 1)))[:, 0].tolist() == [[1, 0, 0], [0, .25, .25]]
+    assert exact.action_values(mdps, np.array([[8.0, 4, 0]])).tolist() == [[[2], [4], [0]]]
+
+
+def test_values_against_recursion(tasks, log_pi):
+    v = exact.values(tasks, log_pi)
+    assert v.shape == (T + 1, N, S)
+    for t, i, s in np.ndindex(v.shape):
+        assert v[t, i, s] == pytest.approx(recursive_value(tasks, i, s, t, lambda t, s: np.exp(log_pi[i, s])), abs=1e-13)
+
+
+def test_return_and_occupancy_against_every_trajectory(tasks, log_pi):
+    returns, d = exact.expected_return(tasks, log_pi), exact.occupancy(tasks, log_pi)
+    for i in range(N):
+        episodes = list(all_episodes(tasks, i, np.exp(log_pi[i])))
+        assert returns[i] == pytest.approx(sum(p * return_of(path, .8) for p, path, _ in episodes), abs=1e-13)
+        expected, end = np.zeros((T, S)), terminal_state(i, S)
+        for p, path, _ in episodes:
+            visited = [s for s, _, _ in path] + [end] * (T - len(path))
+            for t, s in enumerate(visited):
+                expected[t, s] += .8**t * p
+        np.testing.assert_allclose(d[:, i], expected, atol=1e-14)
+
+
+def test_a_shared_table_and_a_sub_batch(tasks, log_pi):
+    shared = exact.values(tasks, log_pi[0])
+    np.testing.assert_array_equal(shared, exact.values(tasks, np.stack([log_pi[0]] * N)))
+    np.testing.assert_array_equal(exact.values(tasks[::-1], log_pi[::-1]), exact.values(tasks, log_pi)[:, ::-1])
+    assert abs(exact.expected_return(tasks, log_pi)[0] - exact.expected_return(tasks, log_pi)[1]) > 1e-3
+
+
+def test_stationary_values_are_the_limit(tasks, log_pi):
+    for discount, horizon in ((.9, 350), (0, 3)):
+        mdps = replace(tasks, discount=discount, horizon=horizon)
+        np.testing.assert_allclose(exact.stationary_values(mdps, log_pi), exact.values(mdps, log_pi)[0], atol=1e-13)
+        np.testing.assert_allclose(exact.stationary_optimal_values(mdps), exact.optimal_values(mdps)[0], atol=1e-9)
+
+
+def test_stationary_values_without_discount_need_sure_termination():
+    """Action 0 ends the second task from everywhere, action 1 only leads back and forth; the first task always ends."""
+    P = np.zeros((2, 3, 2, 3))
+    P[0, :, :, 2] = P[:, 2, :, 2] = P[1, :2, 0, 2] = P[1, 0, 1, 1] = P[1, 1, 1, 0] = 1
+    mdps = MDP.from_dense(P, np.where(np.arange(3) < 2, 1.0, 0)[None, :, None] * np.ones((2, 3, 2)), 0, discount=1, horizon=5,
+                          terminal=[0, 0, 1])
+    half = np.full((2, 3, 2), np.log(.5))
+    np.testing.assert_allclose(exact.stationary_values(mdps, half), [[1, 1, 0], [2, 2, 0]], atol=1e-12)
+    never = np.where(np.arange(2) == 1, 0, -np.inf) * np.ones((3, 1))
+    with pytest.raises(ValueError, match="discount.*task 1, state 0"):
+        exact.stationary_values(mdps, never)
+    assert np.isfinite(exact.stationary_values(replace(mdps, discount=.99), never)).all()
+    with pytest.raises(ValueError, match="max_sweeps"):
+        exact.stationary_optimal_values(mdps, max_sweeps=200)
+
+
+def test_optimum_is_the_best_of_all_time_dependent_deterministic_policies(tasks):
+    best = exact.optimal_values(tasks)
+    for i in range(N):
+        states = [s for s in range(S) if not tasks.terminal[i, s]]
+        keys = list(product(range(T), states))
+        brute = np.full(S, -np.inf)
+        brute[terminal_state(i, S)] = 0
+        for choice in product(range(A), repeat=len(keys)):
+            plan = dict(zip(keys, choice))
+            for s in states:
+                brute[s] = max(brute[s], recursive_value(tasks, i, s, 0, lambda t, s: np.eye(A)[plan[t, s]]))
+        np.testing.assert_allclose(best[0, i], brute, atol=1e-13)
+        assert exact.optimal_return(tasks)[i] == pytest.approx(tasks.start[i] @ brute, abs=1e-13)
+
+
+def test_optimum_bounds_every_policy_and_its_greedy_policy_reaches_it(rng):
+    mdps = random_tasks(rng, 3, 6, 3, 3, horizon=7)
+    best = exact.optimal_values(mdps)
+    for _ in range(5):
+        assert (exact.values(mdps, np.log(rng.dirichlet(np.ones(3), (3, 6)))) <= best + 1e-12).all()
+    long = replace(mdps, horizon=400)
+    v = exact.stationary_optimal_values(long)
+    greedy = np.eye(3)[exact.action_values(long, v).argmax(-1)]
+    np.testing.assert_allclose(exact.stationary_values(long, np.where(greedy == 1, 0, -np.inf)), v, atol=1e-8)
+
+
+# ---- derivatives
+
+
+def test_expectation_and_its_transpose_against_loops(tasks, rng):
+    v, m = rng.normal(size=(N, S)), rng.normal(size=(N, S, A))
+    forward, backward = np.zeros((N, S, A)), np.zeros((N, S))
+    for i, s, a in np.ndindex(N, S, A):
+        for p, z, _ in transitions(tasks, i, s, a):
+            forward[i, s, a] += p * v[i, z]
+            backward[i, z] += m[i, s, a] * p
+    np.testing.assert_allclose(exact.expect(tasks, v), forward, atol=1e-14)
+    np.testing.assert_allclose(exact.push(tasks, m), backward, atol=1e-14)
+    check_grads(lambda v: exact.expect(tasks, v**2), modes=["rev"], order=2)(v)
+    check_grads(lambda m: exact.push(tasks, m**2), modes=["rev"], order=2)(m)
+
+
+def test_expected_return_to_second_order(tasks, rng):
+    for _, policy, theta in policies(rng, N, S, A):
+        check_grads(lambda theta: exact.expected_return(tasks, policy.log_pi(theta)), modes=["rev"], order=2)(theta)
+
+
+def test_policy_gradient_four_ways(tasks, rng):
+    """The theorem, autograd of dynamic programming, autograd of the enumeration, finite differences of a plain recursion."""
+    episodes, dynamics = exact.enumerate_episodes(tasks)
+    for name, policy, theta in policies(rng, N, S, A):
+        theta = theta + np.zeros((N,) + theta.shape[-2:])
+
+        def plain(theta):
+            pi = np.exp(policy.log_pi(theta))
+            return sum(p * return_of(path, .8) for i in range(N) for p, path, _ in all_episodes(tasks, i, pi[i]))
+
+        theorem = policy.weighted_score(theta, exact.policy_gradient_table(tasks, policy.log_pi(theta)))
+        by_dp = grad(lambda x: anp.sum(exact.expected_return(tasks, policy.log_pi(x))))(theta)
+        enumerated = grad(lambda x: anp.sum(exact.enumerated_return(policy.log_pi(x), episodes, dynamics, .8)))(theta)
+        np.testing.assert_allclose(theorem, by_dp, atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(enumerated, by_dp, atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(numerical_gradient(plain, theta), by_dp, atol=1e-8, err_msg=name)
+        assert abs(by_dp).max() > 1e-2
+
+
+def test_policy_gradient_with_four_actions_of_two_units(rng):
+    mdps = random_tasks(rng, N, S, 4, Z, horizon=4, discount=.7)
+    for name, policy, theta in policies(rng, N, S, 4):
+        theorem = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
+        differences = numerical_gradient(lambda x: exact.expected_return(mdps, policy.log_pi(x)), theta)
+        differences = differences if theta.ndim == 2 else differences[np.arange(N), np.arange(N)]
+        np.testing.assert_allclose(theorem, differences, atol=1e-8, err_msg=name)
+
+
+# ---- enumeration
+
+
+def test_number_of_episodes_by_hand():
+    """Task 0 branches in two at every step from two starts: 2·2³. Task 1: one start; action 0 ends, action 1 stays: 1 + 1 + 2."""
+    P = np.array([[[[1.0, 0], [0, 1]], [[1, 0], [0, 1]]], [[[0, 1], [1, 0]], [[0, 1], [0, 1]]]])
+    R = np.array([[[1.0, 2], [3, 4]], [[5, 6], [0, 0]]])
+    mdps = MDP.from_dense(P, R, [[.25, .75], [1, 0]], discount=.5, horizon=3, terminal=[[0, 0], [0, 1]])
+    episodes, dynamics = exact.enumerate_episodes(mdps)
+    assert (dynamics > 0).sum(1).tolist() == [16, 4]
+    assert episodes.states.shape == (3, 2, 16) and dynamics.shape == (2, 16)
+    assert sorted(dynamics[0].tolist()) == [.25] * 8 + [.75] * 8 and sorted(dynamics[1, :4].tolist()) == [1] * 4
+    assert sorted(episodes.mask[:, 1].sum(0).tolist()) == [0] * 12 + [1, 2, 3, 3]
+    paths = {tuple(zip(episodes.actions[:, 1, m].tolist(), episodes.rewards[:, 1, m].tolist())) for m in range(4)}
+    assert paths == {((0, 5), (0, 0), (0, 0)), ((1, 6), (0, 5), (0, 0)), ((1, 6), (1, 6), (0, 5)), ((1, 6), (1, 6), (1, 6))}
+    with pytest.raises(ValueError, match="max_episodes.*16"):
+        exact.enumerate_episodes(mdps, max_episodes=15)
+    assert exact.enumerate_episodes(mdps, max_episodes=16)[1].shape == (2, 16)
+    assert exact.enumerate_episodes(mdps[1], max_episodes=4)[1].shape == (1, 4)  # an ended episode branches no more
+
+
+def probability(episodes, dynamics, pi):
+    """Pr(τ) of every enumerated episode under π (N, S, A), (N, M)."""
+    p = dynamics.copy()
+    for t, i, m in zip(*np.nonzero(episodes.mask)):
+        p[i, m] *= pi[i, episodes.states[t, i, m], episodes.actions[t, i, m]]
+    return p
+
+
+def test_enumeration_against_recursion(tasks, log_pi):
+    episodes, dynamics = exact.enumerate_episodes(tasks)
+    p = probability(episodes, dynamics, np.exp(log_pi))
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-14)
+    for i in range(N):
+        theirs = {(tuple(path), last): q for q, path, last in all_episodes(tasks, i, np.exp(log_pi[i]))}
+        real, ours = np.flatnonzero(p[i]), {}
+        for m in real:
+            steps = (x[:, i, m][episodes.mask[:, i, m]].tolist() for x in (episodes.states, episodes.actions, episodes.rewards))
+            ours[tuple(zip(*steps)), episodes.last_states[i, m]] = p[i, m]
+        assert ours.keys() == theirs.keys() and len(ours) == len(real)
+        assert all(ours[key] == pytest.approx(theirs[key], rel=1e-12) for key in ours)
+    sure = np.where(np.arange(A) == 1, 0, -np.inf) * np.ones((S, 1))
+    for table in (log_pi, log_pi[0], sure):
+        enumerated = exact.enumerated_return(table, episodes, dynamics, .8)
+        np.testing.assert_allclose(enumerated, exact.expected_return(tasks, table), rtol=1e-12)
+
+
+def expected_table(mdps, pi, k, baseline):
+    """E[folded REINFORCE weights] over every data set of k episodes, each one of them a task of K = k episodes: (N, S, A)."""
+    episodes, dynamics = exact.enumerate_episodes(mdps)
+    p, tables = probability(episodes, dynamics, pi), []
+    for i in range(len(mdps)):
+        real = np.flatnonzero(p[i])
+        sets = np.array(list(product(real, repeat=k)))
+        recorded = (episodes.states, episodes.actions, episodes.rewards, episodes.mask)
+        data = Episodes(*(x[:, i][:, sets] for x in recorded), None, None, None)
+        tables.append(np.einsum("d,dsa->sa", p[i][sets].prod(1), reinforce_table(mdps, data, baseline=baseline)))
+    return np.array(tables)
+
+
+@pytest.mark.parametrize("k, baseline, share", [
+    (1, no_baseline, 1), (2, no_baseline, 1), (2, leave_one_out_baseline, 1), (3, leave_one_out_baseline, 1),
+    (1, time_mean_baseline, 0), (2, time_mean_baseline, 1 / 2), (3, time_mean_baseline, 2 / 3)])
+def test_expectation_of_reinforce_over_every_data_set(rng, k, baseline, share):
+    """Unbiased without a baseline and with leave-one-out; exactly (1 − 1/K)∇J with the mean of the batch itself."""
+    mdps = random_tasks(rng, N, S, A, Z, horizon=2, discount=.8)
+    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(N, S, A))
+    gradient = grad(lambda x: anp.sum(exact.expected_return(mdps, policy.log_pi(x))))(theta)
+    table = expected_table(mdps, np.exp(policy.log_pi(theta)), k, baseline)
+    np.testing.assert_allclose(policy.weighted_score(theta, table), share * gradient, atol=1e-13)
+    assert abs(gradient).max() > 1e-2
+
+
+def test_table_of_the_theorem_is_the_expected_table(rng):
+    mdps = random_tasks(rng, N, S, A, Z, horizon=3, discount=.8)
+    log_pi = np.log(rng.dirichlet(np.ones(A), (N, S)))
+    expected = expected_table(mdps, np.exp(log_pi), 1, no_baseline)
+    np.testing.assert_allclose(exact.policy_gradient_table(mdps, log_pi), expected, atol=1e-13)

@@ -1,0 +1,315 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+from autograd import grad
+from autograd.test_util import check_grads
+from helpers import all_episodes, numerical_gradient, policies, random_tasks, return_of
+
+from metarl_np.exact import expected_return, optimal_return, policy_gradient_table
+from metarl_np.gridworld import GridWorld
+from metarl_np.maml import adapt, first_order_gradient, meta_gradient, meta_objective, train
+from metarl_np.optim import adam, ascent
+from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
+from metarl_np.returns import no_baseline
+from metarl_np.rollouts import rollout
+from metarl_np.updates import reinforce_table
+
+N, S, A, ALPHA = 3, 4, 4, .7
+
+
+def shared(rng, n=N):
+    return [(name, policy, theta) for name, policy, theta in policies(rng, n, S, A) if theta.ndim == 2]
+
+
+def tables(rng, k, n=N):
+    """k support tables and a query table, different for every task."""
+    return [rng.normal(size=(n, S, A)) for _ in range(k)], rng.normal(size=(n, S, A))
+
+
+# ---- an independent MAML for one task at a time, with finite differences for every derivative
+
+
+def plain_log_pi(policy, theta):
+    x = theta if policy.features is None else policy.features @ theta
+    if isinstance(policy, SoftmaxPolicy):
+        return np.log(np.exp(x) / np.exp(x).sum(1, keepdims=True))
+    return np.array([[sum(-np.log(1 + np.exp(-x[s, u] if a >> u & 1 else x[s, u])) for u in range(x.shape[1]))
+                      for a in range(A)] for s in range(S)])
+
+
+def plain_gradient(policy, theta, table):
+    return numerical_gradient(lambda x: (plain_log_pi(policy, x) * table).sum(), theta, 1e-4)
+
+
+def chain_rule(policy, theta, support, query, alpha):
+    """(I + αH_1)ᵀ … (I + αH_k)ᵀ ∇L(θ_k) of one task, H_j the Hessian of the surrogate Σ W_j log π at θ_{j−1}."""
+    jacobians = []
+    for table in support:
+        H = numerical_gradient(lambda x: plain_gradient(policy, x, table), theta, 1e-3).reshape(theta.size, theta.size)
+        jacobians.append(np.eye(theta.size) + alpha * H)
+        theta = theta + alpha * plain_gradient(policy, theta, table)
+    g = plain_gradient(policy, theta, query).ravel()
+    for jacobian in reversed(jacobians):
+        g = jacobian.T @ g
+    return g.reshape(theta.shape)
+
+
+# ---- the two meta-gradients
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_meta_gradient_is_the_chain_rule_and_the_slope_of_the_objective(rng, k):
+    support, query = tables(rng, k)
+    for name, policy, theta in shared(rng):
+        g = meta_gradient(policy, theta, support, query, ALPHA)
+        by_hand = np.mean([chain_rule(policy, theta, [w[i] for w in support], query[i], ALPHA) for i in range(N)], 0)
+        slope = numerical_gradient(lambda x: meta_objective(policy, x, support, query, ALPHA), theta)
+        np.testing.assert_allclose(g, by_hand, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(g, slope, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_objective_is_the_mean_over_tasks_of_the_adapted_surrogate(rng, k):
+    support, query = tables(rng, k)
+    for name, policy, theta in shared(rng):
+        total = 0.0
+        for i in range(N):
+            adapted = theta
+            for w in support:
+                adapted = adapted + ALPHA * plain_gradient(policy, adapted, w[i])
+            total += (plain_log_pi(policy, adapted) * query[i]).sum()
+        assert meta_objective(policy, theta, support, query, ALPHA) == pytest.approx(total / N, abs=1e-6), name
+
+
+def test_objective_to_second_order(rng):
+    support, query = tables(rng, 2)
+    for _, policy, theta in shared(rng):
+        check_grads(lambda x: meta_objective(policy, x, support, query, ALPHA), modes=["rev"], order=2)(theta)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_first_order_gradient_is_the_mean_gradient_at_the_adapted_parameters(rng, k):
+    support, query = tables(rng, k)
+    for name, policy, theta in shared(rng):
+        parts = []
+        for i in range(N):
+            adapted = theta
+            for w in support:
+                adapted = adapted + ALPHA * plain_gradient(policy, adapted, w[i])
+            parts.append(plain_gradient(policy, adapted, query[i]))
+        g = first_order_gradient(policy, theta, support, query, ALPHA)
+        assert g.shape == theta.shape
+        np.testing.assert_allclose(g, np.mean(parts, 0), atol=1e-6, err_msg=name)
+        assert abs(g - meta_gradient(policy, theta, support, query, ALPHA)).max() > 1e-2
+
+
+@pytest.mark.parametrize("gradient", [meta_gradient, first_order_gradient])
+def test_without_inner_steps_or_with_steps_of_size_zero_it_is_the_multi_task_policy_gradient(rng, gradient):
+    support, query = tables(rng, 2)
+    for name, policy, theta in shared(rng):
+        plain = np.mean([plain_gradient(policy, theta, query[i]) for i in range(N)], 0)
+        np.testing.assert_allclose(gradient(policy, theta, support, query, 0.0), plain, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(gradient(policy, theta, [], query, ALPHA), plain, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("gradient", [meta_gradient, first_order_gradient])
+def test_the_order_of_the_tasks_does_not_matter_but_their_data_does(rng, gradient):
+    support, query = tables(rng, 2)
+    order = np.array([2, 0, 1])
+    for name, policy, theta in shared(rng):
+        g = gradient(policy, theta, support, query, ALPHA)
+        permuted = gradient(policy, theta, [w[order] for w in support], query[order], ALPHA)
+        np.testing.assert_allclose(permuted, g, atol=1e-13, err_msg=name)
+        assert abs(gradient(policy, theta, support, query[order], ALPHA) - g).max() > 1e-3
+        alone = [gradient(policy, theta, [w[[i]] for w in support], query[[i]], ALPHA) for i in range(N)]
+        np.testing.assert_allclose(np.mean(alone, 0), g, atol=1e-13, err_msg=name)
+        own = np.stack([theta] * N)  # a θ of its own per task: each gets its own part
+        np.testing.assert_allclose(grad(meta_objective, 1)(policy, own, support, query, ALPHA).sum(0),
+                                   meta_gradient(policy, theta, support, query, ALPHA), atol=1e-13, err_msg=name)
+
+
+def test_with_exact_tables_it_is_the_gradient_of_the_adapted_return_at_fixed_data(rng):
+    """Query W = the theorem's table at the adapted θ_i: ∇ of J(U(θ, D)) at fixed D, by finite differences of the exact return."""
+    mdps = random_tasks(rng, N, S, A, 2, horizon=4, discount=.8)
+    support, _ = tables(rng, 1)
+    for name, policy, theta in shared(rng):
+        def adapted(theta):
+            return np.stack([theta + ALPHA * plain_gradient(policy, theta, support[0][i]) for i in range(N)])
+
+        query = policy_gradient_table(mdps, policy.log_pi(adapted(theta)))
+        slope = numerical_gradient(lambda x: expected_return(mdps, policy.log_pi(adapted(x))).mean(), theta)
+        np.testing.assert_allclose(meta_gradient(policy, theta, support, query, ALPHA), slope, atol=1e-6, err_msg=name)
+
+
+# ---- adapt
+
+
+@pytest.fixture
+def tasks(rng):
+    return random_tasks(rng, N, S, A, 2, horizon=4, discount=.8)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_adapt_goes_up_its_own_tables(tasks, rng, steps):
+    for name, policy, theta in policies(rng, N, S, A):
+        path = adapt(rng, tasks, policy, theta, steps=steps, step_size=ALPHA, episodes=5)
+        assert len(path.thetas) == len(path.tables) == len(path.returns) == steps + 1
+        assert path.returns.shape == (steps + 1, N) and path.tables[0].shape == (N, S, A)
+        assert path.thetas[0].shape == (N,) + theta.shape[-2:] and (path.thetas[0] == theta).all()
+        assert len(path.support) == steps and path.query is path.tables[-1]
+        assert all(a is b for a, b in zip(path.support, path.tables))
+        for j in range(steps):
+            for i in range(N):
+                expected = path.thetas[j][i] + ALPHA * plain_gradient(policy, path.thetas[j][i], path.tables[j][i])
+                np.testing.assert_allclose(path.thetas[j + 1][i], expected, atol=1e-6, err_msg=name)
+        assert all((path.tables[j] != path.tables[j + 1]).any() for j in range(steps))
+
+
+def test_adapt_samples_with_the_adapted_policies(tasks, rng):
+    """Replayed by hand from the same seed: k + 1 rollouts, each with the θ_i of its step."""
+    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    path = adapt(np.random.default_rng(5), tasks, policy, theta, steps=2, step_size=ALPHA, episodes=6)
+    replay = np.random.default_rng(5)
+    for j in range(3):
+        e = rollout(replay, tasks, np.array([plain_log_pi(policy, path.thetas[j][i]) for i in range(N)]), 6)
+        np.testing.assert_allclose(path.tables[j], reinforce_table(tasks, e), atol=1e-12)
+        for i in range(N):
+            mean = sum(.8**t * float(e.rewards[t, i, k]) for t in range(4) for k in range(6)) / 6
+            assert path.returns[j, i] == pytest.approx(mean, abs=1e-12)
+
+
+def test_adapt_uses_the_baseline_it_is_given(tasks, rng):
+    policy = LogisticPolicy(S, 2)
+    theta = policy.init()
+    seeds = [np.random.default_rng(2) for _ in range(3)]
+    one = adapt(seeds[0], tasks, policy, theta, steps=1, step_size=ALPHA, episodes=1, baseline=no_baseline)
+    e = rollout(seeds[1], tasks, policy.log_pi(theta), 1)
+    np.testing.assert_array_equal(one.tables[0], reinforce_table(tasks, e, baseline=no_baseline))
+    with pytest.raises(ValueError, match="episodes.*leave-one-out"):
+        adapt(seeds[2], tasks, policy, theta, steps=1, step_size=ALPHA, episodes=1)
+
+
+def test_adapt_same_seed_same_bits_and_its_theta_is_left_alone(tasks, rng):
+    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    before = theta.copy()
+    a, b, c = (adapt(np.random.default_rng(seed), tasks, policy, theta, steps=2, step_size=ALPHA, episodes=4)
+               for seed in (1, 1, 2))
+    assert (theta == before).all()
+    assert (a.returns == b.returns).all() and all((x == y).all() for x, y in zip(a.thetas, b.thetas))
+    assert (a.returns != c.returns).any()
+
+
+def test_sampled_returns_are_the_exact_ones_within_four_standard_errors(tasks, rng):
+    policy, theta, episodes = SoftmaxPolicy(S, A), rng.normal(size=(S, A)), 20_000
+    path = adapt(rng, tasks, policy, theta, steps=2, step_size=ALPHA, episodes=episodes)
+    for j in range(3):
+        log_pi = policy.log_pi(path.thetas[j])
+        exact = expected_return(tasks, log_pi)
+        for i in range(N):
+            second = sum(p * return_of(steps, .8)**2 for p, steps, _ in all_episodes(tasks, i, np.exp(log_pi[i])))
+            assert abs(path.returns[j, i] - exact[i]) < 4 * np.sqrt((second - exact[i]**2) / episodes)
+    assert (np.diff(path.returns.mean(1)) > .02).all()
+
+
+def test_adapt_with_many_episodes_follows_the_exact_gradient(tasks, rng):
+    policy, theta = LogisticPolicy(S, 2), rng.normal(size=(S, 2))
+    g = np.array([policy.weighted_score(theta, w) for w in policy_gradient_table(tasks, policy.log_pi(theta))])
+    paths = [adapt(rng, tasks, policy, theta, steps=1, step_size=ALPHA, episodes=2000) for _ in range(30)]
+    steps = np.array([path.thetas[1] - theta for path in paths])
+    error = np.maximum(steps.std(0, ddof=1) / np.sqrt(30), 1e-12)
+    assert (abs(steps.mean(0) - ALPHA * g) / error).max() < 4.5
+    assert abs(ALPHA * g / error).max() > 30  # what is tested is not zero
+
+
+@pytest.mark.parametrize("keywords, message", [
+    (dict(steps=-1), "steps"), (dict(step_size=np.nan), "step_size"), (dict(step_size=np.inf), "step_size"),
+    (dict(episodes=0), "episodes"), (dict(episodes=-2), "episodes"), (dict(theta=np.full((S, A), np.nan)), "theta"),
+    (dict(theta=np.where(np.arange(S * A).reshape(S, A) == 3, np.inf, 0)), "theta"),
+    (dict(theta=np.zeros((S + 1, A))), "theta"), (dict(theta=np.zeros((S, A + 1))), "theta")])
+def test_bad_input_is_named_before_anything_is_sampled(tasks, keywords, message):
+    rng = np.random.default_rng(0)
+    arguments = dict(theta=np.zeros((S, A)), steps=1, step_size=ALPHA, episodes=4) | keywords
+    with pytest.raises(ValueError, match=message):
+        adapt(rng, tasks, SoftmaxPolicy(S, A), **arguments)
+    assert rng.random() == np.random.default_rng(0).random()
+
+
+# ---- train
+
+
+@pytest.mark.parametrize("gradient", [meta_gradient, first_order_gradient])
+@pytest.mark.parametrize("k", [0, 2])
+def test_an_iteration_is_one_ascent_step_on_the_adapted_data(tasks, rng, gradient, k):
+    policy, theta, beta = SoftmaxPolicy(S, A), rng.normal(size=(S, A)), .05
+    run = train(np.random.default_rng(8), lambda rng: tasks, policy, theta, iterations=2, steps=k, inner_step_size=ALPHA,
+                episodes=6, step_size=beta, optimiser=ascent, gradient=gradient)
+    replay = np.random.default_rng(8)
+    for iteration, record in enumerate(run):
+        path = adapt(replay, tasks, policy, theta, steps=k, step_size=ALPHA, episodes=6)
+        g = gradient(policy, theta, path.tables[:k], path.tables[k], ALPHA)
+        theta = theta + beta * g
+        np.testing.assert_allclose(record.theta, theta, atol=1e-14)
+        np.testing.assert_allclose(record.returns, path.returns.mean(1), atol=1e-14)
+        assert record.returns.shape == (k + 1,) and record.iteration == iteration
+        assert record.gradient_norm == pytest.approx(np.sqrt((g**2).sum()), rel=1e-12)
+    assert iteration == 1
+
+
+def test_adam_keeps_its_state_from_one_iteration_to_the_next(tasks):
+    policy, seen = SoftmaxPolicy(S, A), []
+
+    def spy(theta, gradient, state, *, step_size):
+        seen.append((state, step_size))
+        return adam(theta, gradient, state, step_size=step_size)
+
+    list(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), iterations=3, steps=1, inner_step_size=ALPHA,
+               episodes=4, step_size=.05, optimiser=spy))
+    assert seen[0] == (None, .05) and [state[2] for state, _ in seen[1:]] == [1, 2]
+
+
+def test_train_is_lazy_reproducible_and_draws_new_tasks_each_iteration(rng):
+    pool = random_tasks(rng, 6, S, A, 2, horizon=4)
+    policy, drawn = SoftmaxPolicy(S, A), []
+
+    def sample_tasks(rng):
+        drawn.append(rng.integers(6, size=N))
+        return pool[drawn[-1]]
+
+    def run(seed):
+        return train(np.random.default_rng(seed), sample_tasks, policy, policy.init(), iterations=10**9, steps=1,
+                     inner_step_size=ALPHA, episodes=4, step_size=.05)
+
+    endless = run(3)
+    assert not drawn
+    a = [r.theta for r in islice(endless, 4)]
+    assert len(drawn) == 4 and len({tuple(d) for d in drawn}) > 1
+    assert (np.array(a) == [r.theta for r in islice(run(3), 4)]).all()
+    assert (np.array(a) != [r.theta for r in islice(run(4), 4)]).any()
+    assert (np.diff(a, axis=0) != 0).any((1, 2)).all()  # a record keeps its own θ
+
+
+def test_train_refuses_bad_input(tasks):
+    policy = SoftmaxPolicy(S, A)
+    good = dict(iterations=1, steps=1, inner_step_size=ALPHA, episodes=4, step_size=.05)
+    bad = (dict(episodes=0), "episodes"), (dict(steps=-1), "steps"), (dict(inner_step_size=np.nan), "step_size")
+    for keywords, message in bad:
+        with pytest.raises(ValueError, match=message):
+            next(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), **good | keywords))
+
+
+@pytest.mark.parametrize("policy", [SoftmaxPolicy(16, 4), LogisticPolicy(16, 2)])
+def test_meta_training_improves_the_exact_return_after_adaptation(policy):
+    """4×4, start in a corner, goals in the three other corners: one step must reach each of them from the same θ."""
+    goals = GridWorld.open(4, 4, discount=.95, horizon=8).mdps(np.array([3, 12, 15]))
+
+    def fractions(theta):
+        path = adapt(np.random.default_rng(1), goals, policy, theta, steps=1, step_size=10.0, episodes=40)
+        return [(expected_return(goals, policy.log_pi(x)) / optimal_return(goals)).mean() for x in path.thetas]
+
+    batch = goals[np.arange(12) % 3]
+    records = list(train(np.random.default_rng(0), lambda rng: batch, policy, policy.init(), iterations=150, steps=1,
+                         inner_step_size=10.0, episodes=20, step_size=.1))
+    (start, after_start), (_, after) = fractions(policy.init()), fractions(records[-1].theta)
+    assert start < .3 and after > .8 and after > after_start + .2
+    assert np.mean([r.returns[1] for r in records[-20:]]) > np.mean([r.returns[1] for r in records[:20]]) + .1

@@ -1,0 +1,65 @@
+"""Ascent and Adam against loops over single numbers and on a hill."""
+
+import math
+
+import numpy as np
+import pytest
+
+from metarl_np.optim import adam, ascent
+
+
+def test_ascent_by_hand():
+    theta, state = ascent(np.array([[1.0, 2.0]]), np.array([[-3.0, 0.5]]), step_size=0.1)
+    np.testing.assert_allclose(theta, [[0.7, 2.05]])
+    assert state is None
+
+
+def test_adam_is_the_papers_algorithm(rng):
+    """Kingma & Ba (2015), Algorithm 1 in scalars, on minus the gradient."""
+    gradients = rng.normal(size=(12, 2, 3)) * 10.0 ** rng.integers(-4, 3, (2, 3))
+    theta, state = rng.normal(size=(2, 3)), None
+    start, path = theta.copy(), []
+    for g in gradients:
+        theta, state = adam(theta, g, state, step_size=0.03, decay=(0.8, 0.95), eps=1e-3)
+        path.append(theta)
+    for i in np.ndindex(2, 3):
+        x, m, v = start[i], 0.0, 0.0
+        for t in range(1, 13):
+            g = -gradients[t - 1][i]
+            m = 0.8 * m + 0.2 * g
+            v = 0.95 * v + 0.05 * g * g
+            x -= 0.03 * (m / (1 - 0.8**t)) / (math.sqrt(v / (1 - 0.95**t)) + 1e-3)
+            assert path[t - 1][i] == pytest.approx(x, rel=1e-12)
+
+
+def test_adam_defaults_are_the_papers():
+    theta, gradients = np.array(0.0), [1.0, -0.5, 2.0]
+    default, given = (theta, None), (theta, None)
+    for g in gradients:
+        default = adam(default[0], g, default[1], step_size=0.1)
+        given = adam(given[0], g, given[1], step_size=0.1, decay=(0.9, 0.999), eps=1e-8)
+    assert default[0] == given[0] != 0
+
+
+def test_adams_first_step_is_the_step_size_uphill():
+    theta, (_, _, t) = adam(np.zeros(4), np.array([1e-3, -2.0, 1e4, 0.0]), step_size=0.1)
+    np.testing.assert_allclose(theta, [0.1, -0.1, 0.1, 0], rtol=1e-4)
+    assert t == 1
+
+
+@pytest.mark.parametrize("optimizer, step_size", [(ascent, 0.02), (adam, 0.05)])
+def test_climbs_to_the_top(optimizer, step_size):
+    """f(θ) = −(θ₀ − 1)² − 10 (θ₁ + 2)²."""
+    theta, state = np.array([3.0, 1.0]), None
+    for _ in range(600):
+        theta, state = optimizer(theta, np.array([-2.0, -20.0]) * (theta - [1, -2]), state, step_size=step_size)
+    np.testing.assert_allclose(theta, [1, -2], atol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", [ascent, adam])
+def test_pure(optimizer):
+    theta, g = np.ones(2), np.array([1.0, -1.0])
+    first, state = optimizer(theta, g, step_size=0.1)
+    second = [optimizer(first, g, state, step_size=0.1)[0] for _ in range(2)]
+    np.testing.assert_array_equal(*second)  # nothing that was passed in has changed
+    assert theta.tolist() == [1, 1] and g.tolist() == [1, -1] and (second[0] != first).all()

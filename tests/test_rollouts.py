@@ -1,0 +1,388 @@
+from bisect import bisect
+from dataclasses import replace
+from itertools import accumulate
+
+import numpy as np
+import pytest
+from helpers import chi2_p, random_tasks, terminal_state
+
+from metarl_np.mdp import MDP
+from metarl_np.returns import Episodes
+from metarl_np.rollouts import CHUNK, _alias_tables, rollout, sampling_tables
+
+STATISTICAL = 1e-3  # smallest p-value that passes; the seeds are fixed
+
+
+def coded(mdps):
+    """The same tasks with rewards that name the outcome, 1 + its index in (N, S, A, Z); float32 holds them exactly."""
+    codes = 1.0 + np.arange(mdps.rewards.size).reshape(mdps.rewards.shape)
+    return replace(mdps, rewards=np.where(mdps.terminal[:, :, None, None], 0.0, codes))
+
+
+def random_log_pi(rng, n, s, a):
+    return np.log(rng.dirichlet(np.ones(a), (n, s)))
+
+
+def loop_rollout(rng, mdps, log_pi, episodes):
+    """The plain sampler: one uniform number for the start, then one for the action and one for the successor of each step."""
+    n, s, a, z = mdps.successors.shape
+    pi = np.exp(np.broadcast_to(log_pi, (n, s, a)))
+    states, actions = np.zeros((mdps.horizon, n, episodes), int), np.zeros((mdps.horizon, n, episodes), int)
+    rewards, mask = np.zeros(states.shape), np.zeros(states.shape, bool)
+    last = np.zeros((n, episodes), int)
+
+    def running(p):
+        return [list(accumulate(row)) for row in np.reshape(p, (-1, np.shape(p)[-1]))]
+
+    start, act, next_slot = running(mdps.start), running(pi), running(mdps.probabilities)
+    successors, paid = mdps.successors.tolist(), mdps.rewards.tolist()
+    for i in range(n):
+        for k in range(episodes):
+            u = rng.random(2 * mdps.horizon + 1).tolist()
+            state = bisect(start[i], u[-1] * start[i][-1])
+            for t in range(mdps.horizon):
+                states[t, i, k] = state
+                if mdps.terminal[i, state]:
+                    continue
+                row = act[i * s + state]
+                action = bisect(row, u[2 * t] * row[-1])
+                row = next_slot[(i * s + state) * a + action]
+                slot = bisect(row, u[2 * t + 1] * row[-1])
+                actions[t, i, k], rewards[t, i, k], mask[t, i, k] = action, paid[i][state][action][slot], True
+                state = successors[i][state][action][slot]
+            last[i, k] = state
+    return Episodes(states, actions, rewards, mask, pi, last, np.zeros((n, episodes), bool))
+
+
+def outcome_counts(mdps, e):
+    """(N, S, A, Z) how often each outcome came, read from the codes in `rewards`."""
+    codes = e.rewards[e.mask].astype(int) - 1
+    return np.bincount(codes, minlength=mdps.rewards.size).reshape(mdps.rewards.shape)
+
+
+# ---- the alias tables
+
+
+@pytest.mark.parametrize("width", [2, 4, 8, 16, 32, 64])
+def test_alias_tables_hold_the_probabilities_to_rounding(rng, width):
+    p = rng.dirichlet(np.full(width, .5), 60)
+    p[:20] *= rng.random((20, width)) < .5  # rows with zeros, not summing to one
+    p[:20, 0] += .1
+    p[20:30] = np.eye(width)[rng.integers(width, size=10)]
+    p[30:40] = 1 / width
+    p[40:50, width // 2:] = 0
+    p[50:52] = [[1e-12] * (width - 1) + [1.0]]
+    p /= p.sum(1, keepdims=True)
+    threshold, alias = _alias_tables(p)
+    column, bottom = 2**32 // width, np.arange(width) * (2**32 // width)
+    below = threshold.astype(np.int64) - bottom
+    assert (below >= 0).all() and (below <= column).all()
+    kept = np.zeros(p.shape)
+    for r in range(len(p)):
+        for c in range(width):
+            kept[r, c] += below[r, c]
+            kept[r, alias[r, c]] += column - below[r, c]
+    np.testing.assert_allclose(kept / 2**32, p, atol=(width / 2 + 1) * 2.0**-32, rtol=0)
+    assert (kept[p == 0] == 0).all()
+    assert (kept.sum(1) == 2**32).all()
+
+
+def test_sampling_tables_reconstruct_the_joint_distribution_of_action_and_successor(rng):
+    mdps = coded(random_tasks(rng, 3, 5, 3, 3, horizon=4))  # 9 outcomes in 16 columns
+    log_pi = random_log_pi(rng, 3, 5, 3)
+    tables = sampling_tables(mdps, log_pi)
+    width = 2**tables.width_bits
+    assert width == 16
+    joint = np.zeros(mdps.rewards.shape)
+    for b, threshold in enumerate(tables.thresholds.tolist()):
+        row, c = divmod(b, width)
+        i, s = divmod(row, 5)
+        for below, share in ((1, threshold - c * 2**28), (0, (c + 1) * 2**28 - threshold)):
+            cell = 2 * b + below
+            action, next_state = tables.actions[cell], (tables.next_row[cell] >> tables.width_bits) - 5 * i
+            assert tables.next_row[cell] % width == 0
+            if share and mdps.terminal[i, s]:
+                assert next_state == s and tables.rewards[cell] == 0
+            elif share:
+                outcome = np.unravel_index(int(tables.rewards[cell]) - 1, joint.shape)
+                assert outcome[:3] == (i, s, action) and mdps.successors[outcome] == next_state
+                joint[outcome] += share / 2**32
+    for i, s, a, z in np.ndindex(joint.shape):
+        expected = 0 if mdps.terminal[i, s] else np.exp(log_pi[i, s, a]) * mdps.probabilities[i, s, a, z]
+        assert abs(joint[i, s, a, z] - expected) <= 9 * 2.0**-32, (i, s, a, z)
+
+
+def test_a_single_sure_outcome():
+    mdps = MDP.from_dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0, discount=1, horizon=3)
+    e = rollout(np.random.default_rng(0), mdps, np.zeros((1, 1)), 5)
+    assert (e.rewards == 1).all() and (e.states == 0).all() and (e.actions == 0).all()
+
+
+# ---- agreement in distribution
+
+
+TASKS, STATES, ACTIONS, SLOTS, HORIZON = 3, 5, 3, 3, 6
+LIBRARY_EPISODES, LOOP_EPISODES = 160_000, 110_000
+
+
+@pytest.fixture(scope="module")
+def experience():
+    rng = np.random.default_rng(7)
+    mdps = coded(random_tasks(rng, TASKS, STATES, ACTIONS, SLOTS, horizon=HORIZON))
+    log_pi = random_log_pi(rng, TASKS, STATES, ACTIONS)
+    samples = {"library": rollout(rng, mdps, log_pi, LIBRARY_EPISODES), "loop": loop_rollout(rng, mdps, log_pi, LOOP_EPISODES)}
+    return mdps, np.exp(log_pi), samples
+
+
+@pytest.mark.parametrize("sampler", ["library", "loop"])
+def test_every_state_action_successor_has_its_probability(experience, sampler):
+    mdps, pi, samples = experience
+    counts = outcome_counts(mdps, samples[sampler])
+    assert counts.sum() > 1_000_000
+    for i in range(TASKS):
+        expected, dof = np.zeros(counts.shape[1:]), 0
+        for s in range(STATES):
+            if mdps.terminal[i, s]:
+                continue
+            visits = counts[i, s].sum()
+            for a in range(ACTIONS):
+                for z in range(SLOTS):
+                    expected[s, a, z] = visits * pi[i, s, a] * mdps.probabilities[i, s, a, z]
+            dof += (expected[s] > 0).sum() - 1
+        assert chi2_p(counts[i], expected, dof) > STATISTICAL, f"task {i}"
+
+
+@pytest.mark.parametrize("sampler", ["library", "loop"])
+def test_every_state_is_visited_as_often_as_expected_at_each_step(experience, sampler):
+    mdps, pi, samples = experience
+    e = samples[sampler]
+    path = np.concatenate([e.states, e.last_states[None]])
+    for i in range(TASKS):
+        p = mdps.start[i]
+        for t in range(HORIZON + 1):
+            counts = np.bincount(path[t, i], minlength=STATES)
+            assert chi2_p(counts, p * path.shape[-1], (p > 0).sum() - 1) > STATISTICAL, f"task {i}, time {t}"
+            moved = np.zeros(STATES)
+            for s in range(STATES):
+                for a in range(ACTIONS):
+                    for z in range(SLOTS):
+                        moved[mdps.successors[i, s, a, z]] += p[s] * pi[i, s, a] * mdps.probabilities[i, s, a, z]
+            p = moved
+
+
+def test_library_and_loop_agree_with_each_other(experience):
+    mdps, _, samples = experience
+    a, b = (outcome_counts(mdps, samples[name]) for name in ("library", "loop"))
+    for i in range(TASKS):
+        total = (a + b)[i].reshape(STATES, -1)
+        share = np.stack([x[i].reshape(STATES, -1).sum(1) for x in (a, b)])  # (2, S)
+        share = share / np.maximum(share.sum(0), 1)
+        observed = np.stack([a[i], b[i]]).reshape(2, STATES, -1)
+        dof = sum(np.maximum((total > 0).sum(1) - 1, 0))
+        assert chi2_p(observed, share[:, :, None] * total, dof) > STATISTICAL, f"task {i}"
+
+
+@pytest.mark.parametrize("sampler", ["library", "loop"])
+def test_each_step_is_a_transition_of_its_own_task(experience, sampler):
+    mdps, _, samples = experience
+    e = samples[sampler]
+    path = np.concatenate([e.states, e.last_states[None]])
+    task = np.broadcast_to(np.arange(TASKS)[:, None], e.states[0].shape)
+    for t in range(HORIZON):
+        on = e.mask[t]
+        assert (on == (path[t] != terminal_state(task, STATES))).all()
+        assert (e.rewards[t][~on] == 0).all() and (path[t + 1][~on] == path[t][~on]).all()
+        i, s, a, z = np.unravel_index(e.rewards[t][on].astype(int) - 1, mdps.rewards.shape)
+        assert (i == task[on]).all() and (s == path[t][on]).all() and (a == e.actions[t][on]).all()
+        assert (mdps.successors[i, s, a, z] == path[t + 1][on]).all()
+    assert not e.truncated.any()
+
+
+@pytest.mark.parametrize("lanes, steps", [(3, 20_001), (1001, 60), (3 * CHUNK, 4)])
+def test_steps_and_lanes_are_independent(lanes, steps):
+    """The pairs (a_t, a_{t+1}), and (a, action of the lane next to it, or a chunk away), of a fair coin are uniform."""
+    mdps = MDP.from_dense(np.ones((1, 2, 1)), np.zeros((1, 2)), 0, discount=1, horizon=steps)
+    actions = rollout(np.random.default_rng(3), mdps, np.full((1, 2), np.log(.5)), lanes).actions[:, 0]
+    even = actions[:steps // 2 * 2, :lanes // 2 * 2]
+    pairs = [(even[::2], even[1::2]), (even[:, ::2], even[:, 1::2])]
+    if lanes > CHUNK:
+        pairs.append((actions[:, :CHUNK], actions[:, CHUNK:2 * CHUNK]))
+    for left, right in pairs:
+        counts = np.bincount((2 * left + right).ravel(), minlength=4)
+        assert chi2_p(counts, np.full(4, left.size / 4), 3) > STATISTICAL
+
+
+def test_tasks_are_independent_of_each_other():
+    mdps = MDP.from_dense(np.full((2, 2, 2, 2), .5), np.zeros((2, 2, 2)), [.5, .5], discount=1, horizon=2)
+    e = rollout(np.random.default_rng(3), mdps, np.full((2, 2), np.log(.5)), 4000)
+    for x in (e.states[0], e.actions[0], e.states[1], e.last_states):
+        assert chi2_p(np.bincount(2 * x[0] + x[1], minlength=4), np.full(4, 1000), 3) > STATISTICAL
+
+
+def test_start_states_of_many_tasks_with_impossible_starts(rng):
+    n, k = 40, 4000
+    start = rng.dirichlet(np.ones(6), n)
+    start[np.arange(n), np.arange(n) % 6] = 0
+    start /= start.sum(1, keepdims=True)
+    mdps = MDP.from_dense(np.full((n, 6, 1, 6), 1 / 6), np.zeros((n, 6, 1)), start, discount=1, horizon=1)
+    first = rollout(rng, mdps, np.zeros((6, 1)), k).states[0]
+    counts = np.array([np.bincount(row, minlength=6) for row in first])
+    assert (counts[np.arange(n), np.arange(n) % 6] == 0).all()
+    error = (counts / k - start) / np.sqrt(np.maximum(start * (1 - start), 1e-9) / k)
+    assert abs(error[start > 1e-3]).max() < 5
+
+
+# ---- chunks, seeds, shapes
+
+
+@pytest.mark.parametrize("n, k", [
+    (1, CHUNK), (1, 2 * CHUNK + 5), (3, 5000), (2, CHUNK), (2, CHUNK + 77), (CHUNK + 11, 1), (5000, 3)])
+def test_chunks_keep_tasks_apart(n, k):
+    """Task i starts in i mod S and moves by 1 + i mod 3 on a ring; it is paid 10 i + s."""
+    ring, horizon = 7, 5
+    task = np.arange(n)
+    successors = (np.arange(ring) + 1 + task[:, None] % 3) % ring
+    mdps = MDP(successors[:, :, None, None], np.ones((n, ring, 1, 1)), (10.0 * task[:, None] + np.arange(ring))[:, :, None, None],
+               np.eye(ring)[task % ring], np.zeros((n, ring)), 1, horizon)
+    e = rollout(np.random.default_rng(0), mdps, np.zeros((ring, 1)), k)
+    assert e.states.shape == (horizon, n, k)
+    for t in range(horizon):
+        expected = (task % ring + t * (1 + task % 3)) % ring
+        assert (e.states[t] == expected[:, None]).all()
+        assert (e.rewards[t] == (10 * task + expected)[:, None]).all()
+    assert (e.last_states == ((task % ring + horizon * (1 + task % 3)) % ring)[:, None]).all()
+
+
+def test_chunks_mask_by_the_task_that_they_belong_to():
+    """Task i ends in state i + 1 of a chain, so after i + 1 steps."""
+    n, k, length = 5, CHUNK // 2 - 3, 6
+    terminal = np.arange(length) == np.arange(1, n + 1)[:, None]
+    successors = np.where(terminal, np.arange(length), np.minimum(np.arange(length) + 1, length - 1))
+    mdps = MDP(successors[:, :, None, None], np.ones((n, length, 1, 1)), np.where(terminal, 0.0, 1.0)[:, :, None, None],
+               np.eye(length)[np.zeros(n, int)], terminal, 1, 8)
+    e = rollout(np.random.default_rng(0), mdps, np.zeros((length, 1)), k)
+    assert (e.mask.sum(0) == np.arange(1, n + 1)[:, None]).all()
+    assert (e.rewards.sum(0) == np.arange(1, n + 1)[:, None]).all()
+    assert (e.mask == (np.arange(8)[:, None, None] <= np.arange(n)[:, None])).all()
+
+
+def test_same_seed_same_bits(rng):
+    mdps = random_tasks(rng, 3, 5, 3, 3, horizon=6, reward_noise=[0, 1, 2])
+    log_pi = random_log_pi(rng, 3, 5, 3)
+    a, b, c, d = (rollout(np.random.default_rng(seed), mdps, table, CHUNK) for seed, table in
+                  ((1, log_pi), (1, log_pi), (2, log_pi), (1, sampling_tables(mdps, log_pi))))
+    for name in ("states", "actions", "rewards", "mask", "last_states", "log_pi"):
+        assert (getattr(a, name) == getattr(b, name)).all() and (getattr(a, name) == getattr(d, name)).all()
+    assert (a.states != c.states).any() and (a.rewards != c.rewards).any()
+
+
+def test_one_generator_gives_new_episodes_each_time(rng):
+    mdps = random_tasks(rng, 2, 5, 3, 3, horizon=6)
+    log_pi = random_log_pi(rng, 2, 5, 3)
+    a, b = rollout(rng, mdps, log_pi, 100), rollout(rng, mdps, log_pi, 100)
+    assert (a.actions != b.actions).any() and (a.states[0] != b.states[0]).any()
+
+
+def test_a_shared_table_is_the_same_table_for_every_task(rng):
+    mdps = random_tasks(rng, 2, 5, 3, 3, horizon=6)
+    shared = random_log_pi(rng, 1, 5, 3)[0]
+    a = rollout(np.random.default_rng(4), mdps, shared, 50)
+    b = rollout(np.random.default_rng(4), mdps, np.stack([shared, shared]), 50)
+    assert (a.states == b.states).all() and (a.actions == b.actions).all() and (a.log_probs == b.log_probs).all()
+
+
+def test_log_probs_are_those_of_the_actions_taken(rng):
+    mdps = random_tasks(rng, 2, 5, 3, 3, horizon=6)
+    log_pi = random_log_pi(rng, 2, 5, 3)
+    e = rollout(rng, mdps, log_pi, 7)
+    assert e.log_probs.shape == (6, 2, 7)
+    for t, i, k in np.ndindex(6, 2, 7):
+        assert e.log_probs[t, i, k] == log_pi[i, e.states[t, i, k], e.actions[t, i, k]]
+
+
+def test_a_deterministic_policy_never_strays(rng):
+    mdps = random_tasks(rng, 2, 4, 3, 2, horizon=5)
+    choice = rng.integers(3, size=(2, 4))
+    log_pi = np.where(np.arange(3) == choice[..., None], 0, -np.inf)
+    e = rollout(rng, mdps, log_pi, 3000)
+    wanted = np.take_along_axis(choice[None], e.states, 2)
+    assert (e.actions == wanted)[e.mask].all()
+
+
+# ---- termination, truncation, noise, auto-reset, memory
+
+
+def two_chains(horizon):
+    """Task 0 walks 0 → 1 → 2 → 3 and ends there; task 1 goes round 0 → 1 → 2 → 3 → 0 for ever."""
+    P = np.zeros((2, 4, 1, 4))
+    for s in range(4):
+        P[0, s, 0, min(s + 1, 3)] = P[1, s, 0, (s + 1) % 4] = 1
+    R = np.array([[[1.0], [2], [3], [0]], [[5], [6], [7], [8]]])
+    return MDP.from_dense(P, R, 0, discount=.9, horizon=horizon, terminal=[[0, 0, 0, 1], [0, 0, 0, 0]])
+
+
+def test_truncation_is_not_the_horizon(rng):
+    mdps, log_pi = two_chains(5), np.zeros((4, 1))
+    for steps, last, truncated in ((1, (1, 1), (True, True)), (2, (2, 2), (True, True)), (3, (3, 3), (False, True)),
+                                   (4, (3, 0), (False, True)), (5, (3, 1), (False, False))):
+        e = rollout(rng, mdps, log_pi, 2, steps=steps)
+        assert e.states.shape == e.mask.shape == e.rewards.shape == (steps, 2, 2)
+        assert e.last_states.tolist() == [[last[0]] * 2, [last[1]] * 2]
+        assert e.truncated.tolist() == [[truncated[0]] * 2, [truncated[1]] * 2]
+    assert rollout(rng, mdps, log_pi, 1).states.shape[0] == 5
+
+
+def test_masked_after_a_terminal_state_and_paid_nothing(rng):
+    e = rollout(rng, two_chains(5), np.zeros((4, 1)), 3)
+    for k in range(3):
+        assert e.mask[:, 0, k].tolist() == [True, True, True, False, False] and e.mask[:, 1].all()
+        assert e.rewards[:, 0, k].tolist() == [1, 2, 3, 0, 0] and e.rewards[:, 1, k].tolist() == [5, 6, 7, 8, 5]
+        assert e.states[:, 0, k].tolist() == [0, 1, 2, 3, 3]
+
+
+def test_reward_noise_has_its_standard_deviation_in_each_task_and_spares_masked_steps():
+    rng, k = np.random.default_rng(11), 20_000
+    mdps = replace(two_chains(5)[[0, 1, 1]], reward_noise=[.5, 2, 0])
+    e = rollout(rng, mdps, np.zeros((4, 1)), k)
+    assert (e.rewards[3:, 0] == 0).all() and (e.rewards[:, 2].T == [5, 6, 7, 8, 5]).all()
+    for i, mean, std in ((0, [1, 2, 3], .5), (1, [5, 6, 7, 8, 5], 2)):
+        noise = (e.rewards[:len(mean), i].T - mean) / std  # (K, t)
+        assert abs(noise.mean(0)).max() < 4 / np.sqrt(k)
+        covariance = noise.T @ noise / k
+        assert abs(covariance - np.eye(len(mean))).max() < 4 * np.sqrt(2 / k)
+    pairs = (e.rewards[:3, 0] - [[1], [2], [3]]) * (e.rewards[:3, 1] - [[5], [6], [7]])
+    assert abs(pairs.mean()) < 4 / np.sqrt(pairs.size)
+
+
+def test_auto_reset_runs_on(rng):
+    mdps = random_tasks(rng, 3, 5, 3, 3, horizon=40).auto_reset()
+    e = rollout(rng, mdps, random_log_pi(rng, 3, 5, 3), 200)
+    assert e.mask.all() and not e.truncated.any() and (e.rewards != 0).all()
+    for i in range(3):
+        assert not (e.states[:, i] == terminal_state(i, 5)).any() and not (e.last_states[i] == terminal_state(i, 5)).any()
+    cut = rollout(rng, mdps, np.full((5, 3), -np.log(3)), 4, steps=39)
+    assert cut.truncated.all()
+
+
+def test_a_stored_step_takes_at_most_20_bytes(rng):
+    for mdps in (random_tasks(rng, 2, 5, 3, 3, horizon=6), random_tasks(rng, 2, 5, 3, 3, horizon=6, reward_noise=1).auto_reset()):
+        e = rollout(rng, mdps, np.full((5, 3), -np.log(3)), 10)
+        assert sum(x.nbytes for x in (e.states, e.actions, e.rewards, e.mask)) <= 20 * 6 * 2 * 10
+        assert e.rewards.dtype == np.float32 and e.states.dtype == e.actions.dtype == np.int32 and e.mask.dtype == bool
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize("keywords, message", [
+    (dict(episodes=0), "episodes"), (dict(episodes=-3), "episodes"), (dict(steps=0), "steps"), (dict(steps=6), "steps"),
+    (dict(log_pi=np.zeros((3, 1))), "log_pi.*shape"), (dict(log_pi=np.zeros((4, 2))), "log_pi.*shape"),
+    (dict(log_pi=np.zeros((3, 4, 1))), "log_pi.*shape"), (dict(log_pi=np.zeros(4)), "log_pi.*shape"),
+    (dict(log_pi=np.where(np.arange(8).reshape(2, 4, 1) == 6, np.nan, 0)), "log_pi.*task 1, state 2"),
+    (dict(log_pi=np.where(np.arange(8).reshape(2, 4, 1) == 3, -1, 0)), "log_pi.*task 0, state 3")])
+def test_bad_input_is_named_before_anything_is_sampled(keywords, message):
+    rng = np.random.default_rng(0)
+    arguments = dict(log_pi=np.zeros((4, 1)), episodes=2, steps=None) | keywords
+    with pytest.raises(ValueError, match=message):
+        rollout(rng, two_chains(5), **arguments)
+    assert rng.random() == np.random.default_rng(0).random()
