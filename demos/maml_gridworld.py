@@ -14,6 +14,7 @@ from common import Progress, finish, parser
 from metarl_np import exact, maml, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
+from metarl_np.updates import Reinforce
 
 STEPS = (0, 1, 2, 3, 5, 10)  # inner steps after which the policies are evaluated
 STEP_SIZES = (1, 3, 10, 30, 100, 300, 1000)  # each method fine-tunes with the best of these on training goals, by the mean over STEPS
@@ -45,8 +46,8 @@ def train(rng, mdps, policy, steps, iterations):
     """θ after `iterations` outer steps on batches of 40 tasks; steps = 0 is multi-task training, on as many episodes."""
     def sample_tasks(rng):
         return mdps[rng.integers(len(mdps), size=40)]
-    for record in maml.train(rng, sample_tasks, policy, policy.init(), iterations=iterations, steps=steps, step_size=0.05,
-                             inner_step_size=10.0, episodes=EPISODES if steps else 2 * EPISODES):
+    for record in maml.train(rng, sample_tasks, policy, policy.init(), Reinforce(10.0), iterations=iterations, steps=steps,
+                             step_size=0.05, episodes=EPISODES if steps else 2 * EPISODES):
         pass  # a record an iteration: print it, plot it, or stop when you have seen enough
     return record.theta
 
@@ -54,7 +55,7 @@ def train(rng, mdps, policy, steps, iterations):
 def evaluate(rng, mdps, policy, theta, step_size, repeats):
     """Fraction of the optimum after each of STEPS inner steps, the mean over tasks and `repeats` adaptations of each: (6,)."""
     mdps = mdps[np.repeat(np.arange(len(mdps)), repeats)]
-    path = maml.adapt(rng, mdps, policy, theta, steps=max(STEPS), step_size=step_size, episodes=EPISODES)
+    path = maml.adapt(rng, mdps, policy, theta, Reinforce(step_size), steps=max(STEPS), episodes=EPISODES)
     best = exact.optimal_return(mdps)
     return np.array([(exact.expected_return(mdps, policy.log_pi(path.thetas[k])) / best).mean() for k in STEPS])
 
@@ -101,7 +102,7 @@ def draw_curves(results, out):
 def draw_adaptation(rng, grid, goal, policy, theta, step_size, out):
     """One held-out task before and after each inner step: visits as colours, the policy as arrows."""
     mdps = grid.mdps([goal])
-    path = maml.adapt(rng, mdps, policy, theta, steps=3, step_size=step_size, episodes=EPISODES)
+    path = maml.adapt(rng, mdps, policy, theta, Reinforce(step_size), steps=3, episodes=EPISODES)
     fig, axes = plots.figure(12, 3.6, columns=4)
     gamma = mdps.discount ** np.arange(mdps.horizon)[:, None, None]
     for k, (ax, adapted) in enumerate(zip(axes, path.thetas)):

@@ -12,7 +12,7 @@ from metarl_np import exact, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.policies import SoftmaxPolicy
 from metarl_np.rollouts import rollout
-from metarl_np.updates import reinforce_step, reinforce_table
+from metarl_np.updates import Reinforce
 
 GRID = GridWorld("""
 S....
@@ -26,11 +26,11 @@ S....
 # %% Learning
 def learn(rng, mdps, policy, iterations, step_size, episodes):
     """One REINFORCE step per iteration in every task; yields θ (N, S, A) before each."""
-    theta = np.repeat(policy.init()[None], len(mdps), 0)
+    theta, update = np.repeat(policy.init()[None], len(mdps), 0), Reinforce(step_size)
     for _ in range(iterations):
         yield theta
         data = rollout(rng, mdps, policy.log_pi(theta), episodes)
-        theta = reinforce_step(policy, theta, reinforce_table(mdps, data), step_size)
+        theta = update(policy, theta, update.prepare(mdps, data))
     yield theta
 
 

@@ -53,7 +53,7 @@ def expected_return(mdps, log_pi):
 def stationary_values(mdps, log_pi):
     """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4.
 
-    Solved densely, S² numbers per task. Raises ValueError at γ = 1 where a state does not surely reach a terminal one.
+    Solved densely, A·S² numbers per task. Raises ValueError at γ = 1 where a state does not surely reach a terminal one.
     """
     n, s, a = mdps.shape
     pi = np.exp(log_pi) * ~mdps.terminal[..., None]

@@ -80,3 +80,44 @@ def reinforce(log_probs, weights):
 def reinforce_folded(log_pi, table):
     """Σ_{s,a} W(s, a) log π(a|s): (S, A) or (N, S, A), (N, S, A) → (N,). Equal to `reinforce` on what was folded into W."""
     return np.sum(log_pi * table, (-2, -1))
+
+
+def naive(log_probs, rewards, baseline, mask, discount):
+    """Σ_t γᵗ log π_t (G_t − b_t), mean over K: the surrogate of most public code. All arguments (T, N, K) → (N,)."""
+    return reinforce(log_probs, _weights(rewards, baseline, mask, discount))
+
+
+def lvc(log_probs, rewards, baseline, mask, discount):
+    """Σ_t γᵗ □(log π_t) (G_t − b_t): low-variance curvature. Rothfuss et al. (2019), eq. 9."""
+    return reinforce(magic_box(log_probs), _weights(rewards, baseline, mask, discount))
+
+
+def dice(log_probs, rewards, baseline, mask, discount):
+    """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), eq. 5; Mao et al. (2019), eq. 6.
+
+    The baseline is added beside the product. Put inside it, as r_t − b_t, it would bias the first derivative already.
+    """
+    steps = magic_box(np.cumsum(log_probs * mask, 0)) * rewards + (1 - magic_box(log_probs)) * baseline
+    return np.sum(np.mean(steps * mask * discounts(discount, len(mask), mask), -1), 0)
+
+
+def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
+    """Σ_t γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)], w_t = λ w_{t−1} + log π_t. Farquhar et al. (2019), eq. 8."""
+    lag = np.subtract.outer(np.arange(len(mask)), np.arange(len(mask)))
+    w = np.tensordot(np.where(lag >= 0, float(lam) ** np.maximum(lag, 0), 0.0), log_probs * mask, 1)
+    return reinforce(magic_box(w) - magic_box(w - log_probs), _weights(rewards, baseline, mask, discount))
+
+
+ESTIMATORS = dict(first_order=naive, naive=naive, lvc=lvc, dice=dice, loaded_dice=loaded_dice)
+FOLDED = ("first_order", "naive", "lvc")  # those that depend on the episodes through W(s, a) alone
+
+
+def _weights(rewards, baseline, mask, discount):
+    """γᵗ (G_t − b_t) on unmasked steps: (T, N, K)."""
+    return (reward_to_go(rewards * mask, discount) - baseline) * mask * discounts(discount, len(mask), mask)
+
+
+def log_likelihood(log_pi, episodes):
+    """log p(D) = Σ_k Σ_t log π(a_t|s_t) of all episodes of a task, up to what does not depend on θ: (N, S, A) → (N,)."""
+    counts = scatter(episodes.mask.astype(float), episodes.states, episodes.actions, *np.shape(log_pi)[1:])
+    return np.sum(log_pi * counts, (-2, -1))

@@ -1,77 +1,90 @@
-"""MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k policy-gradient steps go furthest."""
+"""MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k inner updates go furthest."""
 
 from dataclasses import dataclass
 
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.losses import reinforce_folded
+from metarl_np.losses import log_likelihood, reinforce_folded
 from metarl_np.optim import adam
-from metarl_np.returns import discounted_return, leave_one_out_baseline
+from metarl_np.returns import discounted_return
 from metarl_np.rollouts import rollout
-from metarl_np.updates import reinforce_step, reinforce_table
+from metarl_np.updates import reinforce_table
 
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """What k inner steps in N tasks went through, before the first and after each: k + 1 entries."""
+    """What k inner updates in N tasks went through: parameters and episodes before the first update and after each."""
 
-    thetas: list  # k+1 arrays (N, …): θ_i after 0..k steps
-    tables: list  # k+1 arrays (N, S, A): folded REINFORCE weights of the episodes sampled with each
+    thetas: list  # k+1 arrays (N, F, A): θ_i after 0..k updates
+    episodes: list  # k+1 Episodes, each sampled with the parameters of the same place; the last are the query
+    data: list  # k: what the inner update prepared from the first k, the support
     returns: np.ndarray  # (k+1, N): mean discounted return of those episodes
-
-    @property
-    def support(self):
-        """The tables that the k inner steps used."""
-        return self.tables[:-1]
-
-    @property
-    def query(self):
-        """The table of the episodes drawn with the adapted policies."""
-        return self.tables[-1]
+    query: np.ndarray  # (N, S, A): folded REINFORCE weights of the query episodes
 
 
-def adapt(rng, mdps, policy, theta, *, steps, step_size, episodes, baseline=leave_one_out_baseline):
-    """k = `steps` inner updates θ_i ← θ_i + α ∇J_i(θ_i) in every task at once, each on `episodes` new episodes: Adaptation.
+def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
+    """k = `steps` inner updates θ_i ← U(θ_i, D) in every task at once, each on `episodes` = K new episodes per task: Adaptation.
 
-    theta: shared (F, A), or one per task (N, F, A). Finn et al. (2017), Algorithm 3, lines 5–8. Raises ValueError on k < 0, on
-    a step size or parameters that are not finite, and as `rollout` does.
+    theta: shared (F, A), or one per task (N, F, A). inner: the update, such as updates.Reinforce(α). Finn et al. (2017),
+    Algorithm 3, lines 5–8. Raises ValueError on k < 0, on parameters that are not finite, and as `rollout` does.
     """
     if steps < 0:
         raise ValueError(f"steps: {steps} is negative")
-    if not np.isfinite(step_size):
-        raise ValueError(f"step_size: {step_size} is not finite")
-    if not np.isfinite(theta).all():
-        raise ValueError("theta: parameters that are not finite")
-    thetas, tables, returns = [theta + np.zeros((len(mdps),) + np.shape(theta)[-2:])], [], []
+    return _follow(lambda j, log_pi: rollout(rng, mdps, log_pi, episodes), mdps, policy, theta, inner, steps)
+
+
+def replay(mdps, policy, theta, inner, episodes):
+    """The same on k + 1 recorded Episodes, the last being the query: Adaptation."""
+    return _follow(lambda j, log_pi: episodes[j], mdps, policy, theta, inner, len(episodes) - 1)
+
+
+def _follow(draw, mdps, policy, theta, inner, steps):
+    thetas, episodes, data = [per_task(mdps, theta)], [], []
     for j in range(steps + 1):
-        data = rollout(rng, mdps, policy.log_pi(thetas[j]), episodes)
-        tables.append(reinforce_table(mdps, data, baseline=baseline))
-        returns.append(discounted_return(data.rewards, mdps.discount).mean(-1))
+        episodes.append(draw(j, policy.log_pi(thetas[j])))
         if j < steps:
-            thetas.append(reinforce_step(policy, thetas[j], tables[j], step_size))
-    return Adaptation(thetas, tables, np.array(returns))
+            data.append(inner.prepare(mdps, episodes[j]))
+            thetas.append(inner(policy, thetas[j], data[j]))
+    returns = np.array([discounted_return(e.rewards * e.mask, mdps.discount).mean(-1) for e in episodes])
+    return Adaptation(thetas, episodes, data, returns, reinforce_table(mdps, episodes[-1], baseline=inner.baseline))
 
 
-def meta_objective(policy, theta, support, query, step_size):
-    """(1/N) Σ_i L_i(U(…U(θ, W_i1)…, W_ik)), L_i the REINFORCE surrogate of the query episodes: scalar.
+def per_task(mdps, theta):
+    """A copy of θ for each task, so that one backward pass over the sum of the tasks gives each its own gradient: (N, F, A)."""
+    return np.zeros((len(mdps),) + np.shape(theta)[-2:]) + theta
 
-    Its gradient through all inner steps U is MAML's second-order one, at fixed data. Finn et al. (2017), eq. 1 and 4.
+
+def meta_objective(policy, theta, path, inner, outer, score=None):
+    """L_i(U(…U(θ_i, D_i1)…, D_ik)) per task, at the fixed data of `path`: θ (N, F, A) → (N,). Finn et al. (2017), eq. 1 and 4.
+
+    outer: adapted parameters (N, F, A) → (N,), the surrogate of the query episodes or the exact J. score (N,): if given,
+    + (J_i − c_i) Σ_j log p(D_ij), the change of the inner data's own distribution with θ (E-MAML: Stadie et al. 2018;
+    Al-Shedivat et al. 2018), for every inner step and through the parameters that drew it.
     """
-    for table in support:
-        theta = reinforce_step(policy, theta, table, step_size)
-    return np.mean(reinforce_folded(policy.log_pi(theta), query))
+    log_p = 0.0
+    for data, episodes in zip(path.data, path.episodes):
+        if score is not None:
+            log_p = log_p + log_likelihood(policy.log_pi(theta), episodes)
+        theta = inner(policy, theta, data)
+    return outer(theta) + (0.0 if score is None else score * log_p)
 
 
-meta_gradient = grad(meta_objective, 1)
+def meta_gradient(policy, path, inner, *, outer=None, score=None):
+    """The gradient of `meta_objective` at path.thetas[0] in one backward pass, per task: (N, F, A). MAML's is its mean over tasks.
+
+    What it estimates depends on inner.estimator and score: `naive` with score is unbiased for ∇E_D[J(U(θ, D))].
+    """
+    if outer is None:
+        def outer(theta):
+            return reinforce_folded(policy.log_pi(theta), path.query)
+    return grad(lambda theta: np.sum(meta_objective(policy, theta, path, inner, outer, score)))(path.thetas[0])
 
 
-def first_order_gradient(policy, theta, support, query, step_size):
-    """(1/N) Σ_i ∇L_i at the adapted parameters, as if ∂θ_i/∂θ were I: the shape of θ. Finn et al. (2017), §5.2."""
-    adapted = theta
-    for table in support:
-        adapted = reinforce_step(policy, adapted, table, step_size)
-    return policy.weighted_score(adapted, query).mean(0)
+def score_factor(returns):
+    """J_i − c_i with c_i the mean over the *other* tasks, so that it does not depend on task i's data (0 if N = 1): (N,) → (N,)."""
+    n = len(returns)
+    return returns - ((returns.sum() - returns) / (n - 1) if n > 1 else 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,21 +93,19 @@ class Iteration:
 
     iteration: int
     theta: np.ndarray  # the initial parameters after the update
-    returns: np.ndarray  # (k+1,) mean over tasks of the sampled return after 0..k inner steps
+    returns: np.ndarray  # (k+1,) mean over tasks of the sampled return after 0..k inner updates
     gradient_norm: float
 
 
-def train(rng, sample_tasks, policy, theta, *, iterations, steps, inner_step_size, episodes, step_size, optimiser=adam,
-          gradient=meta_gradient, baseline=leave_one_out_baseline):
+def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episodes, step_size, optimiser=adam, score=False):
     """Meta-train θ by `iterations` outer steps of size β = `step_size`: a generator of Iteration. Finn et al. (2017), Algorithm 3.
 
-    sample_tasks(rng) → MDP draws the batch of tasks. gradient: `meta_gradient` (second order) or `first_order_gradient`.
-    steps = 0 maximises the mean return of the tasks: multi-task learning, or plain REINFORCE when there is one task.
+    sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. steps = 0 maximises the mean return of the
+    tasks: multi-task learning, or plain REINFORCE when there is one task.
     """
     state = None
     for iteration in range(iterations):
-        path = adapt(rng, sample_tasks(rng), policy, theta, steps=steps, step_size=inner_step_size, episodes=episodes,
-                     baseline=baseline)
-        g = gradient(policy, theta, path.support, path.query, inner_step_size)
+        path = adapt(rng, sample_tasks(rng), policy, theta, inner, steps=steps, episodes=episodes)
+        g = meta_gradient(policy, path, inner, score=score_factor(path.returns[-1]) if score else None).mean(0)
         theta, state = optimiser(theta, g, state, step_size=step_size)
         yield Iteration(iteration, theta, path.returns.mean(1), np.linalg.norm(g))

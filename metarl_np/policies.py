@@ -106,6 +106,8 @@ def _linear(policy, theta):
     expected = _rows(policy), getattr(policy, "units", policy.n_actions)
     if np.shape(theta)[-2:] != expected:
         raise ValueError(f"theta: expected shape (…, {expected[0]}, {expected[1]}), got {np.shape(theta)}")
+    if not np.isfinite(theta).all():
+        raise ValueError("theta: parameters that are not finite")
     return theta if policy.features is None else np.matmul(policy.features, theta)
 
 

@@ -93,7 +93,7 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None):
     """Sample `episodes` = K episodes per task under log π (S, A) or (N, S, A): Episodes with axes (T, N, K), T = mdps.horizon.
 
     `steps` below the horizon truncates. 13 bytes per step: states and actions int32, rewards float32, mask bool. The
-    resolution of a probability is that of `sampling_tables`, of a start state 2⁻⁵², of a reward float32's. `log_pi` may also
+    resolution of a probability is that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. `log_pi` may also
     be the SamplingTables made from it. Raises ValueError on a policy that is not one, K < 1, or steps outside 1..horizon.
     """
     steps = mdps.horizon if steps is None else steps
@@ -103,6 +103,8 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None):
         raise ValueError(f"episodes: {episodes} is less than 1")
     tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
     n, s, _ = mdps.shape
+    if tables.log_pi.shape != mdps.shape:
+        raise ValueError(f"log_pi: tables made for (N, S, A) = {tables.log_pi.shape}, the tasks are {mdps.shape}")
     lanes = n * episodes
     states, actions = np.empty((steps, lanes), np.int32), np.empty((steps, lanes), np.int32)
     rewards, last = np.empty((steps, lanes), np.float32), np.empty(lanes, np.int32)
@@ -111,26 +113,22 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None):
     chunks = range(0, lanes, CHUNK)
     for low, child in zip(chunks, rng.spawn(len(chunks))):  # a chunk's numbers do not depend on who runs it
         part = slice(low, low + CHUNK)
-        offset = np.repeat(np.arange(low // episodes, n, dtype=np.int32) * s, episodes)[low % episodes:][:len(last[part])] \
-            if n > 1 else np.zeros(len(last[part]), np.int32)
-        _run(child, tables, first[part] + offset, offset, states[:, part], actions[:, part], rewards[:, part], last[part])
-        if tables.alive is not None:
-            np.take(tables.alive, states[:, part] + offset, out=mask[:, part])
-    rewards, mask = rewards.reshape(steps, n, episodes), mask.reshape(steps, n, episodes)
-    if mdps.reward_noise.any():
-        rewards += mdps.reward_noise[:, None] * rng.standard_normal(rewards.shape, np.float32) * mask
+        task = np.arange(low, min(low + CHUNK, lanes)) // episodes
+        _run(child, tables, first[part], task * s, mdps.reward_noise[task], *(x[:, part] for x in (states, actions, rewards, mask)),
+             last[part])
     last = last.reshape(n, episodes)
     truncated = (steps < mdps.horizon) & ~np.take_along_axis(mdps.terminal, last, 1)
-    return Episodes(states.reshape(steps, n, -1), actions.reshape(steps, n, -1), rewards, mask, tables.log_pi, last, truncated)
+    return Episodes(*(x.reshape(steps, n, episodes) for x in (states, actions, rewards, mask)), tables.log_pi, last, truncated)
 
 
-def _run(rng, tables, first, offset, states, actions, rewards, last):
-    """One chunk of lanes for all steps, written into the rows of the four last arguments; `offset` is task · S of each lane."""
+def _run(rng, tables, first, offset, noise, states, actions, rewards, mask, last):
+    """One chunk of lanes for all steps, written into the rows of the last five arguments; offset is a lane's task · S."""
     steps, lanes = states.shape
     bits = tables.width_bits
-    row = first.astype(np.int64) << bits  # W · (task · S + state)
+    row = (first + offset) << bits  # W · (task · S + state)
     column, threshold = np.empty(lanes, np.uint32), np.empty(lanes, np.uint32)
     cell, below = np.empty(lanes, np.int64), np.empty(lanes, bool)
+    noise = noise.astype(np.float32) if noise.any() else None
     block = max(1, 2 * CHUNK // lanes)  # small batches draw the numbers of several steps in one call
     for t in range(steps):
         if t % block == 0:
@@ -138,19 +136,23 @@ def _run(rng, tables, first, offset, states, actions, rewards, last):
             random = rng.integers(2**64, size=(draws * lanes + 1) // 2, dtype=np.uint64).view(np.uint32)[:draws * lanes]
             random = random.reshape(draws, lanes)
         u = random[t % block]
-        np.right_shift(row, bits, out=states[t], casting="unsafe")
-        np.subtract(states[t], offset, out=states[t])
+        np.right_shift(row, bits, out=cell)
+        np.subtract(cell, offset, out=states[t], casting="unsafe")
+        if tables.alive is not None:
+            tables.alive.take(cell, out=mask[t], mode="wrap")  # "wrap": with "raise" and out, numpy copies
         np.right_shift(u, 32 - bits, out=column)
         np.add(row, column, out=cell)
-        tables.thresholds.take(cell, out=threshold, mode="wrap")  # "wrap": with "raise" and out, numpy copies
+        tables.thresholds.take(cell, out=threshold, mode="wrap")
         np.less(u, threshold, out=below)
         np.add(cell, cell, out=cell)
         np.add(cell, below, out=cell)
         tables.actions.take(cell, out=actions[t], mode="wrap")
         tables.rewards.take(cell, out=rewards[t], mode="wrap")
         tables.next_row.take(cell, out=row, mode="wrap")
-    np.right_shift(row, bits, out=last, casting="unsafe")
-    np.subtract(last, offset, out=last)
+        if noise is not None:
+            rewards[t] += noise * rng.standard_normal(lanes, np.float32) * mask[t]
+    np.right_shift(row, bits, out=cell)
+    np.subtract(cell, offset, out=last, casting="unsafe")
 
 
 def _first_states(rng, states, cumulative, episodes):

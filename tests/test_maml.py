@@ -8,14 +8,33 @@ from helpers import all_episodes, numerical_gradient, policies, random_tasks, re
 
 from metarl_np.exact import expected_return, optimal_return, policy_gradient_table
 from metarl_np.gridworld import GridWorld
-from metarl_np.maml import adapt, first_order_gradient, meta_gradient, meta_objective, train
+from metarl_np import maml
+from metarl_np.losses import reinforce_folded
+from metarl_np.maml import Adaptation, adapt, train
 from metarl_np.optim import adam, ascent
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.returns import no_baseline
 from metarl_np.rollouts import rollout
-from metarl_np.updates import reinforce_table
+from metarl_np.updates import Reinforce, reinforce_table
 
 N, S, A, ALPHA = 3, 4, 4, .7
+INNER = Reinforce(ALPHA)
+
+
+def meta_objective(policy, theta, support, query, alpha):
+    """The library's objective on given tables, its mean over tasks; θ shared or per task."""
+    theta = theta + np.zeros((N, 1, 1))
+    path = Adaptation([theta], [None] * len(support), support, None, query)
+    return maml.meta_objective(policy, theta, path, Reinforce(alpha), lambda x: reinforce_folded(policy.log_pi(x), query)).mean()
+
+
+def meta_gradient(policy, theta, support, query, alpha, estimator="naive"):
+    path = Adaptation([theta + np.zeros((len(query), 1, 1))], [None] * len(support), support, None, query)
+    return maml.meta_gradient(policy, path, Reinforce(alpha, estimator=estimator)).mean(0)
+
+
+def first_order_gradient(*arguments):
+    return meta_gradient(*arguments, estimator="first_order")
 
 
 def shared(rng, n=N):
@@ -153,27 +172,26 @@ def tasks(rng):
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_adapt_goes_up_its_own_tables(tasks, rng, steps):
     for name, policy, theta in policies(rng, N, S, A):
-        path = adapt(rng, tasks, policy, theta, steps=steps, step_size=ALPHA, episodes=5)
-        assert len(path.thetas) == len(path.tables) == len(path.returns) == steps + 1
-        assert path.returns.shape == (steps + 1, N) and path.tables[0].shape == (N, S, A)
+        path = adapt(rng, tasks, policy, theta, INNER, steps=steps, episodes=5)
+        assert len(path.thetas) == len(path.episodes) == len(path.returns) == len(path.data) + 1 == steps + 1
+        assert path.returns.shape == (steps + 1, N) and path.query.shape == (N, S, A)
         assert path.thetas[0].shape == (N,) + theta.shape[-2:] and (path.thetas[0] == theta).all()
-        assert len(path.support) == steps and path.query is path.tables[-1]
-        assert all(a is b for a, b in zip(path.support, path.tables))
+        tables = [*path.data, path.query]
         for j in range(steps):
             for i in range(N):
-                expected = path.thetas[j][i] + ALPHA * plain_gradient(policy, path.thetas[j][i], path.tables[j][i])
+                expected = path.thetas[j][i] + ALPHA * plain_gradient(policy, path.thetas[j][i], tables[j][i])
                 np.testing.assert_allclose(path.thetas[j + 1][i], expected, atol=1e-6, err_msg=name)
-        assert all((path.tables[j] != path.tables[j + 1]).any() for j in range(steps))
+        assert all((tables[j] != tables[j + 1]).any() for j in range(steps))
 
 
 def test_adapt_samples_with_the_adapted_policies(tasks, rng):
     """Replayed by hand from the same seed: k + 1 rollouts, each with the θ_i of its step."""
     policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
-    path = adapt(np.random.default_rng(5), tasks, policy, theta, steps=2, step_size=ALPHA, episodes=6)
+    path = adapt(np.random.default_rng(5), tasks, policy, theta, INNER, steps=2, episodes=6)
     replay = np.random.default_rng(5)
     for j in range(3):
         e = rollout(replay, tasks, np.array([plain_log_pi(policy, path.thetas[j][i]) for i in range(N)]), 6)
-        np.testing.assert_allclose(path.tables[j], reinforce_table(tasks, e), atol=1e-12)
+        np.testing.assert_allclose([*path.data, path.query][j], reinforce_table(tasks, e), atol=1e-12)
         for i in range(N):
             mean = sum(.8**t * float(e.rewards[t, i, k]) for t in range(4) for k in range(6)) / 6
             assert path.returns[j, i] == pytest.approx(mean, abs=1e-12)
@@ -183,17 +201,17 @@ def test_adapt_uses_the_baseline_it_is_given(tasks, rng):
     policy = LogisticPolicy(S, 2)
     theta = policy.init()
     seeds = [np.random.default_rng(2) for _ in range(3)]
-    one = adapt(seeds[0], tasks, policy, theta, steps=1, step_size=ALPHA, episodes=1, baseline=no_baseline)
+    one = adapt(seeds[0], tasks, policy, theta, Reinforce(ALPHA, no_baseline), steps=1, episodes=1)
     e = rollout(seeds[1], tasks, policy.log_pi(theta), 1)
-    np.testing.assert_array_equal(one.tables[0], reinforce_table(tasks, e, baseline=no_baseline))
+    np.testing.assert_array_equal(one.data[0], reinforce_table(tasks, e, baseline=no_baseline))
     with pytest.raises(ValueError, match="episodes.*leave-one-out"):
-        adapt(seeds[2], tasks, policy, theta, steps=1, step_size=ALPHA, episodes=1)
+        adapt(seeds[2], tasks, policy, theta, INNER, steps=1, episodes=1)
 
 
 def test_adapt_same_seed_same_bits_and_its_theta_is_left_alone(tasks, rng):
     policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
     before = theta.copy()
-    a, b, c = (adapt(np.random.default_rng(seed), tasks, policy, theta, steps=2, step_size=ALPHA, episodes=4)
+    a, b, c = (adapt(np.random.default_rng(seed), tasks, policy, theta, INNER, steps=2, episodes=4)
                for seed in (1, 1, 2))
     assert (theta == before).all()
     assert (a.returns == b.returns).all() and all((x == y).all() for x, y in zip(a.thetas, b.thetas))
@@ -202,7 +220,7 @@ def test_adapt_same_seed_same_bits_and_its_theta_is_left_alone(tasks, rng):
 
 def test_sampled_returns_are_the_exact_ones_within_four_standard_errors(tasks, rng):
     policy, theta, episodes = SoftmaxPolicy(S, A), rng.normal(size=(S, A)), 20_000
-    path = adapt(rng, tasks, policy, theta, steps=2, step_size=ALPHA, episodes=episodes)
+    path = adapt(rng, tasks, policy, theta, INNER, steps=2, episodes=episodes)
     for j in range(3):
         log_pi = policy.log_pi(path.thetas[j])
         exact = expected_return(tasks, log_pi)
@@ -215,7 +233,7 @@ def test_sampled_returns_are_the_exact_ones_within_four_standard_errors(tasks, r
 def test_adapt_with_many_episodes_follows_the_exact_gradient(tasks, rng):
     policy, theta = LogisticPolicy(S, 2), rng.normal(size=(S, 2))
     g = np.array([policy.weighted_score(theta, w) for w in policy_gradient_table(tasks, policy.log_pi(theta))])
-    paths = [adapt(rng, tasks, policy, theta, steps=1, step_size=ALPHA, episodes=2000) for _ in range(30)]
+    paths = [adapt(rng, tasks, policy, theta, INNER, steps=1, episodes=2000) for _ in range(30)]
     steps = np.array([path.thetas[1] - theta for path in paths])
     error = np.maximum(steps.std(0, ddof=1) / np.sqrt(30), 1e-12)
     assert (abs(steps.mean(0) - ALPHA * g) / error).max() < 4.5
@@ -223,13 +241,13 @@ def test_adapt_with_many_episodes_follows_the_exact_gradient(tasks, rng):
 
 
 @pytest.mark.parametrize("keywords, message", [
-    (dict(steps=-1), "steps"), (dict(step_size=np.nan), "step_size"), (dict(step_size=np.inf), "step_size"),
+    (dict(steps=-1), "steps"),
     (dict(episodes=0), "episodes"), (dict(episodes=-2), "episodes"), (dict(theta=np.full((S, A), np.nan)), "theta"),
     (dict(theta=np.where(np.arange(S * A).reshape(S, A) == 3, np.inf, 0)), "theta"),
     (dict(theta=np.zeros((S + 1, A))), "theta"), (dict(theta=np.zeros((S, A + 1))), "theta")])
 def test_bad_input_is_named_before_anything_is_sampled(tasks, keywords, message):
     rng = np.random.default_rng(0)
-    arguments = dict(theta=np.zeros((S, A)), steps=1, step_size=ALPHA, episodes=4) | keywords
+    arguments = dict(theta=np.zeros((S, A)), inner=INNER, steps=1, episodes=4) | keywords
     with pytest.raises(ValueError, match=message):
         adapt(rng, tasks, SoftmaxPolicy(S, A), **arguments)
     assert rng.random() == np.random.default_rng(0).random()
@@ -238,16 +256,16 @@ def test_bad_input_is_named_before_anything_is_sampled(tasks, keywords, message)
 # ---- train
 
 
-@pytest.mark.parametrize("gradient", [meta_gradient, first_order_gradient])
+@pytest.mark.parametrize("estimator", ["naive", "first_order"])
 @pytest.mark.parametrize("k", [0, 2])
-def test_an_iteration_is_one_ascent_step_on_the_adapted_data(tasks, rng, gradient, k):
+def test_an_iteration_is_one_ascent_step_on_the_adapted_data(tasks, rng, estimator, k):
     policy, theta, beta = SoftmaxPolicy(S, A), rng.normal(size=(S, A)), .05
-    run = train(np.random.default_rng(8), lambda rng: tasks, policy, theta, iterations=2, steps=k, inner_step_size=ALPHA,
-                episodes=6, step_size=beta, optimiser=ascent, gradient=gradient)
+    run = train(np.random.default_rng(8), lambda rng: tasks, policy, theta, Reinforce(ALPHA, estimator=estimator),
+                iterations=2, steps=k, episodes=6, step_size=beta, optimiser=ascent)
     replay = np.random.default_rng(8)
     for iteration, record in enumerate(run):
-        path = adapt(replay, tasks, policy, theta, steps=k, step_size=ALPHA, episodes=6)
-        g = gradient(policy, theta, path.tables[:k], path.tables[k], ALPHA)
+        path = adapt(replay, tasks, policy, theta, INNER, steps=k, episodes=6)
+        g = meta_gradient(policy, theta, path.data, path.query, ALPHA, estimator)
         theta = theta + beta * g
         np.testing.assert_allclose(record.theta, theta, atol=1e-14)
         np.testing.assert_allclose(record.returns, path.returns.mean(1), atol=1e-14)
@@ -263,7 +281,7 @@ def test_adam_keeps_its_state_from_one_iteration_to_the_next(tasks):
         seen.append((state, step_size))
         return adam(theta, gradient, state, step_size=step_size)
 
-    list(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), iterations=3, steps=1, inner_step_size=ALPHA,
+    list(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), INNER, iterations=3, steps=1,
                episodes=4, step_size=.05, optimiser=spy))
     assert seen[0] == (None, .05) and [state[2] for state, _ in seen[1:]] == [1, 2]
 
@@ -277,8 +295,8 @@ def test_train_is_lazy_reproducible_and_draws_new_tasks_each_iteration(rng):
         return pool[drawn[-1]]
 
     def run(seed):
-        return train(np.random.default_rng(seed), sample_tasks, policy, policy.init(), iterations=10**9, steps=1,
-                     inner_step_size=ALPHA, episodes=4, step_size=.05)
+        return train(np.random.default_rng(seed), sample_tasks, policy, policy.init(), INNER, iterations=10**9, steps=1,
+                     episodes=4, step_size=.05)
 
     endless = run(3)
     assert not drawn
@@ -291,8 +309,8 @@ def test_train_is_lazy_reproducible_and_draws_new_tasks_each_iteration(rng):
 
 def test_train_refuses_bad_input(tasks):
     policy = SoftmaxPolicy(S, A)
-    good = dict(iterations=1, steps=1, inner_step_size=ALPHA, episodes=4, step_size=.05)
-    bad = (dict(episodes=0), "episodes"), (dict(steps=-1), "steps"), (dict(inner_step_size=np.nan), "step_size")
+    good = dict(inner=INNER, iterations=1, steps=1, episodes=4, step_size=.05)
+    bad = (dict(episodes=0), "episodes"), (dict(steps=-1), "steps")
     for keywords, message in bad:
         with pytest.raises(ValueError, match=message):
             next(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), **good | keywords))
@@ -304,12 +322,12 @@ def test_meta_training_improves_the_exact_return_after_adaptation(policy):
     goals = GridWorld.open(4, 4, discount=.95, horizon=8).mdps(np.array([3, 12, 15]))
 
     def fractions(theta):
-        path = adapt(np.random.default_rng(1), goals, policy, theta, steps=1, step_size=10.0, episodes=40)
+        path = adapt(np.random.default_rng(1), goals, policy, theta, Reinforce(10.0), steps=1, episodes=40)
         return [(expected_return(goals, policy.log_pi(x)) / optimal_return(goals)).mean() for x in path.thetas]
 
     batch = goals[np.arange(12) % 3]
-    records = list(train(np.random.default_rng(0), lambda rng: batch, policy, policy.init(), iterations=150, steps=1,
-                         inner_step_size=10.0, episodes=20, step_size=.1))
+    records = list(train(np.random.default_rng(0), lambda rng: batch, policy, policy.init(), Reinforce(10.0), iterations=150, steps=1,
+                         episodes=20, step_size=.1))
     (start, after_start), (_, after) = fractions(policy.init()), fractions(records[-1].theta)
     assert start < .3 and after > .8 and after > after_start + .2
     assert np.mean([r.returns[1] for r in records[-20:]]) > np.mean([r.returns[1] for r in records[:20]]) + .1

@@ -7,7 +7,7 @@ from helpers import numerical_gradient, policies, random_tasks
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.returns import Episodes, no_baseline, time_mean_baseline
 from metarl_np.rollouts import rollout
-from metarl_np.updates import reinforce_step, reinforce_table
+from metarl_np.updates import Reinforce, reinforce_table
 
 N, S, A = 2, 4, 4
 
@@ -51,8 +51,8 @@ def test_step_by_hand():
     table = reinforce_table(mdps, e, baseline=no_baseline)
     np.testing.assert_allclose(table, [[[2.7, 4.7], [0, 0]]], rtol=1e-14)
     # softmax, π = (½, ½): W(a) − ½ ΣW = ∓1; logistic at σ = ½: 4.7·½ − 2.7·½ = 1
-    np.testing.assert_allclose(reinforce_step(SoftmaxPolicy(2, 2), np.zeros((2, 2)), table, .1), [[[-.1, .1], [0, 0]]], atol=1e-14)
-    np.testing.assert_allclose(reinforce_step(LogisticPolicy(2), np.zeros((2, 1)), table, .1), [[[.1], [0]]], atol=1e-14)
+    np.testing.assert_allclose(Reinforce(.1)(SoftmaxPolicy(2, 2), np.zeros((2, 2)), table), [[[-.1, .1], [0, 0]]], atol=1e-14)
+    np.testing.assert_allclose(Reinforce(.1)(LogisticPolicy(2), np.zeros((2, 1)), table), [[[.1], [0]]], atol=1e-14)
 
 
 def test_step_goes_uphill_on_the_surrogate_by_alpha(rng):
@@ -63,14 +63,14 @@ def test_step_goes_uphill_on_the_surrogate_by_alpha(rng):
 
         slope = numerical_gradient(surrogate, theta)  # (N,) + θ; task i has no say in what belongs to task j
         slope = slope if theta.ndim == 2 else slope[np.arange(N), np.arange(N)]
-        np.testing.assert_allclose(reinforce_step(policy, theta, table, .3), theta + .3 * slope, atol=1e-8, err_msg=name)
-        np.testing.assert_array_equal(reinforce_step(policy, theta, table, 0.0), theta + np.zeros_like(slope))
+        np.testing.assert_allclose(Reinforce(.3)(policy, theta, table), theta + .3 * slope, atol=1e-8, err_msg=name)
+        np.testing.assert_array_equal(Reinforce(0.0)(policy, theta, table), theta + np.zeros_like(slope))
 
 
 def test_step_is_differentiable_twice(rng):
     table = rng.normal(size=(N, S, A))
     for name, policy, theta in policies(rng, N, S, A):
-        check_grads(lambda x: reinforce_step(policy, x, table, .3), modes=["rev"], order=2)(theta)
-        by_autograd = jacobian(lambda x: reinforce_step(policy, x, table, .3))(theta)
-        expected = numerical_gradient(lambda x: reinforce_step(policy, x, table, .3), theta)
+        check_grads(lambda x: Reinforce(.3)(policy, x, table), modes=["rev"], order=2)(theta)
+        by_autograd = jacobian(lambda x: Reinforce(.3)(policy, x, table))(theta)
+        expected = numerical_gradient(lambda x: Reinforce(.3)(policy, x, table), theta)
         np.testing.assert_allclose(by_autograd, expected, atol=1e-8, err_msg=name)

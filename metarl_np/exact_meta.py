@@ -1,0 +1,96 @@
+"""Exact meta-gradients of small MDPs, two of them, because they answer two questions.
+
+(a) of J(θ + α∇J(θ)), with exact inner gradients and the exact Hessian: `adapted_return`.
+(b) of what is really trained, E_D[J(U(θ, D))], D a finite sampled data set: `expected_adapted_return`, by enumeration of every D.
+"""
+
+from itertools import product
+
+import autograd.numpy as np
+from autograd import grad
+
+from metarl_np import exact
+from metarl_np.losses import gather, stop
+from metarl_np.maml import per_task
+from metarl_np.returns import Episodes
+
+
+def adapted_return(mdps, policy, theta, *, step_size, steps=1):
+    """(a) J(θ_k), θ_{j+1} = θ_j + α∇J(θ_j) with exact gradients: θ (F, A) or (N, F, A) → (N,), differentiable."""
+    theta = per_task(mdps, theta)
+    for _ in range(steps):
+        theta = theta + step_size * policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
+    return exact.expected_return(mdps, policy.log_pi(theta))
+
+
+def adapted_return_gradient(mdps, policy, theta, *, step_size, steps=1):
+    """∇ of (a), = (I + αH)ᵀ∇J(θ') for one step, per task: (N, F, A)."""
+    return grad(lambda th: np.sum(adapted_return(mdps, policy, th, step_size=step_size, steps=steps)))(per_task(mdps, theta))
+
+
+def hessians(mdps, policy, theta):
+    """{"H": ∇²J, "H1", "H2", "H12"} with H = H₁ + H₂ + H₁₂ + H₁₂ᵀ, each (N, P, P), P = F·A. See `losses` for what they are.
+
+    H₁ and H₂ come from the exact weights W(s, a) of the policy-gradient theorem, H₁₂ from how W changes with θ.
+    """
+    theta = per_task(mdps, theta)
+
+    def gradient(th, weights):
+        return policy.weighted_score(th, weights)
+
+    def table(th):
+        return exact.policy_gradient_table(mdps, policy.log_pi(th))
+
+    def occupied_values(th):  # W(s, a) with π(a|s) and the occupancy held at θ: only Q_t changes
+        log_pi = policy.log_pi(th)
+        mass = exact.occupancy(mdps, stop(log_pi))[..., None] * np.exp(stop(log_pi))
+        return sum(m * exact.action_values(mdps, v) for m, v in zip(mass, exact.values(mdps, log_pi)[1:]))
+
+    w = stop(table(theta))
+    h = dict(H=_jacobian(lambda th: gradient(th, table(th)), theta), H2=_jacobian(lambda th: gradient(th, w), theta),
+             H1=_jacobian(lambda th: gradient(stop(theta), w * policy.log_pi(th)), theta),
+             H12=_jacobian(lambda th: gradient(stop(theta), occupied_values(th)), theta))
+    return h
+
+
+def _jacobian(f, theta):
+    """∂f_p/∂θ_q per task, one backward pass for each p: f (N, F, A) → (N, F, A), result (N, P, P)."""
+    size = np.shape(theta)[1:]
+    rows = [grad(lambda th: np.sum(f(th)[(slice(None),) + p]))(theta) for p in np.ndindex(size)]
+    return np.stack([row.reshape(len(theta), -1) for row in rows], 1)
+
+
+def expected_adapted_return(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
+    """(b) E_D[J(U(θ, D))] for one small MDP, every D enumerated with its probability: θ (F, A) → scalar, differentiable.
+
+    D holds K = `episodes` episodes for each of k = `steps` inner updates, each set drawn with the parameters that the sets before it
+    led to; inner is the update. autograd's gradient contains the score of the inner data, since the probabilities depend on θ.
+    Raises ValueError with the number of data sets if it is above max_datasets.
+    """
+    if len(mdps) != 1:
+        raise ValueError(f"mdps: the data sets of one task are enumerated, not of {len(mdps)}")
+    if episodes < 1 or steps < 1:
+        raise ValueError(f"episodes, steps: {episodes} and {steps} must be at least 1")
+    every, dynamics = exact.enumerate_episodes(mdps)
+    m = dynamics.shape[1]
+    if m ** (episodes * steps) > max_datasets:
+        raise ValueError(f"max_datasets: {m} episodes make {m}^{episodes * steps} = {m ** (episodes * steps)} data sets, above "
+                         f"{max_datasets}; lower episodes, steps, or the MDP's horizon, states, actions or Z")
+    sets = np.array(list(product(range(m), repeat=episodes)))  # (D, K): which episodes a data set is made of
+    theta, probability = per_task(mdps, theta), np.ones(1)  # (R, F, A), (R,): R histories so far
+    for _ in range(steps):
+        r, (d, k) = len(probability), sets.shape
+        log_pi = policy.log_pi(theta)
+        seen = [np.broadcast_to(x, (mdps.horizon, r, m)) for x in (every.states, every.actions, every.mask)]
+        log_p = np.sum(gather(log_pi, seen[0], seen[1]) * seen[2], 0)  # (R, M): of each episode
+        log_p = np.sum(log_p[:, sets], -1)  # (R, D): of each data set
+        probability = np.reshape(probability[:, None] * np.exp(log_p) * dynamics[0][sets].prod(-1), -1)
+        theta = np.reshape(theta[:, None] + np.zeros((1, d, 1, 1)), (r * d,) + theta.shape[1:])
+        recorded = [np.tile(x[:, 0, sets], (1, r, 1)) for x in (every.states, every.actions, every.rewards, every.mask)]
+        data = Episodes(*recorded, np.repeat(stop(log_pi), d, 0), np.zeros((r * d, k), int), np.zeros((r * d, k), bool))
+        theta = inner(policy, theta, inner.prepare(mdps, data))
+    copies = mdps[np.zeros(len(probability), int)]
+    return np.sum(probability * exact.expected_return(copies, policy.log_pi(theta)))
+
+
+expected_adapted_return_gradient = grad(expected_adapted_return, 2)
