@@ -103,7 +103,7 @@ def dice(log_probs, rewards, baseline, mask, discount):
 
 def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
     """Σ_t γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)], w_t = λ w_{t−1} + log π_t. Farquhar et al. (2019), eq. 8."""
-    lag = np.subtract.outer(np.arange(len(mask)), np.arange(len(mask)))
+    lag = np.arange(len(mask))[:, None] - np.arange(len(mask))
     w = np.tensordot(np.where(lag >= 0, float(lam) ** np.maximum(lag, 0), 0.0), log_probs * mask, 1)
     return reinforce(magic_box(w) - magic_box(w - log_probs), _weights(rewards, baseline, mask, discount))
 
