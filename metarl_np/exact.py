@@ -13,23 +13,18 @@ from metarl_np.returns import Episodes
 @primitive
 def expect(mdps, v):
     """E[v(s') | s, a] = Σ_z P(z|s,a) v(s'_z): v (N, S) → (N, S, A)."""
-    return np.einsum("nsaz,nsaz->nsa", mdps.probabilities, v.ravel()[_flat(mdps)])
+    return np.einsum("nsaz,nsaz->nsa", mdps.probabilities, v.ravel()[mdps.next_rows])
 
 
 @primitive
 def push(mdps, m):
     """Σ_{s,a} m(s, a) P(s'|s, a): mass on (s, a) moved on to s', m (N, S, A) → (N, S). The transpose of `expect`."""
     n, s, _ = mdps.shape
-    return np.bincount(_flat(mdps).ravel(), (m[..., None] * mdps.probabilities).ravel(), n * s).reshape(n, s)
+    return np.bincount(mdps.next_rows.ravel(), (m[..., None] * mdps.probabilities).ravel(), n * s).reshape(n, s)
 
 
 defvjp(expect, lambda ans, mdps, v: lambda g: push(mdps, g), argnums=[1])
 defvjp(push, lambda ans, mdps, m: lambda g: expect(mdps, g), argnums=[1])
-
-
-def _flat(mdps):
-    n, s, _ = mdps.shape
-    return mdps.successors + s * np.arange(n)[:, None, None, None]
 
 
 def action_values(mdps, v):
@@ -125,7 +120,7 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     count = np.ones(mdps.terminal.shape)
     possible = mdps.probabilities > 0
     for _ in range(mdps.horizon):
-        count = np.where(mdps.terminal, 1.0, (possible * count.ravel()[_flat(mdps)]).sum((-2, -1)))
+        count = np.where(mdps.terminal, 1.0, (possible * count.ravel()[mdps.next_rows]).sum((-2, -1)))
     total = ((mdps.start > 0) * count).sum(-1).max()
     if total > max_episodes:
         raise ValueError(f"max_episodes: there are {total:.0f} episodes, above {max_episodes}; lower horizon, states, actions or Z")

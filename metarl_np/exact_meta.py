@@ -4,6 +4,7 @@
 (b) of what is really trained, E_D[J(U(θ, D))], D a finite sampled data set: `expected_adapted_return`, by enumeration of every D.
 """
 
+from dataclasses import replace
 from itertools import product
 
 import autograd.numpy as np
@@ -11,8 +12,9 @@ from autograd import grad
 
 from metarl_np import exact
 from metarl_np.losses import gather, stop
-from metarl_np.maml import per_task
-from metarl_np.returns import Episodes
+from metarl_np.maml import Adaptation, meta_gradient, per_task
+from metarl_np.returns import Episodes, discounted_return
+from metarl_np.updates import Reinforce
 
 
 def adapted_return(mdps, policy, theta, *, step_size, steps=1):
@@ -60,12 +62,12 @@ def _jacobian(f, theta):
     return np.stack([row.reshape(len(theta), -1) for row in rows], 1)
 
 
-def expected_adapted_return(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
-    """(b) E_D[J(U(θ, D))] for one small MDP, every D enumerated with its probability: θ (F, A) → scalar, differentiable.
+def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
+    """Every history of k = `steps` inner updates, each on K = `episodes` episodes, in one small MDP: (Adaptation, probability (R,)).
 
-    D holds K = `episodes` episodes for each of k = `steps` inner updates, each set drawn with the parameters that the sets before it
-    led to; inner is the update. autograd's gradient contains the score of the inner data, since the probabilities depend on θ.
-    Raises ValueError with the number of data sets if it is above max_datasets.
+    The R histories are the task axis of the Adaptation; its query is left empty. The next data set is drawn with the parameters that
+    the ones before it led to, so the probability depends on θ (F, A) through all of them, and autograd sees how. Raises ValueError
+    with the number of histories if it is above max_datasets.
     """
     if len(mdps) != 1:
         raise ValueError(f"mdps: the data sets of one task are enumerated, not of {len(mdps)}")
@@ -77,20 +79,57 @@ def expected_adapted_return(mdps, policy, theta, inner, *, episodes, steps=1, ma
         raise ValueError(f"max_datasets: {m} episodes make {m}^{episodes * steps} = {m ** (episodes * steps)} data sets, above "
                          f"{max_datasets}; lower episodes, steps, or the MDP's horizon, states, actions or Z")
     sets = np.array(list(product(range(m), repeat=episodes)))  # (D, K): which episodes a data set is made of
-    theta, probability = per_task(mdps, theta), np.ones(1)  # (R, F, A), (R,): R histories so far
+    thetas, probability, data, seen = [per_task(mdps, theta)], np.ones(1), [], []
     for _ in range(steps):
-        r, (d, k) = len(probability), sets.shape
-        log_pi = policy.log_pi(theta)
-        seen = [np.broadcast_to(x, (mdps.horizon, r, m)) for x in (every.states, every.actions, every.mask)]
-        log_p = np.sum(gather(log_pi, seen[0], seen[1]) * seen[2], 0)  # (R, M): of each episode
-        log_p = np.sum(log_p[:, sets], -1)  # (R, D): of each data set
+        log_pi = policy.log_pi(thetas[-1])
+        r, d = len(log_pi), len(sets)
+        states, actions, mask = (np.broadcast_to(x, (mdps.horizon, r, m)) for x in (every.states, every.actions, every.mask))
+        log_p = np.sum(np.sum(gather(log_pi, states, actions) * mask, 0)[:, sets], -1)  # (R, D): of each data set after each history
         probability = np.reshape(probability[:, None] * np.exp(log_p) * dynamics[0][sets].prod(-1), -1)
-        theta = np.reshape(theta[:, None] + np.zeros((1, d, 1, 1)), (r * d,) + theta.shape[1:])
+        parent = np.repeat(np.arange(r), d)
         recorded = [np.tile(x[:, 0, sets], (1, r, 1)) for x in (every.states, every.actions, every.rewards, every.mask)]
-        data = Episodes(*recorded, np.repeat(stop(log_pi), d, 0), np.zeros((r * d, k), int), np.zeros((r * d, k), bool))
-        theta = inner(policy, theta, inner.prepare(mdps, data))
-    copies = mdps[np.zeros(len(probability), int)]
-    return np.sum(probability * exact.expected_return(copies, policy.log_pi(theta)))
+        seen = [_histories(e, parent) for e in seen]
+        last = np.tile(every.last_states[0, sets], (r, 1))
+        seen.append(Episodes(*recorded, stop(log_pi)[parent], last, np.zeros(last.shape, bool)))
+        thetas = [np.reshape(th[:, None] + np.zeros((1, d, 1, 1)), (r * d,) + th.shape[1:]) for th in thetas]
+        data = [inner.prepare(mdps, e) for e in seen]
+        thetas.append(inner(policy, thetas[-1], data[-1]))
+    returns = np.array([discounted_return(e.rewards, mdps.discount).mean(-1) for e in seen])
+    return Adaptation(thetas, seen, data, returns, None), probability
+
+
+def _histories(episodes, rows):
+    """Episodes with the task axis indexed by `rows`."""
+    steps = [getattr(episodes, name)[:, rows] for name in ("states", "actions", "rewards", "mask")]
+    return Episodes(*steps, *(getattr(episodes, name)[rows] for name in ("log_pi", "last_states", "truncated")))
+
+
+def expected_adapted_return(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
+    """(b) E_D[J(U(θ, D))] for one small MDP, every D enumerated with its probability: θ (F, A) → scalar, differentiable.
+
+    autograd's gradient contains the score of the inner data, since the probabilities depend on θ, and does not depend on
+    inner.estimator. Arguments and errors as `enumerate_adaptations`.
+    """
+    if isinstance(inner, Reinforce):  # every estimator leads to the same θ', but only naive's derivative is that of U at fixed D
+        inner = replace(inner, estimator="naive")
+    path, probability = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
+    return np.sum(probability * _returns(mdps, policy)(path.thetas[-1]))
 
 
 expected_adapted_return_gradient = grad(expected_adapted_return, 2)
+
+
+def expected_meta_gradient(mdps, policy, theta, inner, *, episodes, steps=1, score=False, max_datasets=1_000_000):
+    """E_D of `maml.meta_gradient`, with inner.estimator and the score term or without, and an exact query: (F, A).
+
+    What the estimator converges to, to be compared with (a) and (b). Arguments and errors as `enumerate_adaptations`.
+    """
+    path, probability = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
+    outer = _returns(mdps, policy)
+    g = meta_gradient(policy, path, inner, outer=outer, score=outer(path.thetas[-1]) if score else None)
+    return np.sum(probability[:, None, None] * g, 0)
+
+
+def _returns(mdps, policy):
+    """The exact J of one MDP as a function of R rows of parameters: (R, F, A) → (R,)."""
+    return lambda theta: exact.expected_return(mdps[np.zeros(len(theta), int)], policy.log_pi(theta))

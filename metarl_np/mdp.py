@@ -1,7 +1,7 @@
 """The tabular Markov decision process: a batch of N tasks (S, A, P, R, γ) in one read-only object."""
 
-import copy
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -148,7 +148,9 @@ class MDP:
         tasks = np.atleast_1d(np.arange(len(self))[tasks])
         if not tasks.size:
             raise ValueError("tasks: an empty batch")
-        new = copy.copy(self)  # checked when it was made: a part of it need not be checked again
+        new = object.__new__(MDP)  # checked when it was made: a part of it need not be checked again
+        for name in ("discount", "horizon"):
+            object.__setattr__(new, name, getattr(self, name))
         return new._set({f.name: getattr(self, f.name)[tasks] for f in fields(self) if f.name not in ("discount", "horizon")})
 
     @property
@@ -156,7 +158,13 @@ class MDP:
         """(N, S, A): tasks, states, actions."""
         return self.successors.shape[:3]
 
-    @property
+    @cached_property
+    def next_rows(self):
+        """task · S + s', the place of each successor in arrays (N, S) laid out flat: (N, S, A, Z) int64."""
+        n, s, _ = self.shape
+        return self.successors + s * np.arange(n)[:, None, None, None]
+
+    @cached_property
     def expected_rewards(self):
         """R̄(s, a) = Σ_z P(z|s,a) r(s,a,z), shape (N, S, A)."""
         return np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards)

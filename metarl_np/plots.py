@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from metarl_np.gridworld import MOVES, PIT, START, WALL
 
@@ -9,6 +10,7 @@ COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00",
                grey="#777777")
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 110}
+NO_LABELS = NullFormatter()  # for the minor ticks of a short logarithmic axis
 
 
 def figure(width, height, columns=1, rows=1):

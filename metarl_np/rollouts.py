@@ -49,12 +49,11 @@ def sampling_tables(mdps, log_pi):
     outcome = np.stack([alias, np.broadcast_to(np.arange(1 << bits), alias.shape)], -1).reshape(n * s, -1)
     outcome = np.minimum(outcome, a * z - 1)  # a padding column's own outcome is never drawn
     flat = outcome + (np.arange(n * s) * (a * z))[:, None]
-    rows = mdps.successors.ravel()[flat].reshape(n, -1) + (np.arange(n) * s)[:, None]
     states, chances = mdps.start_support
     cumulative = np.cumsum(chances, 1)
     cumulative = cumulative / cumulative[:, -1:] + np.arange(n)[:, None]
     return SamplingTables(
-        np.broadcast_to(log_pi, (n, s, a)), bits, thresholds.ravel(), rows.ravel().astype(np.int64) << bits,
+        np.broadcast_to(log_pi, (n, s, a)), bits, thresholds.ravel(), mdps.next_rows.ravel()[flat].ravel() << bits,
         mdps.rewards.ravel()[flat].ravel().astype(np.float32), (outcome // z).ravel().astype(np.int32),
         (states, cumulative.ravel()), ~mdps.terminal.ravel() if mdps.terminal.any() else None)
 

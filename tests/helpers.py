@@ -32,6 +32,17 @@ def random_tasks(rng, n, s, a, z, *, horizon, discount=.9, reward_noise=0.):
     return MDP(successors, probabilities, rewards, start / start.sum(1, keepdims=True), terminal, discount, horizon, reward_noise)
 
 
+def tiny_mdp(rng, horizon, *, ends=False):
+    """One task to enumerate, its last state terminal: 13 episodes at T = 2, 40 at T = 3; if action 1 always ends, 7 and 15."""
+    successors = np.array([[[[0, 1], [1, 2]], [[0, 2], [0, 1]], [[2, 2], [2, 2]]]])
+    probabilities, rewards = rng.dirichlet((2, 2), (1, 3, 2)), rng.normal(0, 2, (1, 3, 2, 2))
+    probabilities[:, 2], rewards[:, 2] = (1, 0), 0
+    if ends:
+        successors[0, :2] = [[0, 1], [2, 2]]
+        probabilities[0, :, 1] = 1, 0
+    return MDP(successors, probabilities, rewards, [[1, 0, 0]], [[False, False, True]], .9, horizon)
+
+
 def terminal_state(task, n_states):
     return (n_states - 1 + task) % n_states
 
@@ -56,6 +67,27 @@ def numerical_gradient(f, x, eps=1e-5):
     return np.moveaxis(np.array(columns), 0, -1).reshape(np.shape(columns[0]) + x.shape)
 
 
+def plain_log_pi(policy, theta):
+    """log π(a|s), (S, A), of one task: both policies are ∝ exp(φ(s)ᵀ θ f(a)), f(a) one-hot or the bits of a."""
+    phi, f = _features(policy)
+    x = phi @ theta @ f.T
+    return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+
+def plain_score(policy, theta):
+    """∇log π(a|s) = φ(s) (f(a) − E f)ᵀ of one task, derived by hand: (S, A) + shape of θ."""
+    phi, f = _features(policy)
+    pi = np.exp(plain_log_pi(policy, theta))
+    return np.einsum("sf,sau->safu", phi, f - (pi @ f)[:, None])
+
+
+def _features(policy):
+    phi = np.eye(policy.n_states) if policy.features is None else policy.features
+    if isinstance(policy, SoftmaxPolicy):
+        return phi, np.eye(policy.n_actions)
+    return phi, np.array([[a >> u & 1 for u in range(policy.units)] for a in range(policy.n_actions)], float)
+
+
 def all_episodes(mdps, task, pi):
     """Every (probability, [(state, action, reward), …], last state) of a task under pi (S, A), by plain recursion."""
     s_axis, a_axis, z_axis = mdps.successors.shape[1:]
@@ -73,6 +105,22 @@ def all_episodes(mdps, task, pi):
     for state in range(s_axis):
         if mdps.start[task, state] > 0:
             yield from follow(mdps.start[task, state], state, 0, [])
+
+
+def plain_return(mdps, task):
+    """The function (policy, θ) → (J, ∇J) of one task by enumeration: ∇J = E[R Σ_t ∇log π_t], with no Q and no γᵗ to get wrong."""
+    episodes = list(all_episodes(mdps, task, np.ones(mdps.shape[1:])))  # π = 1: what is left is the dynamics
+    returns = np.array([return_of(path, mdps.discount) for _, path, _ in episodes])
+    dynamics, visits = np.array([p for p, _, _ in episodes]), np.zeros((len(episodes),) + mdps.shape[1:])
+    for m, (_, path, _) in enumerate(episodes):
+        for s, a, _ in path:
+            visits[m, s, a] += 1
+
+    def value_and_gradient(policy, theta):
+        p = dynamics * np.exp(np.tensordot(visits, plain_log_pi(policy, theta), 2))
+        return p @ returns, np.tensordot(np.tensordot(p * returns, visits, 1), plain_score(policy, theta), 2)
+
+    return value_and_gradient
 
 
 def return_of(path, discount):

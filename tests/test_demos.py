@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -13,15 +14,22 @@ PROMISED = {
     "maml_gridworld": {"steps", "seconds"} | CURVES,
     "policy_gradient": {"random MDP, logistic policy", "GridWorld, softmax table"},
     "reinforce_gridworld": {"iteration", "mean", "std"},
+    "meta_gradients": {"estimators"},
     "benchmark": {"frozen_lake_steps_per_s", "scaling"},
 }
 
 
-def run(name, folder, *options):
-    command = [sys.executable, "-W", "error", ROOT / "demos" / f"{name}.py", "--quick", "--json", "--out", folder, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stdout
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Run a demo once: (its JSON, all of its output, the folder of its pictures)."""
+    @cache
+    def run(name, *options):
+        folder = tmp_path_factory.mktemp(name)
+        command = [sys.executable, "-W", "error", ROOT / "demos" / f"{name}.py", "--quick", "--json", "--out", folder, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1]), done.stdout, folder
+    return run
 
 
 def test_every_demo_is_promised():
@@ -29,24 +37,33 @@ def test_every_demo_is_promised():
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_demo(name, tmp_path):
-    numbers, output = run(name, tmp_path)
+def test_demo(name, demo):
+    numbers, output, folder = demo(name)
     assert PROMISED[name] <= set(numbers)
     assert "\r" not in output  # no progress line when redirected
     pictures = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("picture: ")]
-    assert {str(p) for p in tmp_path.glob("*.png")} == set(pictures)
+    assert {str(p) for p in folder.glob("*.png")} == set(pictures)
 
 
-def test_maml_demo_with_the_logistic_policy(tmp_path):
-    numbers, _ = run("maml_gridworld", tmp_path, "--policy", "logistic")
+def test_maml_demo_with_the_logistic_policy(demo):
+    numbers = demo("maml_gridworld", "--policy", "logistic")[0]
     assert numbers["policy"] == "logistic" and len(numbers["maml"]) == len(numbers["steps"]) == 6
     assert all(0 <= x <= 1 for key in CURVES for x in numbers[key])
 
 
-def test_policy_gradient_demo_agrees_with_itself(tmp_path):
-    numbers, _ = run("policy_gradient", tmp_path)
-    for task in numbers.values():
+def test_policy_gradient_demo_agrees_with_itself(demo):
+    for task in demo("policy_gradient")[0].values():
         exact = {k: v for k, v in task["differences"].items() if "REINFORCE" not in k}
         assert len(exact) == 5 and max(exact.values()) < 1e-9
         sampled = [v for k, v in task["differences"].items() if "REINFORCE" in k]
         assert len(sampled) == 3 and max(sampled) - min(sampled) < 1e-12  # the same episodes, three ways
+
+
+def test_meta_gradient_rows_are_complete(demo):
+    rows = demo("meta_gradients")[0]["estimators"]
+    names = {e + s for e in ("first_order", "naive", "lvc", "dice", "loaded_dice") for s in ("", "+score")}
+    for family in ("random MDPs", "GridWorld"):
+        assert {r["name"] for r in rows if r["family"] == family} == names
+    for r in rows:
+        assert set(r) == {"family", "name", "target", "inner_episodes", "inner_steps", "alpha", "bias", "bias_se", "std", "cosine"}
+        assert r["target"] == ("(b)" if "score" in r["name"] else "(a)")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from autograd import grad
 from autograd.test_util import check_grads
-from helpers import all_episodes, numerical_gradient, policies, random_tasks, return_of
+from helpers import all_episodes, numerical_gradient, plain_log_pi, policies, random_tasks, return_of
 
 from metarl_np.exact import expected_return, optimal_return, policy_gradient_table
 from metarl_np.gridworld import GridWorld
@@ -47,14 +47,6 @@ def tables(rng, k, n=N):
 
 
 # ---- an independent MAML for one task at a time, with finite differences for every derivative
-
-
-def plain_log_pi(policy, theta):
-    x = theta if policy.features is None else policy.features @ theta
-    if isinstance(policy, SoftmaxPolicy):
-        return np.log(np.exp(x) / np.exp(x).sum(1, keepdims=True))
-    return np.array([[sum(-np.log(1 + np.exp(-x[s, u] if a >> u & 1 else x[s, u])) for u in range(x.shape[1]))
-                      for a in range(A)] for s in range(S)])
 
 
 def plain_gradient(policy, theta, table):

@@ -1,0 +1,349 @@
+"""Known mistakes in public meta-RL code, each as its authors would have written it, and the oracle that catches it.
+
+     1  the score term of (b) left out                              8  advantages divided by their variance
+     2  the naive loss differentiated twice                        11  a baseline fitted on the episodes that it scores
+     3  score term: a product of means, or the first step only     12  held-out tasks drawn with the training seed
+     4  a baseline inside DiCE's product                           14  1/length weights per trajectory
+     5  index −1 is the last one; divided by K twice               20  γᵗ dropped
+     6  the outer step size in the inner step                      21  DiCE or LVC plus the score term
+     7  log-probabilities averaged over units
+
+Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the new random MDPs of 12).
+An error is the largest absolute difference over the largest component of the right answer: at least 1% for a mistake, below
+1e-8 for the right version. `pytest -s` prints the errors, and where a mistake changes nothing.
+"""
+
+from itertools import product
+
+import autograd.numpy as np
+import pytest
+from autograd import grad
+
+from metarl_np import exact, exact_meta, losses, maml
+from metarl_np.gridworld import GridWorld
+from metarl_np.mdp import MDP
+from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
+from metarl_np.random_mdps import random_mdps
+from metarl_np.returns import Episodes, discounts, gae, leave_one_out_baseline, linear_baseline, no_baseline, reward_to_go
+from metarl_np.updates import Reinforce
+
+S, A, T, GAMMA, ALPHA = 2, 2, 2, .9, .7
+
+
+def tiny_task(seed, *, n_actions=A, discount=GAMMA, unit=1.0, ending=False):
+    """S states, any of which may start and follow any, with a reward for each transition; `ending` adds a terminal state."""
+    rng, size = np.random.default_rng(seed), S + ending
+    P, R = rng.dirichlet(np.ones(size), (size, n_actions)), unit * rng.normal(size=(size, n_actions, size))
+    start = np.append(rng.dirichlet(np.ones(S)), np.zeros(size - S))
+    if ending:
+        P[-1], R[-1] = np.eye(size)[-1], 0
+    return MDP.from_dense(P, R, start, discount=discount, horizon=T, terminal=np.arange(size) >= S)
+
+
+TASK, POLICY = tiny_task(1), SoftmaxPolicy(S, A)
+THETA = np.random.default_rng(0).normal(size=(S, A))
+ENDING = tiny_task(2, ending=True), SoftmaxPolicy(S + 1, A), np.random.default_rng(1).normal(size=(S + 1, A))  # of 1 or 2 steps
+HESSIAN = exact_meta.hessians(TASK, POLICY, THETA)["H"][0]
+SETTINGS = [(1, 2, leave_one_out_baseline), (2, 1, no_baseline)]  # k inner steps, K episodes each, baseline of the step
+settings = pytest.mark.parametrize("k, K, baseline", SETTINGS, ids=["k=1 K=2", "k=2 K=1"])
+
+
+# ---- what is compared, and how
+
+
+def error(wrong, right):
+    return np.max(abs(wrong - right)) / np.max(abs(right))
+
+
+def caught(number, what, wrong, answer, right, *, tolerance=1e-8):
+    """The mistake is off by 1% at least, the right version is not off."""
+    print(f"\nmistake {number:2}: {error(wrong, answer):8.2%}  {what}", end="")
+    assert error(wrong, answer) >= .01
+    assert error(right, answer) < tolerance
+
+
+def unchanged(number, what, wrong, answer):
+    """A mistake that changes nothing measurable is reported as such."""
+    print(f"\nmistake {number:2}:  nothing  {what}", end="")
+    assert error(wrong, answer) < 1e-8
+
+
+def data_sets(task, policy, theta, K, k=1):
+    """Every history of k sets of K episodes: copies of the task (R), k Episodes (T, R, K), dynamics' part of the probability (R,)."""
+    every, dynamics = exact.enumerate_episodes(task)
+    draws = np.array(list(product(range(dynamics.shape[1]), repeat=k * K))).reshape(-1, k, K)
+    copies = task[np.zeros(len(draws), int)]
+    episodes = [Episodes(*(x[:, 0, draws[:, j]] for x in (every.states, every.actions, every.rewards, every.mask)),
+                         np.broadcast_to(policy.log_pi(theta), copies.shape), every.last_states[0, draws[:, j]],
+                         np.zeros((len(draws), K), bool)) for j in range(k)]
+    return copies, episodes, dynamics[0][draws].prod((1, 2))
+
+
+def with_probability(task, policy, theta, K=2):
+    """Every data set of one inner step: θ per data set (D, F, A), Episodes (T, D, K), probability (D,)."""
+    copies, (episodes,), dynamics = data_sets(task, policy, theta, K)
+    thetas = maml.per_task(copies, theta)
+    probability = dynamics * np.exp(losses.log_likelihood(policy.log_pi(thetas), episodes))
+    assert abs(probability.sum() - 1) < 1e-12
+    return thetas, episodes, probability
+
+
+def expected_gradient(surrogate, baseline=no_baseline, task=TASK, policy=POLICY, theta=THETA, *, log_pi=None, hessian=False):
+    """E_D of a surrogate's first derivative (F, A), or second (F·A, F·A). surrogate: of the arguments that `losses.dice` has."""
+    thetas, e, probability = with_probability(task, policy, theta)
+    rewards, log_pi = e.rewards * e.mask, log_pi or policy.log_pi
+    recorded = rewards, baseline(reward_to_go(rewards, task.discount), e), e.mask, task.discount
+    first = grad(lambda th: np.sum(surrogate(losses.gather_log_probs(log_pi(th), e.states, e.actions), *recorded)))
+    if not hessian:
+        return np.tensordot(probability, first(thetas), 1)
+    rows = [grad(lambda th: np.sum(first(th)[:, i, j]))(thetas) for i, j in np.ndindex(theta.shape)]
+    return np.stack([np.tensordot(probability, row, 1).ravel() for row in rows])
+
+
+def return_gradient(task=TASK, policy=POLICY, theta=THETA):
+    """∇J by dynamic programming: (F, A)."""
+    return grad(lambda th: np.sum(exact.expected_return(task, policy.log_pi(th))))(theta)
+
+
+def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, score=True):
+    """E over all histories of the gradient of a meta-objective, with the exact return as its outer surrogate: (F, A)."""
+    copies, episodes, probability = data_sets(TASK, POLICY, THETA, K, k)
+    thetas, data = [maml.per_task(copies, THETA)], []
+    for e in episodes:
+        probability = probability * np.exp(losses.log_likelihood(POLICY.log_pi(thetas[-1]), e))
+        data.append(inner.prepare(copies, e))
+        thetas.append(inner(POLICY, thetas[-1], data[-1]))
+    assert abs(probability.sum() - 1) < 1e-12
+
+    def outer(theta):
+        return exact.expected_return(copies, POLICY.log_pi(theta))
+
+    path, factor = maml.Adaptation(thetas, episodes, data, None, None), outer(thetas[-1]) if score else None
+    return np.tensordot(probability, grad(lambda th: np.sum(objective(POLICY, th, path, inner, outer, factor)))(thetas[0]), 1)
+
+
+def answer_b(k, K, baseline):
+    """(b): ∇E_D[J(U(θ, D))], (F, A)."""
+    return exact_meta.expected_adapted_return_gradient(TASK, POLICY, THETA, Reinforce(ALPHA, baseline), episodes=K, steps=k)
+
+
+def weights(rewards, baseline, mask, discount):
+    """γᵗ (G_t − b_t), (T, N, K)."""
+    return discounts(discount, T, mask) * (reward_to_go(rewards, discount) - baseline) * mask
+
+
+def exact_values(task, policy, theta):
+    """V_t(s_t), to be called as a baseline is."""
+    v = exact.values(task, policy.log_pi(theta))[:, 0]
+    return lambda returns, episodes: v[np.arange(T)[:, None, None], episodes.states]
+
+
+# ---- the mistakes, in order
+
+
+@settings
+def test_01_score_term_left_out(k, K, baseline):
+    inner = Reinforce(ALPHA, baseline)
+    caught(1, f"no score term, against (b), k={k} K={K}", expected_meta_gradient(inner, k, K, score=False),
+           answer_b(k, K, baseline), expected_meta_gradient(inner, k, K))
+
+
+def test_02_naive_loss_differentiated_twice():
+    """Its first derivative is right, its second is H₂ and not H. For (b) it is right, with the score term."""
+    def loss(log_probs, *recorded):
+        return losses.reinforce(log_probs, weights(*recorded))
+
+    unchanged(2, "naive loss, differentiated once", expected_gradient(loss), return_gradient())
+    caught(2, "naive loss, its Hessian against (a)'s H", expected_gradient(loss, hessian=True), HESSIAN,
+           expected_gradient(losses.dice, hessian=True))
+    for k, K, baseline in SETTINGS:
+        assert error(expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K), answer_b(k, K, baseline)) < 1e-8
+
+
+def score_of_means(policy, theta, path, inner, outer, score):
+    """Mean return times mean log-likelihood, where the score of the data is a sum."""
+    total = 0.0
+    for data, e in zip(path.data, path.episodes):
+        total = total + score * np.mean(losses.gather_log_probs(policy.log_pi(theta), e.states, e.actions), (0, 2))
+        theta = inner(policy, theta, data)
+    return outer(theta) + total
+
+
+def score_of_first_step(policy, theta, path, inner, outer, score):
+    """The initial policy's log-likelihood only: the data of later steps depend on θ as well."""
+    log_p = losses.log_likelihood(policy.log_pi(theta), path.episodes[0])
+    for data in path.data:
+        theta = inner(policy, theta, data)
+    return outer(theta) + score * log_p
+
+
+@settings
+def test_03_score_term_of_means_or_of_the_first_step_only(k, K, baseline):
+    inner, answer = Reinforce(ALPHA, baseline), answer_b(k, K, baseline)
+    right, unscored = expected_meta_gradient(inner, k, K), expected_meta_gradient(inner, k, K, score=False)
+    means, first = (expected_meta_gradient(inner, k, K, objective=wrong) for wrong in (score_of_means, score_of_first_step))
+    caught(3, f"mean return times mean log-likelihood, k={k} K={K}", means, answer, right)
+    assert error(K * T * (means - unscored), right - unscored) < 1e-8  # off by the number of samples, and by nothing else
+    if k == 1:
+        unchanged(3, "score of the first of several inner steps, where there is but one", first, answer)
+    else:
+        caught(3, f"score of the first of several inner steps, k={k} K={K}", first, answer, right)
+
+
+def test_04_baseline_inside_dice_product():
+    def inside(log_probs, rewards, baseline, mask, discount):
+        steps = losses.magic_box(np.cumsum(log_probs, 0)) * (rewards - baseline)
+        return np.sum(np.mean(steps * discounts(discount, T, steps), -1), 0)
+
+    def constant(returns, episodes):
+        return np.full(returns.shape, .5)
+
+    values = exact_values(TASK, POLICY, THETA)
+    caught(4, "r_t − b(s_t) inside DiCE's product, first derivative", expected_gradient(inside, values), return_gradient(),
+           expected_gradient(losses.dice, values))
+    unchanged(4, "the same with one b for all states", expected_gradient(inside, constant), return_gradient())
+
+
+def test_05_loaded_dice_wraps_around():
+    """The first derivative, all that is usually tested, stays right."""
+    def wrapped(log_probs, *recorded):
+        """w = log_probs.copy(); for t in range(T): w[t] += w[t − 1]. At t = 0 that adds the last row."""
+        w = [log_probs[0] + log_probs[-1]]
+        for row in log_probs[1:]:
+            w.append(row + w[-1])
+        w = np.array(w)
+        return losses.reinforce(losses.magic_box(w) - losses.magic_box(w - log_probs), weights(*recorded))
+
+    unchanged(5, "Loaded DiCE, w_{−1} = log π_{T−1}, first derivative", expected_gradient(wrapped), return_gradient())
+    caught(5, "the same, Hessian", expected_gradient(wrapped, hessian=True), HESSIAN,
+           expected_gradient(losses.loaded_dice, hessian=True))
+
+
+def test_05_gae_wraps_around():
+    """What is added to every advantage depends on s_0 alone, hence is a baseline; but not where only long episodes get it."""
+    def wrapped(rewards, values, mask, bootstrap, *, discount, lam):
+        return reward_to_go((rewards + discount * np.roll(values, -1, 0) - values) * mask, discount * lam)
+
+    def step(advantages):
+        def surrogate(log_probs, rewards, values, mask, discount):
+            a = advantages(rewards, values * mask, mask, 0.0, discount=discount, lam=.5)
+            return losses.reinforce(log_probs, a * mask * discounts(discount, T, mask))
+        return surrogate
+
+    unchanged(5, "GAE, V_0 as the value after the last step, all episodes of length T",
+              expected_gradient(step(wrapped), exact_values(TASK, POLICY, THETA)), return_gradient())
+    values = exact_values(*ENDING)
+    caught(5, "the same, some episodes end early", expected_gradient(step(wrapped), values, *ENDING), return_gradient(*ENDING),
+           expected_gradient(step(gae), values, *ENDING))
+
+
+def test_05_divided_by_the_number_of_episodes_twice():
+    def twice(log_probs, *recorded):
+        return losses.reinforce(log_probs, weights(*recorded) / log_probs.shape[-1])
+
+    caught(5, "a mean over K=2 episodes divided by K", expected_gradient(twice), return_gradient(), expected_gradient(losses.naive))
+
+
+@settings
+def test_06_outer_step_size_in_the_inner_step(k, K, baseline, beta=.1):
+    caught(6, f"inner step of β={beta} instead of α={ALPHA}, k={k} K={K}", expected_meta_gradient(Reinforce(beta, baseline), k, K),
+           answer_b(k, K, baseline), expected_meta_gradient(Reinforce(ALPHA, baseline), k, K))
+
+
+def test_07_log_probabilities_averaged_over_units():
+    policy = LogisticPolicy(S, 2)
+    where = tiny_task(3, n_actions=4), policy, THETA
+
+    def averaged(theta):
+        x = theta[..., None, :]
+        return -np.mean(policy.bits * np.logaddexp(0, -x) + (1 - policy.bits) * np.logaddexp(0, x), -1)
+
+    g, answer = expected_gradient(losses.naive, no_baseline, *where, log_pi=averaged), return_gradient(*where)
+    caught(7, "mean over the 2 units of a logistic policy", g, answer, expected_gradient(losses.naive, no_baseline, *where))
+    unchanged(7, "its direction: the factor is the number of units", 2 * g, answer)
+
+
+@pytest.mark.parametrize("unit", [1.0, 10.0])
+def test_08_advantages_divided_by_the_variance(unit):
+    """Measured is the length of the step, which standardised is ∇J/σ, σ over all steps of all episodes; the direction is right."""
+    task = tiny_task(1, unit=unit)
+    _, e, probability = with_probability(task, POLICY, THETA)
+    returns = reward_to_go(e.rewards, GAMMA)
+    share = np.broadcast_to(probability[:, None], returns.shape) / returns[:, 0].size
+    mean = np.sum(share * returns)
+    std = np.sum(share * (returns - mean)**2)**.5
+
+    def scaled(divisor):
+        return expected_gradient(lambda log_probs, rewards, b, *rest: losses.naive(log_probs, rewards, mean, *rest) / divisor, task=task)
+
+    answer = return_gradient(task) / std
+    caught(8, f"length of the step, rewards × {unit:g}, σ = {std:.3f}", scaled(std**2), answer, scaled(std))
+    unchanged(8, "its direction: the factor is 1/σ", scaled(std**2) * std, answer)
+
+
+def test_11_baseline_fitted_on_the_episodes_it_scores():
+    """With as many features as steps, a linear baseline explains most of the returns away, and of the gradient with them."""
+    caught(11, "linear baseline, fitted on the K=2 episodes it scores", expected_gradient(losses.naive, linear_baseline(np.eye(S))),
+           return_gradient(), expected_gradient(losses.naive, leave_one_out_baseline))
+
+
+def mean_return(tasks, policy, theta):
+    return np.mean(exact.expected_return(tasks, policy.log_pi(theta)))
+
+
+def fit(tasks, policy):
+    """θ after 100 exact gradient steps on the mean return of `tasks`."""
+    theta = policy.init()
+    for _ in range(100):
+        theta = theta + grad(lambda th: mean_return(tasks, policy, th))(theta)
+    return theta
+
+
+def test_12_held_out_goals_drawn_with_the_training_seed():
+    world, policy = GridWorld.open(3, 3, discount=GAMMA, horizon=4, slip=.2), SoftmaxPolicy(9, 4)
+    train, held_out = world.split_goals(np.random.default_rng(7), 4, 4)
+    same_seed, _ = world.split_goals(np.random.default_rng(7), 4, 0)
+    assert (same_seed == train).all()
+    theta = fit(world.mdps(train), policy)
+    unseen = [mean_return(world.mdps(goal), policy, theta) for goal in world.free_cells if goal not in train]
+    caught(12, "score on 'held-out' goals of the training seed", mean_return(world.mdps(same_seed), policy, theta),
+           np.mean(unseen), mean_return(world.mdps(held_out), policy, theta))
+
+
+def test_12_held_out_random_mdps_drawn_with_the_training_seed():
+    """Rewards have mean 1: on new tasks *any* policy that has not seen them is worth E J = Σ γᵗ, exactly."""
+    policy, sizes = SoftmaxPolicy(4, 3), dict(n_states=4, n_actions=3, horizon=5, discount=GAMMA)
+    train, same_seed = (random_mdps(np.random.default_rng(7), 5, **sizes) for _ in range(2))
+    theta = fit(train, policy)
+    new = exact.expected_return(random_mdps(np.random.default_rng(7).spawn(1)[0], 8000, **sizes), policy.log_pi(theta))
+    answer, standard_error = np.sum(GAMMA ** np.arange(5)), np.std(new) / len(new)**.5
+    caught(12, "score on 'held-out' random MDPs of the training seed", mean_return(same_seed, policy, theta), answer,
+           np.mean(new), tolerance=4 * standard_error / answer)
+
+
+def test_14_one_over_length_weights():
+    """A factor 1/T where all episodes are as long; where some end early no factor mends it, and the best is taken before comparing."""
+    def one_over_length(log_probs, rewards, baseline, mask, discount):
+        return losses.reinforce(log_probs, weights(rewards, baseline, mask, discount) / mask.sum(0))
+
+    unchanged(14, "1/length, all episodes of length T, times T", T * expected_gradient(one_over_length), return_gradient())
+    g, answer = expected_gradient(one_over_length, no_baseline, *ENDING), return_gradient(*ENDING)
+    caught(14, "1/length, some episodes end early, best rescaling", g * np.sum(g * answer) / np.sum(g * g), answer,
+           expected_gradient(losses.naive, no_baseline, *ENDING))
+
+
+def test_20_discount_dropped():
+    def undiscounted(log_probs, rewards, baseline, mask, discount):
+        return losses.reinforce(log_probs, (reward_to_go(rewards, discount) - baseline) * mask)
+
+    caught(20, "γᵗ dropped, T=2", expected_gradient(undiscounted), return_gradient(), expected_gradient(losses.naive))
+    task = tiny_task(1, discount=1.0)
+    unchanged(20, "the same at γ = 1", expected_gradient(undiscounted, task=task), return_gradient(task))
+
+
+@pytest.mark.parametrize("estimator", ["lvc", "dice", "loaded_dice"])
+@settings
+def test_21_dice_or_lvc_plus_the_score_term(k, K, baseline, estimator):
+    """They contain a part of the score already, and count it twice."""
+    caught(21, f"{estimator} + score, against (b), k={k} K={K}", expected_meta_gradient(Reinforce(ALPHA, baseline, estimator), k, K),
+           answer_b(k, K, baseline), expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K))
