@@ -51,7 +51,7 @@ def inner_steps(rng, mdps, policy, theta, inner, k, steps, replicates):
         else:
             e = rollout(rng, copies, policy.log_pi(thetas[-1]), k)
         recorded.append(e)
-        thetas.append(inner(policy, thetas[-1], inner.prepare(copies, e)))
+        thetas.append(inner(policy, thetas[-1], inner.prepare(copies, policy, theta, e)))
     return copies, thetas, recorded
 
 
@@ -65,7 +65,7 @@ def sample(rng, mdps, policy, theta, k, steps, alpha, replicates, estimators):
     for name in estimators:
         estimator, _, with_score = name.partition("+")
         inner = Reinforce(alpha, estimator=estimator)
-        path = Adaptation(thetas, recorded, [inner.prepare(copies, e) for e in recorded], None, None)
+        path = Adaptation(thetas, recorded, [inner.prepare(copies, policy, theta, e) for e in recorded], None, None)
         result[name] = meta_gradient(policy, path, inner, outer=lambda phi: np.sum(phi * slope, (-2, -1)),
                                      score=score if with_score else None)
     return result

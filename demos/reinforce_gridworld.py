@@ -30,7 +30,7 @@ def learn(rng, mdps, policy, iterations, step_size, episodes):
     for _ in range(iterations):
         yield theta
         data = rollout(rng, mdps, policy.log_pi(theta), episodes)
-        theta = update(policy, theta, update.prepare(mdps, data))
+        theta = update(policy, theta, update.prepare(mdps, policy, theta, data))
     yield theta
 
 

@@ -92,7 +92,7 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
         last = np.tile(every.last_states[0, sets], (r, 1))
         seen.append(Episodes(*recorded, stop(log_pi)[parent], last, np.zeros(last.shape, bool)))
         thetas = [np.reshape(th[:, None] + np.zeros((1, d, 1, 1)), (r * d,) + th.shape[1:]) for th in thetas]
-        data = [inner.prepare(mdps, e) for e in seen]
+        data = [inner.prepare(mdps, policy, stop(th), e) for th, e in zip(thetas, seen)]
         thetas.append(inner(policy, thetas[-1], data[-1]))
     returns = np.array([discounted_return(e.rewards, mdps.discount).mean(-1) for e in seen])
     return Adaptation(thetas, seen, data, returns, None), probability

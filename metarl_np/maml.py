@@ -1,4 +1,9 @@
-"""MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k inner updates go furthest."""
+"""MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k inner updates go furthest.
+
+With inner REINFORCE it is MAML. With inner PPO or TRPO it is what many introductions call RL²: an inner problem that turns θ into a
+task's own θ_i* by a standard algorithm, and an outer one that ascends Σ_i J_i(θ_i*(θ)). (The name belongs to the recurrent form in
+Duan et al. 2016.) The outer gradient goes through the inner algorithm, or, with updates.FirstOrder around it, stops at θ_i*.
+"""
 
 from dataclasses import dataclass
 
@@ -44,7 +49,7 @@ def _follow(draw, mdps, policy, theta, inner, steps):
     for j in range(steps + 1):
         episodes.append(draw(j, policy.log_pi(thetas[j])))
         if j < steps:
-            data.append(inner.prepare(mdps, episodes[j]))
+            data.append(inner.prepare(mdps, policy, thetas[j], episodes[j]))
             thetas.append(inner(policy, thetas[j], data[j]))
     returns = np.array([discounted_return(e.rewards * e.mask, mdps.discount).mean(-1) for e in episodes])
     return Adaptation(thetas, episodes, data, returns, reinforce_table(mdps, episodes[-1], baseline=inner.baseline))
@@ -101,11 +106,15 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
     """Meta-train θ by `iterations` outer steps of size β = `step_size`: a generator of Iteration. Finn et al. (2017), Algorithm 3.
 
     sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. steps = 0 maximises the mean return of the
-    tasks: multi-task learning, or plain REINFORCE when there is one task.
+    tasks: multi-task learning, or plain REINFORCE when there is one task. A NaN or infinity anywhere raises FloatingPointError, naming
+    the iteration and the quantity.
     """
     state = None
     for iteration in range(iterations):
         path = adapt(rng, sample_tasks(rng), policy, theta, inner, steps=steps, episodes=episodes)
         g = meta_gradient(policy, path, inner, score=score_factor(path.returns[-1]) if score else None).mean(0)
         theta, state = optimiser(theta, g, state, step_size=step_size)
+        for name, x in (("adapted parameters", path.thetas[-1]), ("returns", path.returns), ("gradient", g), ("parameters", theta)):
+            if not np.isfinite(x).all():
+                raise FloatingPointError(f"iteration {iteration}: {name} that are not finite")
         yield Iteration(iteration, theta, path.returns.mean(1), np.linalg.norm(g))

@@ -1,4 +1,4 @@
-"""Gradient ascent and Adam, as pure functions (θ, gradient, state) → (θ, state); the state starts as None."""
+"""Gradient ascent and Adam, as pure functions (θ, gradient, state) → (θ, state), the state starting as None; conjugate gradient."""
 
 import numpy as np
 
@@ -13,3 +13,26 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
     m, v, t = (np.zeros_like(theta), np.zeros_like(theta), 0) if state is None else state
     m, v, t = decay[0] * m + (1 - decay[0]) * gradient, decay[1] * v + (1 - decay[1]) * gradient**2, t + 1
     return theta + step_size * (m / (1 - decay[0]**t)) / (np.sqrt(v / (1 - decay[1]**t)) + eps), (m, v, t)
+
+
+def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
+    """x with A x = b in N problems at once, A symmetric positive definite: b (N, …), matvec: (N, …) → (N, …), x (N, …).
+
+    Stops when every residual is below tolerance · |b|, or after max_iterations (by default twice the number of unknowns, since
+    rounding costs some). Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2.
+    """
+    def dot(p, q):
+        return np.sum(p * q, axis=tuple(range(1, b.ndim)), keepdims=True)
+    x, r = np.zeros(b.shape), np.array(b, float)
+    p, rr = r.copy(), dot(r, r)  # the residual and the direction are two arrays: they part at the first step
+    goal = tolerance**2 * rr
+    for _ in range(2 * b[0].size if max_iterations is None else max_iterations):
+        active = rr > goal
+        if not active.any():
+            break
+        ap = matvec(p)
+        step = np.where(active, rr / np.where(active, dot(p, ap), 1.0), 0.0)
+        x, r = x + step * p, r - step * ap
+        new = dot(r, r)
+        p, rr = r + np.where(active, new / np.where(active, rr, 1.0), 0.0) * p, np.where(active, new, rr)
+    return x

@@ -39,6 +39,11 @@ class SoftmaxPolicy:
         """log π(a|s; θ) for all states: θ (…, F, A) → (…, S, A)."""
         return log_softmax(_linear(self, theta))
 
+    def tangent(self, theta, v):
+        """vᵀ∇_θ log π(a|s; θ) = v_aᵀφ(s) − Σ_a' π(a'|s) v_a'ᵀφ(s) for all states: θ, v (…, F, A) → (…, S, A)."""
+        x = _linear(self, v)
+        return x - np.sum(np.exp(self.log_pi(theta)) * x, -1, keepdims=True)
+
     def weighted_score(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇_θ log π(a|s; θ) = Σ_s φ(s) (w(s,·) − π(·|s) Σ_a w(s,a)): θ (…, F, A), w (…, S, A) → (…, F, A)."""
         residual = weights - np.exp(self.log_pi(theta)) * np.sum(weights, -1, keepdims=True)
@@ -81,11 +86,54 @@ class LogisticPolicy:
         x = _linear(self, theta)
         return np.dot(-np.logaddexp(0, -x), self.bits.T) + np.dot(-np.logaddexp(0, x), 1 - self.bits.T)
 
+    def tangent(self, theta, v):
+        """vᵀ∇_θ log π(a|s; θ) = Σ_u (a_u − σ(θ_uᵀφ(s))) v_uᵀφ(s) for all states: θ, v (…, F, m) → (…, S, A)."""
+        x, sigma = _linear(self, v), np.exp(-np.logaddexp(0, -_linear(self, theta)))
+        return np.dot(x, self.bits.T) - np.sum(sigma * x, -1, keepdims=True)
+
     def weighted_score(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇_θ log π(a|s; θ) = Σ_s φ(s) Σ_a w(s,a) (a_u − σ(θ_uᵀφ(s))): θ (…, F, m), w (…, S, A) → (…, F, m)."""
         sigma = np.exp(-np.logaddexp(0, -_linear(self, theta)))
         residual = np.dot(weights, self.bits) - sigma * np.sum(weights, -1, keepdims=True)
         return _linear_transpose(self, residual)
+
+
+@dataclass(frozen=True, eq=False)
+class ActorCritic:
+    """A policy and a state value in one array: θ (F, A + 1), or (F, m + 1), whose last column are the weights w of V(s) = wᵀφ(s)."""
+
+    actor: SoftmaxPolicy | LogisticPolicy
+
+    @property
+    def n_states(self):
+        return self.actor.n_states
+
+    @property
+    def n_actions(self):
+        return self.actor.n_actions
+
+    def init(self):
+        """θ = 0: the uniform policy and V = 0."""
+        theta = self.actor.init()
+        return np.zeros((len(theta), theta.shape[1] + 1))
+
+    def values(self, theta):
+        """V(s) for all states: θ (…, F, A + 1) → (…, S)."""
+        w = theta[..., -1:]
+        return (w if self.actor.features is None else np.matmul(self.actor.features, w))[..., 0]
+
+    def log_pi(self, theta):
+        """log π of the actor: θ (…, F, A + 1) → (…, S, A)."""
+        return self.actor.log_pi(theta[..., :-1])
+
+    def tangent(self, theta, v):
+        """The actor's; the value's column changes nothing: θ, v (…, F, A + 1) → (…, S, A)."""
+        return self.actor.tangent(theta[..., :-1], v[..., :-1])
+
+    def weighted_score(self, theta, weights):
+        """The actor's, and 0 for the value's column: θ (…, F, A + 1), w (…, S, A) → (…, F, A + 1)."""
+        score = self.actor.weighted_score(theta[..., :-1], weights)
+        return np.concatenate([score, np.zeros(np.shape(score)[:-1] + (1,))], -1)
 
 
 def _rows(policy):

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
+import autograd.numpy as np
+from autograd.extend import defvjp, primitive
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +18,11 @@ class Episodes:
     log_pi: np.ndarray  # (N, S, A) log π of the policy that acted
     last_states: np.ndarray  # (N, K) s_T
     truncated: np.ndarray  # (N, K) bool: cut before the horizon and before a terminal state
+
+    def part(self, episodes):
+        """Only these of the K episodes, a slice or an index array: Episodes."""
+        cut = [getattr(self, name)[..., episodes] for name in ("states", "actions", "rewards", "mask", "last_states", "truncated")]
+        return Episodes(*cut[:4], self.log_pi, *cut[4:])
 
     @cached_property
     def log_probs(self):
@@ -34,6 +40,7 @@ def discounted_return(rewards, discount):
     return np.sum(discounts(discount, len(rewards), rewards) * rewards, 0)
 
 
+@primitive
 def reward_to_go(rewards, discount):
     """G_t = r_t + γ G_{t+1}, G_T = 0: rewards (T, …) → (T, …). Sutton & Barto (2018), eq. 3.9."""
     returns = np.array(rewards, float)
@@ -42,13 +49,16 @@ def reward_to_go(rewards, discount):
     return returns
 
 
+defvjp(reward_to_go, lambda ans, rewards, discount: lambda g: reward_to_go(g[::-1], discount)[::-1], argnums=[0])
+
+
 def gae(rewards, values, mask, bootstrap, *, discount, lam):
     """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16.
 
     rewards, values V(s_t), mask: (T, …); bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated
     or the horizon is reached. An episode that terminated earlier is masked from then on, and what is masked has value 0.
     """
-    values = np.concatenate([values * mask, np.where(mask[-1], bootstrap, 0.0)[None]])
+    values = np.concatenate([values * mask, (bootstrap * mask[-1])[None]])
     deltas = (rewards + discount * values[1:] - values[:-1]) * mask
     return reward_to_go(deltas, discount * lam)
 

@@ -1,4 +1,9 @@
-"""One learner: a step of a standard algorithm on recorded episodes, as a function θ' = U(θ, D) that autograd differentiates."""
+"""One learner: a step of REINFORCE or PPO on recorded episodes, as a function θ' = U(θ, D) that autograd differentiates.
+
+An inner update has two parts. `prepare(mdps, policy, theta, episodes)` keeps of the episodes what the step needs, and freezes every
+decision that has no derivative (how many epochs; in TRPO, how far the line search went). Calling it, (policy, theta, data) → θ', is then a
+smooth function of θ (N, F, A), one row per task. `trpo` has the third one; a fourth needs no more than these two methods.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -7,8 +12,9 @@ from typing import Callable
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.losses import (ESTIMATORS, FOLDED, fold, gather_log_probs, loaded_dice, magic_box, reinforce_weights, stop)
-from metarl_np.returns import leave_one_out_baseline, reward_to_go
+from metarl_np.losses import (ESTIMATORS, FOLDED, fold, gather, gather_log_probs, loaded_dice, magic_box, reinforce_weights, scatter, stop)
+from metarl_np.policies import entropy, kl
+from metarl_np.returns import discounts, gae, leave_one_out_baseline, reward_to_go
 
 
 def reinforce_table(mdps, episodes, *, baseline=leave_one_out_baseline):
@@ -31,15 +37,13 @@ class Reinforce:
     lam: float = 1.0  # λ of loaded_dice
 
     def __post_init__(self):
-        if not np.isfinite(self.step_size):
-            raise ValueError(f"step_size: {self.step_size} is not finite")
+        require_finite("step_size", self.step_size)
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator: {self.estimator!r} is not one of {', '.join(ESTIMATORS)}")
-        if not 0 <= self.lam <= 1:
-            raise ValueError(f"lam: {self.lam} is outside [0, 1]")
+        require_unit("lam", self.lam)
 
-    def prepare(self, mdps, episodes):
-        """What of recorded Episodes the step needs, and does not depend on θ: W (N, S, A) where the estimator folds, else the steps."""
+    def prepare(self, mdps, policy, theta, episodes):
+        """W (N, S, A) of recorded Episodes where the estimator folds, else their steps."""
         if self.estimator in FOLDED:
             return reinforce_table(mdps, episodes, baseline=self.baseline)
         rewards = episodes.rewards * episodes.mask
@@ -61,3 +65,141 @@ class Reinforce:
     def __call__(self, policy, theta, data):
         """θ' from prepared D, per task: θ (N, F, A) → (N, F, A)."""
         return theta + self.step_size * self.gradient(policy, theta, data)
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """The same update with ∂θ'/∂θ = I: the outer gradient stops at θ'. Finn et al. (2017), §5.2."""
+
+    inner: Callable
+
+    @property
+    def baseline(self):
+        """The inner update's: the query is scored with it."""
+        return self.inner.baseline
+
+    def prepare(self, mdps, policy, theta, episodes):
+        """What the inner update prepares."""
+        return self.inner.prepare(mdps, policy, theta, episodes)
+
+    def __call__(self, policy, theta, data):
+        """θ + ⊥(U(θ) − θ)."""
+        plain = stop(theta)
+        return theta + (self.inner(policy, plain, data) - plain)
+
+
+def advantages(policy, theta, episodes, discount, *, baseline, lam):
+    """Â_t, 0 on masked steps, (T, N, K): GAE(γ, λ) with the values of an ActorCritic, differentiable through θ (N, F, A + 1), or
+    G_t − b_t for a policy that has none."""
+    if not hasattr(policy, "values"):
+        return reinforce_weights(episodes, discount, baseline=baseline, drop_discount=True)
+    v = policy.values(theta)
+    bootstrap = _at(v, episodes.last_states[None])[0] * episodes.truncated
+    return gae(episodes.rewards * episodes.mask, _at(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
+
+
+def _at(v, states):
+    """v(s_t): v (N, S), states (T, N, K) → (T, N, K)."""
+    return gather(v[..., None], states, np.zeros(states.shape, int))
+
+
+def visits(episodes, n_states):
+    """ν(s), the share of a task's unmasked steps that were taken in s: (N, S), rows summing to one."""
+    counts = scatter(episodes.mask.astype(float), episodes.states, np.zeros(episodes.states.shape, int), n_states, 1)[..., 0]
+    return counts / counts.sum(1, keepdims=True)
+
+
+def mean_kl(policy, old, new, nu):
+    """KL̄ = Σ_s ν(s) KL(π_old(·|s)‖π_new(·|s)) in nats: θ (N, F, A) twice, ν (N, S) → (N,)."""
+    return np.sum(nu * kl(policy.log_pi(old), policy.log_pi(new)), -1)
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Ascent on the clipped surrogate, `epochs` times through the episodes. Schulman et al. (2017), eq. 7 and 9, with γᵗ:
+
+    Σ_t γᵗ min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) + c_H Σ_t γᵗ H(π(·|s_t)) − c_V Σ_t γᵗ ½ (V(s_t) − V̂_t)²,   ρ_t = π/π_old,
+
+    mean over episodes. Steps are plain ascent and minibatches are cut in order, episodes being exchangeable, so that θ' is a
+    plain function of θ: through π_old, and through the advantages of an ActorCritic. A task stops when its KL̄(π_old‖π) after an epoch
+    is above target_kl. Raises ValueError on a clip range or KL that is not positive, no epochs, or minibatches that do not divide K.
+    """
+
+    step_size: float  # α
+    clip: float = 0.2  # ε
+    epochs: int = 4
+    minibatches: int = 1  # equal cuts of the K episodes
+    lam: float = 0.95  # λ of GAE; used with an ActorCritic only
+    entropy: float = 0.0  # c_H
+    value: float = 0.5  # c_V; used with an ActorCritic only
+    target_kl: float = np.inf  # nats
+    baseline: Callable = leave_one_out_baseline  # for policies without values
+
+    def __post_init__(self):
+        for name in ("step_size", "entropy", "value"):
+            require_finite(name, getattr(self, name))
+        require_unit("lam", self.lam)
+        if not 0 < self.clip < np.inf or not self.target_kl > 0:
+            raise ValueError(f"clip, target_kl: {self.clip} and {self.target_kl} must be positive")
+        if self.epochs < 1 or self.minibatches < 1:
+            raise ValueError(f"epochs, minibatches: {self.epochs} and {self.minibatches} must be at least 1")
+
+    def prepare(self, mdps, policy, theta, episodes):
+        """(Episodes, γ, number of epochs until each task stops (N,))."""
+        if episodes.states.shape[2] % self.minibatches:
+            raise ValueError(f"minibatches: {self.minibatches} do not divide {episodes.states.shape[2]} episodes")
+        nu, done = visits(episodes, policy.n_states), np.full(len(theta), self.epochs)
+        if self.target_kl < np.inf:
+            new = theta
+            for epoch in range(self.epochs):
+                new = self._epoch(policy, new, theta, (episodes, mdps.discount, done), epoch)
+                done = np.where((done > epoch) & (mean_kl(policy, theta, new, nu) > self.target_kl), epoch + 1, done)
+        return episodes, mdps.discount, done
+
+    def objective(self, policy, theta, old, episodes, advantage, discount):
+        """The surrogate of some episodes and their Â (T, N, K), per task: θ, θ_old (N, F, A) → (N,)."""
+        states, actions, k = episodes.states, episodes.actions, episodes.states.shape[2]
+        log_pi, gamma_t = policy.log_pi(theta), episodes.mask * discounts(discount, len(states), states)
+        ratio = np.exp(log_pi - policy.log_pi(old))
+
+        def table(steps):
+            return scatter(steps * gamma_t, states, actions, policy.n_states, policy.n_actions)
+
+        up, down = table(np.maximum(advantage, 0.0)), table(np.minimum(advantage, 0.0))  # where Â < 0 the lower clip is the one that acts
+        total = np.sum(np.minimum(ratio, 1 + self.clip) * up + np.maximum(ratio, 1 - self.clip) * down, (1, 2))
+        if self.entropy:
+            total = total + self.entropy * np.sum(np.sum(table(np.ones(states.shape)), -1) * entropy(log_pi), -1)
+        if hasattr(policy, "values"):
+            target = advantage + _at(policy.values(old), states)
+            total = total - 0.5 * self.value * np.sum(gamma_t * (_at(policy.values(theta), states) - target) ** 2, (0, 2))
+        return total / k
+
+    def _epoch(self, policy, theta, old, data, epoch):
+        """One pass over the minibatches, in the tasks that have not stopped."""
+        episodes, discount, done = data
+        advantage = advantages(policy, old, episodes, discount, baseline=self.baseline, lam=self.lam)
+        go = (done > epoch)[:, None, None] * self.step_size
+        size = episodes.states.shape[2] // self.minibatches
+        for part in (slice(i * size, (i + 1) * size) for i in range(self.minibatches)):
+            g = grad(lambda th: np.sum(self.objective(policy, th, old, episodes.part(part), advantage[..., part], discount)))(theta)
+            theta = theta + go * g
+        return theta
+
+    def __call__(self, policy, theta, data):
+        """θ' from prepared D, per task: θ (N, F, A) → (N, F, A)."""
+        new = theta
+        for epoch in range(data[2].max()):
+            new = self._epoch(policy, new, theta, data, epoch)
+        return new
+
+
+def require_finite(name, value):
+    """Raise ValueError naming an argument that is not a finite number."""
+    if not np.isfinite(value):
+        raise ValueError(f"{name}: {value} is not finite")
+
+
+def require_unit(name, value):
+    """Raise ValueError naming an argument that is not in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: {value} is outside [0, 1]")

@@ -111,7 +111,7 @@ def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, score=
     thetas, data = [maml.per_task(copies, THETA)], []
     for e in episodes:
         probability = probability * np.exp(losses.log_likelihood(POLICY.log_pi(thetas[-1]), e))
-        data.append(inner.prepare(copies, e))
+        data.append(inner.prepare(copies, None, None, e))
         thetas.append(inner(POLICY, thetas[-1], data[-1]))
     assert abs(probability.sum() - 1) < 1e-12
 

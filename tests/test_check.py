@@ -38,7 +38,7 @@ def test_every_estimator_is_recognised_from_plain_arrays(rng, n, steps):
     for name in NAMES:
         estimator, _, score = name.partition("+")
         inner = Reinforce(ALPHA, estimator=estimator)
-        data = [inner.prepare(mdps, e) for e in path.episodes[:-1]]
+        data = [inner.prepare(mdps, None, None, e) for e in path.episodes[:-1]]
         mine = type(path)(path.thetas, path.episodes, data, path.returns, path.query)
         g = meta_gradient(SoftmaxPolicy(S, A), mine, inner, score=score_factor(path.returns[-1]) if score else None).mean(0)
         verdict = check.check_gradient(g, known)

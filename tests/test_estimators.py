@@ -149,7 +149,7 @@ def sampled(rng, garbage=None):
 def test_folded_and_per_step_forms_are_one(rng, estimator, surrogate, baseline):
     mdps, e = sampled(rng)
     inner, b = Reinforce(ALPHA, baseline, estimator), baseline(reward_to_go(e.rewards, GAMMA), e)
-    data = inner.prepare(mdps, e)
+    data = inner.prepare(mdps, None, None, e)
     assert np.shape(data) == mdps.shape  # the folded form
     for name, policy, theta in policies(rng, 3, 4, 4):
         theta = theta + np.zeros((3, 1, 1))
@@ -308,4 +308,4 @@ def test_every_estimator_refuses_a_leave_one_out_baseline_of_one_episode(rng, es
     mdps = tiny_mdp(rng, 2)
     e = rollout(rng, mdps, np.full((3, 2), -np.log(2)), 1)
     with pytest.raises(ValueError, match="leave-one-out"):
-        Reinforce(ALPHA, estimator=estimator).prepare(mdps, e)
+        Reinforce(ALPHA, estimator=estimator).prepare(mdps, None, None, e)

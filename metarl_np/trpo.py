@@ -1,0 +1,97 @@
+"""TRPO: a natural-gradient step inside a KL radius, differentiable in θ. Schulman et al. (2015), §6 and appendix C."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import autograd.numpy as np
+from autograd import grad
+from autograd.extend import defvjp, primitive
+
+from metarl_np.losses import fold, stop
+from metarl_np.optim import conjugate_gradient
+from metarl_np.returns import discounts, leave_one_out_baseline
+from metarl_np.updates import advantages, mean_kl, require_unit, visits
+
+
+def fisher_vector_product(policy, theta, nu, v):
+    """F v, F = Σ_s ν(s) Σ_a π ∇log π ∇log πᵀ the Hessian of KL̄ at θ, in closed form: θ, v (N, F, A), ν (N, S) → (N, F, A)."""
+    return policy.weighted_score(theta, nu[..., None] * np.exp(policy.log_pi(theta)) * policy.tangent(theta, v))
+
+
+def fisher_vector_product_by_autograd(policy, theta, nu, v):
+    """The same for any policy: the derivative of vᵀ∇KL̄(π_θ‖π_θ') at θ' = θ."""
+    gradient = grad(lambda new: np.sum(mean_kl(policy, stop(theta), new, nu)))
+    return grad(lambda new: np.sum(gradient(new) * v))(theta)
+
+
+@primitive
+def natural_direction(policy, theta, g, nu, damping):
+    """x = (F(θ) + λI)⁻¹ g by conjugate gradient, per task: θ, g (N, F, A), ν (N, S) → (N, F, A)."""
+    return conjugate_gradient(lambda v: fisher_vector_product(policy, theta, nu, v) + damping * v, g)
+
+
+# (F + λI) x = g, so dx = (F + λI)⁻¹ (dg − dF x): one more solve y of the same system, then ∇_θ yᵀ(g − F(θ) x) with x, y constant
+defvjp(natural_direction,
+       lambda x, policy, theta, g, nu, damping: lambda x_bar: grad(lambda th: -np.sum(
+           natural_direction(policy, theta, x_bar, nu, damping) * fisher_vector_product(policy, th, nu, x)))(theta),
+       lambda x, policy, theta, g, nu, damping: lambda x_bar: natural_direction(policy, theta, x_bar, nu, damping),
+       argnums=[1, 2])
+
+
+@dataclass(frozen=True)
+class TRPO:
+    """θ' = θ + c^j √(2δ / xᵀFx) x, x = (F + λI)⁻¹ g, j the first exponent at which the *ratio* surrogate Σ_t γᵗ (π/π_old) Â_t improves
+    and KL̄(π_old‖π) ≤ δ.
+
+    λ > 0, since a softmax's Fisher matrix is singular. A task where no j ≤ max_backtracks will do keeps its parameters, and its exponent
+    is −1 in the prepared data. The derivative is that at frozen j. A critic's column is not moved. Raises ValueError on δ ≤ 0, λ ≤ 0.
+    """
+
+    radius: float = 0.01  # δ, nats
+    damping: float = 1e-3  # λ
+    lam: float = 0.95  # λ of GAE; used with an ActorCritic only
+    shrink: float = 0.5  # c
+    max_backtracks: int = 10
+    baseline: Callable = leave_one_out_baseline  # for policies without values
+
+    def __post_init__(self):
+        if not 0 < self.radius < np.inf or not 0 < self.damping < np.inf:
+            raise ValueError(f"radius, damping: {self.radius} and {self.damping} must be positive")
+        require_unit("lam", self.lam)
+        if not 0 < self.shrink < 1 or self.max_backtracks < 0:
+            raise ValueError(f"shrink, max_backtracks: {self.shrink} must be between 0 and 1, {self.max_backtracks} not negative")
+
+    def prepare(self, mdps, policy, theta, episodes):
+        """(Episodes, γ, ν (N, S), exponents (N,))."""
+        nu = visits(episodes, policy.n_states)
+        table = self._table(policy, theta, episodes, mdps.discount)
+        return episodes, mdps.discount, nu, self.search(policy, theta, table, nu)
+
+    def search(self, policy, theta, table, nu):
+        """The exponent j of each task's line search, −1 where no step will do: θ (N, F, A), W (N, S, A), ν (N, S) → (N,) int."""
+        exponent, old = np.full(len(theta), -1), policy.log_pi(theta)
+        for j in range(self.max_backtracks + 1):
+            new = self.step(policy, theta, table, nu, np.full(len(theta), j))
+            gain = np.sum(np.expm1(policy.log_pi(new) - old) * table, (1, 2))
+            good = (gain > 0) & (mean_kl(policy, theta, new, nu) <= self.radius)
+            exponent = np.where((exponent < 0) & good, j, exponent)
+        return exponent
+
+    def step(self, policy, theta, table, nu, exponent):
+        """The step from folded weights W(s, a) of γᵗÂ_t, exact or sampled, at given exponents: (N, F, A)."""
+        g = policy.weighted_score(theta, table)
+        x = natural_direction(policy, theta, g, nu, self.damping)
+        curvature = np.sum(x * fisher_vector_product(policy, theta, nu, x), (1, 2))
+        still = (exponent < 0) | (stop(curvature) <= 0)  # no advantage anywhere: no step, and no 0/0
+        length = np.where(still, 0.0, self.shrink ** np.maximum(exponent, 0)) * np.sqrt(2 * self.radius / np.where(still, 1.0, curvature))
+        return theta + length[:, None, None] * x
+
+    def _table(self, policy, theta, episodes, discount):
+        advantage = advantages(policy, theta, episodes, discount, baseline=self.baseline, lam=self.lam)
+        weights = advantage * discounts(discount, len(advantage), advantage)
+        return fold(weights, episodes.states, episodes.actions, policy.n_states, policy.n_actions)
+
+    def __call__(self, policy, theta, data):
+        """θ' from prepared D, per task: θ (N, F, A) → (N, F, A)."""
+        episodes, discount, nu, exponent = data
+        return self.step(policy, theta, self._table(policy, theta, episodes, discount), nu, exponent)
