@@ -73,7 +73,11 @@ def estimator_gradients(theta, support, query, *, step_size, discount, baseline=
     theta = np.asarray(theta, float)
     if theta.ndim != 2:
         raise ValueError(f"theta: expected shape (F, A), got {theta.shape}")
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount: {discount} is outside [0, 1]")
     policy = SoftmaxPolicy(*theta.shape) if policy is None else policy
+    if not isinstance(support, (list, tuple)) or not all(isinstance(r, dict) for r in (*support, query)):
+        raise ValueError("support, query: expected a list of `record`s, one for each inner step, and one `record`")
     records = [*support, query]
     shape = (records[0]["states"].shape[1], policy.n_states, policy.n_actions)
     for j, r in enumerate(records):
@@ -111,21 +115,24 @@ class _Sizes:
         return self.shape[0]
 
 
-def exact_answers(mdps, theta, *, step_size, steps=1, policy=None):
-    """{"return": J (N,), "policy gradient": ∇J, "hessian": ∇²J (N, P, P), "(a)": ∇J(θ_k)}, gradients per task (N, F, A), all exact."""
+def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):
+    """{"policy gradient": ∇J(θ), "(a)": ∇J(θ_k)}, exact, mean over tasks: (F, A) each.
+
+    The exact return is `exact.expected_return`, the Hessian and its parts `exact_meta.hessians`.
+    """
+    theta = np.asarray(theta, float)
     policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
-    log_pi = policy.log_pi(theta)
-    return {"return": exact.expected_return(mdps, log_pi),
-            "policy gradient": policy.weighted_score(theta, exact.policy_gradient_table(mdps, log_pi)),
-            "hessian": exact_meta.hessians(mdps, policy, theta)["H"],
-            "(a)": exact_meta.adapted_return_gradient(mdps, policy, theta, step_size=step_size, steps=steps)}
+    slope = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
+    adapted = exact_meta.adapted_return_gradient(mdps, policy, theta, step_size=step_size, steps=steps)
+    return {"policy gradient": slope.mean(0), "(a)": adapted.mean(0)}
 
 
 def expected_gradients(mdps, theta, *, step_size, episodes, steps=1, baseline=leave_one_out_baseline, lam=1.0, policy=None):
     """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b). Raises ValueError if they are too many.
 
-    These, with `exact_answers`, are the candidates for a gradient that is the mean of many sampled ones.
+    These, with `exact_gradients`, are the candidates for a gradient that is the mean of many sampled ones.
     """
+    theta = np.asarray(theta, float)
     policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
     size = dict(episodes=episodes, steps=steps)
     result = {estimator + name: exact_meta.expected_meta_gradient(mdps, policy, theta, Reinforce(step_size, baseline, estimator, lam),
@@ -147,8 +154,12 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     for name, x in candidates.items():
         if x.shape != gradient.shape:
             raise ValueError(f"gradient: shape {gradient.shape}, where {name} has {x.shape}")
+        if not np.isfinite(x).all():
+            raise ValueError(f"candidates: {name} is not finite")
     if not np.isfinite(gradient).all():
         raise ValueError("gradient: not finite")
+    if not candidates or not 0 < confidence < 1:
+        raise ValueError(f"candidates, confidence: {len(candidates)} must be at least 1, {confidence} between 0 and 1")
     size = {name: max(abs(x).max(), 1e-300) for name, x in candidates.items()}
     if standard_error is None:
         errors = {name: float(abs(gradient - x).max() / size[name]) for name, x in candidates.items()}
@@ -175,5 +186,7 @@ def _in_words(gradient, candidates, names, errors, tolerance):
     for name, x in candidates.items():
         scale = (gradient * x).sum() / max((x * x).sum(), 1e-300)
         if scale and abs(gradient - scale * x).max() <= tolerance * abs(gradient).max():
-            lines.append(f"  It is {scale:.6g} times {name}: a sum where a mean belongs, or the other way round?")
+            sign = "the opposite sign, as of a loss" if scale < 0 else ""
+            size = "" if abs(abs(scale) - 1) <= tolerance else "a sum where a mean belongs, or the other way round"
+            lines.append(f"  It is {scale:.6g} times {name}: {' and '.join(filter(None, (sign, size)))}?")
     return "\n".join(lines)

@@ -1,12 +1,14 @@
 """The oracles: what can be computed exactly in a tabular MDP, by dynamic programming and by enumeration.
 
-log π is (S, A) or (N, S, A). The finite-horizon functions can be differentiated by autograd, to any order, through log π.
+log π is (S, A) or (N, S, A), and ValueError is raised if it is not one. The finite-horizon functions can be differentiated by
+autograd, to any order, through log π.
 """
 
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np.mdp import require
+from metarl_np.policies import require_log_pi
 from metarl_np.returns import Episodes
 
 
@@ -34,6 +36,7 @@ def action_values(mdps, v):
 
 def values(mdps, log_pi):
     """V_t(s) with T − t steps to go, by backward induction from V_T = 0: (T + 1, N, S)."""
+    require_log_pi(log_pi, mdps.shape)
     v = [np.zeros(mdps.shape[:2])]
     for _ in range(mdps.horizon):
         v.append(np.sum(np.exp(log_pi) * action_values(mdps, v[-1]), -1))
@@ -50,6 +53,7 @@ def stationary_values(mdps, log_pi):
 
     Solved densely, A·S² numbers per task. Raises ValueError at γ = 1 where a state does not surely reach a terminal one.
     """
+    require_log_pi(log_pi, mdps.shape)
     n, s, a = mdps.shape
     pi = np.exp(log_pi) * ~mdps.terminal[..., None]
     cell = np.arange(n * s * a).reshape(n, s, a, 1) * s + mdps.successors
@@ -70,6 +74,13 @@ def optimal_values(mdps):
     for t in reversed(range(mdps.horizon)):
         v[t] = action_values(mdps, v[t + 1]).max(-1)
     return v
+
+
+def optimal_log_pi(mdps):
+    """log π of the optimal policy, which may depend on time, on the states of `mdps.with_time()`: (N, (T + 1)·S, A)."""
+    best = [action_values(mdps, v).argmax(-1) for v in optimal_values(mdps)[1:]]
+    best = np.concatenate(best + [np.zeros(mdps.shape[:2], int)], 1)
+    return np.where(best[..., None] == np.arange(mdps.shape[2]), 0.0, -np.inf)
 
 
 def optimal_return(mdps):
@@ -95,6 +106,7 @@ def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
 
 def occupancy(mdps, log_pi):
     """d_t(s) = γᵗ Pr(s_t = s), by pushing the start distribution forward: (T, N, S)."""
+    require_log_pi(log_pi, mdps.shape)
     d = [mdps.start]
     for _ in range(mdps.horizon - 1):
         d.append(mdps.discount * push(mdps, d[-1][..., None] * np.exp(log_pi)))

@@ -19,6 +19,8 @@ from metarl_np.updates import Reinforce
 
 def adapted_return(mdps, policy, theta, *, step_size, steps=1):
     """(a) J(θ_k), θ_{j+1} = θ_j + α∇J(θ_j) with exact gradients: θ (F, A) or (N, F, A) → (N,), differentiable."""
+    if steps < 0 or not np.isfinite(step_size):
+        raise ValueError(f"steps, step_size: {steps} must not be negative and {step_size} must be finite")
     theta = per_task(mdps, theta)
     for _ in range(steps):
         theta = theta + step_size * policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
@@ -33,7 +35,8 @@ def adapted_return_gradient(mdps, policy, theta, *, step_size, steps=1):
 def hessians(mdps, policy, theta):
     """{"H": ∇²J, "H1", "H2", "H12"} with H = H₁ + H₂ + H₁₂ + H₁₂ᵀ, each (N, P, P), P = F·A. See `losses` for what they are.
 
-    H₁ and H₂ come from the exact weights W(s, a) of the policy-gradient theorem, H₁₂ from how W changes with θ.
+    From ∇J = Σ W(s, a) ∇log π(a|s) with the theorem's weights W = d π Q: H₂ is what ∇²log π contributes at fixed W, H₁ what the
+    change of π in W contributes (∇π = π ∇log π, so W ∇log π is the change), H₁₂ what the change of Q does, and its transpose what d does.
     """
     theta = per_task(mdps, theta)
 

@@ -4,6 +4,7 @@ Only log-probabilities depend on θ; rewards, masks and baselines are what was r
 are (T, N, K), a surrogate is (N,). All of them have the same first derivative, the REINFORCE estimate of ∇J; they differ in the
 second, which is what MAML differentiates its inner step by:
 
+    first_order  Ĥ = 0                naive's, taken as a constant
     naive        Ĥ → H₂               Σ γᵗ log π_t (G_t − b_t)
     lvc          Ĥ → H₁ + H₂          Σ γᵗ □(log π_t) (G_t − b_t)
     dice         Ĥ → H                Σ γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ γᵗ (1 − □(log π_t)) b_t
@@ -27,7 +28,7 @@ def stop(x):
 
 
 def magic_box(x):
-    """□(x) = exp(x − ⊥x). Foerster et al. (2018), eq. 4."""
+    """□(x) = exp(x − ⊥x). Foerster et al. (2018), §4."""
     return np.exp(x - stop(x))
 
 
@@ -93,16 +94,17 @@ def lvc(log_probs, rewards, baseline, mask, discount):
 
 
 def dice(log_probs, rewards, baseline, mask, discount):
-    """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), eq. 5; Mao et al. (2019), eq. 6.
+    """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), §4.
 
-    The baseline is added beside the product. Put inside it, as r_t − b_t, it would bias the first derivative already.
+    The baseline is added beside the product: put inside it, as r_t − b_t, it would bias the first derivative already. (It lowers the
+    variance of the first derivative; Mao et al. (2019) add another for the second, which is not here.)
     """
     steps = magic_box(np.cumsum(log_probs * mask, 0)) * rewards + (1 - magic_box(log_probs)) * baseline
     return np.sum(np.mean(steps * mask * discounts(discount, len(mask), mask), -1), 0)
 
 
 def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
-    """Σ_t γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)], w_t = λ w_{t−1} + log π_t. Farquhar et al. (2019), eq. 8."""
+    """Σ_t γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)], w_t = λ w_{t−1} + log π_t. Farquhar et al. (2019), §4."""
     lag = np.arange(len(mask))[:, None] - np.arange(len(mask))
     w = np.tensordot(np.where(lag >= 0, float(lam) ** np.maximum(lag, 0), 0.0), log_probs * mask, 1)
     return reinforce(magic_box(w) - magic_box(w - log_probs), _weights(rewards, baseline, mask, discount))

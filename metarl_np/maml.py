@@ -12,6 +12,7 @@ from autograd import grad
 
 from metarl_np.losses import log_likelihood, reinforce_folded
 from metarl_np.optim import adam
+from metarl_np.policies import NotFinite
 from metarl_np.returns import discounted_return
 from metarl_np.rollouts import rollout
 from metarl_np.updates import reinforce_table
@@ -25,7 +26,7 @@ class Adaptation:
     episodes: list  # k+1 Episodes, each sampled with the parameters of the same place; the last are the query
     data: list  # k: what the inner update prepared from the first k, the support
     returns: np.ndarray  # (k+1, N): mean discounted return of those episodes
-    query: np.ndarray  # (N, S, A): folded REINFORCE weights of the query episodes
+    query: np.ndarray  # (N, S, A): folded REINFORCE weights of the query episodes; None where the query is exact
 
 
 def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
@@ -111,7 +112,10 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
     """
     state = None
     for iteration in range(iterations):
-        path = adapt(rng, sample_tasks(rng), policy, theta, inner, steps=steps, episodes=episodes)
+        try:
+            path = adapt(rng, sample_tasks(rng), policy, theta, inner, steps=steps, episodes=episodes)
+        except NotFinite as error:
+            raise NotFinite(f"iteration {iteration}: {error}") from error
         g = meta_gradient(policy, path, inner, score=score_factor(path.returns[-1]) if score else None).mean(0)
         theta, state = optimiser(theta, g, state, step_size=step_size)
         for name, x in (("adapted parameters", path.thetas[-1]), ("returns", path.returns), ("gradient", g), ("parameters", theta)):

@@ -175,6 +175,26 @@ class MDP:
         states = np.argsort(self.start == 0, axis=1, kind="stable")[:, : (self.start > 0).sum(1).max()]
         return states, np.take_along_axis(self.start, states, 1)
 
+    def with_time(self):
+        """The same MDPs with time in the state, t·S + s for t = 0 … T, the states at T being terminal: S' = (T + 1)·S.
+
+        A policy on it may depend on time, as the optimal one for a finite horizon does. The original state is s' mod S.
+        """
+        n, s, a, z = self.successors.shape
+        copies = self.horizon + 1
+        end = np.repeat(self.terminal[:, None], copies, 1)
+        end[:, -1] = True
+        end = end.reshape(n, copies * s)
+        own = np.arange(copies * s)[:, None, None]
+        after = self.successors[:, None] + (np.arange(1, copies + 1) * s)[:, None, None, None]  # a copy's successors are in the next
+        stay = end[:, :, None, None]
+
+        def repeat(x):
+            return np.repeat(x[:, None], copies, 1).reshape((n, copies * s) + x.shape[2:])
+        start = np.concatenate([self.start, np.zeros((n, self.horizon * s))], 1)
+        return MDP(np.where(stay, own, after.reshape(n, copies * s, a, z)), repeat(self.probabilities),
+                   np.where(stay, 0.0, repeat(self.rewards)), start, end, self.discount, self.horizon, self.reward_noise)
+
     def auto_reset(self):
         """The continuing MDPs in which what leads into a terminal state leads to the start distribution instead.
 

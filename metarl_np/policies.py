@@ -7,7 +7,13 @@ Parameters of any finite size give finite log-probabilities.
 from dataclasses import dataclass
 
 import autograd.numpy as np
-from autograd.extend import defvjp, primitive
+from autograd.extend import defvjp, notrace_primitive, primitive
+
+from metarl_np.mdp import require
+
+
+class NotFinite(ValueError, FloatingPointError):
+    """Parameters that are NaN or infinite: bad input where a user gave them, an accident of arithmetic where training made them."""
 
 
 @primitive
@@ -147,21 +153,32 @@ def _check_features(policy):
         shape = np.shape(policy.features)
         if len(shape) != 2 or shape[0] != policy.n_states or not np.isfinite(policy.features).all():
             raise ValueError(f"features: expected finite numbers of shape ({policy.n_states}, F), got shape {shape}")
+        object.__setattr__(policy, "features", np.asarray(policy.features, float))
 
 
 def _linear(policy, theta):
     """θᵀφ(s) for every state, (…, F, A) → (…, S, A)."""
+    theta = np.array(theta, float) if isinstance(theta, (list, tuple)) else theta
     expected = _rows(policy), getattr(policy, "units", policy.n_actions)
     if np.shape(theta)[-2:] != expected:
         raise ValueError(f"theta: expected shape (…, {expected[0]}, {expected[1]}), got {np.shape(theta)}")
     if not np.isfinite(theta).all():
-        raise ValueError("theta: parameters that are not finite")
+        raise NotFinite("theta: parameters that are not finite")
     return theta if policy.features is None else np.matmul(policy.features, theta)
 
 
 def _linear_transpose(policy, x):
     """Σ_s φ(s) x(s), (…, S, A) → (…, F, A)."""
     return x if policy.features is None else np.matmul(policy.features.T, x)
+
+
+@notrace_primitive
+def require_log_pi(log_pi, shape):
+    """Raise ValueError, naming task and state, unless log_pi (S, A) or (N, S, A) are the log-probabilities of `shape` = (N, S, A)."""
+    if np.shape(log_pi) not in (shape[1:], shape):
+        raise ValueError(f"log_pi: expected shape {shape[1:]} or {shape}, got {np.shape(log_pi)}")
+    total = np.broadcast_to(np.exp(np.minimum(log_pi, 1.0)).sum(-1), shape[:2])
+    require(abs(total - 1) < 1e-6, "log_pi", "not log-probabilities; are the parameters finite?")
 
 
 def entropy(log_p):

@@ -15,7 +15,7 @@ class Episodes:
     actions: np.ndarray  # (T, N, K) a_t
     rewards: np.ndarray  # (T, N, K) r_t, paid for leaving s_t by a_t
     mask: np.ndarray  # (T, N, K) bool: s_t is not terminal, the step was really taken
-    log_pi: np.ndarray  # (N, S, A) log π of the policy that acted
+    log_pi: np.ndarray  # (N, S, A) log π of the policy that acted; None where that is not known
     last_states: np.ndarray  # (N, K) s_T
     truncated: np.ndarray  # (N, K) bool: cut before the horizon and before a terminal state
 

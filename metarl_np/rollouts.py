@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_np.mdp import require
+from metarl_np.policies import require_log_pi
 from metarl_np.returns import Episodes
 
 CHUNK = 8192  # lanes whose working rows fit in a core's cache
@@ -38,10 +38,8 @@ def sampling_tables(mdps, log_pi):
     not one, naming task and state.
     """
     n, s, a, z = mdps.successors.shape
-    if np.shape(log_pi) not in ((s, a), (n, s, a)):
-        raise ValueError(f"log_pi: expected shape ({s}, {a}) or ({n}, {s}, {a}), got {np.shape(log_pi)}")
+    require_log_pi(log_pi, (n, s, a))
     pi = np.exp(log_pi)
-    require(abs(np.broadcast_to(pi.sum(-1), (n, s)) - 1) < 1e-6, "log_pi", "not log-probabilities; are the parameters finite?")
     bits = max(1, (a * z - 1).bit_length())
     joint = np.zeros((n, s, 1 << bits))
     np.multiply(pi[..., None], mdps.probabilities, out=joint[..., : a * z].reshape(n, s, a, z))

@@ -67,24 +67,27 @@ class TRPO:
         table = self._table(policy, theta, episodes, mdps.discount)
         return episodes, mdps.discount, nu, self.search(policy, theta, table, nu)
 
+    def full_step(self, policy, theta, table, nu):
+        """√(2δ / xᵀFx) x from folded weights W(s, a) of γᵗÂ_t, exact or sampled: θ, W, ν → (N, F, A); 0 where W leaves nothing to gain."""
+        x = natural_direction(policy, theta, policy.weighted_score(theta, table), nu, self.damping)
+        curvature = np.sum(x * fisher_vector_product(policy, theta, nu, x), (1, 2))[:, None, None]
+        still = stop(curvature) <= 0  # all advantages are zero: no step, and no 0/0
+        return x * np.where(still, 0.0, np.sqrt(2 * self.radius / np.where(still, 1.0, curvature)))
+
     def search(self, policy, theta, table, nu):
         """The exponent j of each task's line search, −1 where no step will do: θ (N, F, A), W (N, S, A), ν (N, S) → (N,) int."""
-        exponent, old = np.full(len(theta), -1), policy.log_pi(theta)
+        exponent, old, full = np.full(len(theta), -1), policy.log_pi(theta), self.full_step(policy, theta, table, nu)
         for j in range(self.max_backtracks + 1):
-            new = self.step(policy, theta, table, nu, np.full(len(theta), j))
+            new = theta + self.shrink**j * full
             gain = np.sum(np.expm1(policy.log_pi(new) - old) * table, (1, 2))
             good = (gain > 0) & (mean_kl(policy, theta, new, nu) <= self.radius)
             exponent = np.where((exponent < 0) & good, j, exponent)
         return exponent
 
     def step(self, policy, theta, table, nu, exponent):
-        """The step from folded weights W(s, a) of γᵗÂ_t, exact or sampled, at given exponents: (N, F, A)."""
-        g = policy.weighted_score(theta, table)
-        x = natural_direction(policy, theta, g, nu, self.damping)
-        curvature = np.sum(x * fisher_vector_product(policy, theta, nu, x), (1, 2))
-        still = (exponent < 0) | (stop(curvature) <= 0)  # no advantage anywhere: no step, and no 0/0
-        length = np.where(still, 0.0, self.shrink ** np.maximum(exponent, 0)) * np.sqrt(2 * self.radius / np.where(still, 1.0, curvature))
-        return theta + length[:, None, None] * x
+        """θ' at given exponents: θ (N, F, A), W (N, S, A), ν (N, S), exponents (N,) → (N, F, A)."""
+        length = np.where(exponent < 0, 0.0, self.shrink ** np.maximum(exponent, 0.0))
+        return theta + length[:, None, None] * self.full_step(policy, theta, table, nu)
 
     def _table(self, policy, theta, episodes, discount):
         advantage = advantages(policy, theta, episodes, discount, baseline=self.baseline, lam=self.lam)

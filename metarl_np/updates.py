@@ -94,11 +94,11 @@ def advantages(policy, theta, episodes, discount, *, baseline, lam):
     if not hasattr(policy, "values"):
         return reinforce_weights(episodes, discount, baseline=baseline, drop_discount=True)
     v = policy.values(theta)
-    bootstrap = _at(v, episodes.last_states[None])[0] * episodes.truncated
-    return gae(episodes.rewards * episodes.mask, _at(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
+    bootstrap = at_states(v, episodes.last_states[None])[0] * episodes.truncated
+    return gae(episodes.rewards * episodes.mask, at_states(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
 
 
-def _at(v, states):
+def at_states(v, states):
     """v(s_t): v (N, S), states (T, N, K) → (T, N, K)."""
     return gather(v[..., None], states, np.zeros(states.shape, int))
 
@@ -170,8 +170,8 @@ class PPO:
         if self.entropy:
             total = total + self.entropy * np.sum(np.sum(table(np.ones(states.shape)), -1) * entropy(log_pi), -1)
         if hasattr(policy, "values"):
-            target = advantage + _at(policy.values(old), states)
-            total = total - 0.5 * self.value * np.sum(gamma_t * (_at(policy.values(theta), states) - target) ** 2, (0, 2))
+            target = advantage + at_states(policy.values(old), states)
+            total = total - 0.5 * self.value * np.sum(gamma_t * (at_states(policy.values(theta), states) - target) ** 2, (0, 2))
         return total / k
 
     def _epoch(self, policy, theta, old, data, epoch):

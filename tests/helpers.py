@@ -6,7 +6,7 @@ from math import erfc, sqrt
 import numpy as np
 
 from metarl_np.mdp import MDP
-from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
+from metarl_np.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
 
 
 def random_tasks(rng, n, s, a, z, *, horizon, discount=.9, reward_noise=0.):
@@ -57,6 +57,15 @@ def policies(rng, n, s, a):
         yield name + ", per task", policy, rng.normal(size=(n,) + policy.init().shape)
 
 
+def learners(rng, n, s, a):
+    """(name, policy, θ (N, F, ·)): what PPO and TRPO improve, policies with and without a critic, every task with a θ of its own."""
+    features, units = rng.normal(size=(s, 3)), a.bit_length() - 1
+    softmax, logistic = SoftmaxPolicy(s, a), LogisticPolicy(s, units, features)
+    for name, policy in (("softmax", softmax), ("logistic features", logistic), ("softmax, critic", ActorCritic(softmax)),
+                         ("logistic features, critic", ActorCritic(logistic))):
+        yield name, policy, .7 * rng.normal(size=(n,) + policy.init().shape)
+
+
 def numerical_gradient(f, x, eps=1e-5):
     """Central differences of f: array → array, shape of f(x) + shape of x."""
     columns = []
@@ -69,6 +78,8 @@ def numerical_gradient(f, x, eps=1e-5):
 
 def plain_log_pi(policy, theta):
     """log π(a|s), (S, A), of one task: both policies are ∝ exp(φ(s)ᵀ θ f(a)), f(a) one-hot or the bits of a."""
+    if isinstance(policy, ActorCritic):
+        return plain_log_pi(policy.actor, theta[:, :-1])
     phi, f = _features(policy)
     x = phi @ theta @ f.T
     return x - np.log(np.exp(x).sum(1, keepdims=True))
@@ -76,9 +87,30 @@ def plain_log_pi(policy, theta):
 
 def plain_score(policy, theta):
     """∇log π(a|s) = φ(s) (f(a) − E f)ᵀ of one task, derived by hand: (S, A) + shape of θ."""
+    if isinstance(policy, ActorCritic):
+        return np.pad(plain_score(policy.actor, theta[:, :-1]), [(0, 0)] * 3 + [(0, 1)])
     phi, f = _features(policy)
     pi = np.exp(plain_log_pi(policy, theta))
     return np.einsum("sf,sau->safu", phi, f - (pi @ f)[:, None])
+
+
+def plain_values(policy, theta):
+    """V(s) = φ(s)ᵀw of one task, w the last column of an ActorCritic's θ: (S,)."""
+    return _features(policy.actor)[0] @ theta[:, -1]
+
+
+def plain_visits(e, n_states):
+    """ν(s) of recorded Episodes by counting: (N, S)."""
+    count = np.zeros((e.mask.shape[1], n_states))
+    for t, i, k in zip(*np.nonzero(e.mask)):
+        count[i, e.states[t, i, k]] += 1
+    return count / count.sum(1, keepdims=True)
+
+
+def plain_kl(policy, p, q, nu):
+    """Σ_s ν(s) KL(π_p(·|s)‖π_q(·|s)) of one task: the expectation is under the first."""
+    log_p, log_q = plain_log_pi(policy, p), plain_log_pi(policy, q)
+    return sum(nu[s] * np.exp(log_p[s, a]) * (log_p[s, a] - log_q[s, a]) for s, a in np.ndindex(log_p.shape))
 
 
 def _features(policy):

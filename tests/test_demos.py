@@ -15,6 +15,7 @@ PROMISED = {
     "policy_gradient": {"random MDP, logistic policy", "GridWorld, softmax table"},
     "reinforce_gridworld": {"iteration", "mean", "std"},
     "meta_gradients": {"estimators"},
+    "compare_methods": {"methods", "trpo_kl", "values"},
     "benchmark": {"frozen_lake_steps_per_s", "scaling"},
 }
 
@@ -67,3 +68,14 @@ def test_meta_gradient_rows_are_complete(demo):
     for r in rows:
         assert set(r) == {"family", "name", "target", "inner_episodes", "inner_steps", "alpha", "bias", "bias_se", "std", "cosine"}
         assert r["target"] == ("(b)" if "score" in r["name"] else "(a)")
+
+
+def test_every_method_is_compared(demo):
+    numbers = demo("compare_methods")[0]
+    rl2 = {"rl2_ppo", "rl2_trpo"}
+    learners = {"maml", "multi_task", "scratch"} | rl2 | {name + "_first_order" for name in rl2 | {"maml"}}
+    assert {row["name"] for row in numbers["methods"]} == learners | {"posterior_sampling", "posterior_mean", "true_prior", "optimum"}
+    optimum = next(row["return"] for row in numbers["methods"] if row["name"] == "optimum")
+    for row in numbers["methods"]:
+        assert set(row) == {"name", "env_steps", "return", "std"} and row["return"] <= optimum + 1e-9
+    assert numbers["trpo_kl"]["largest"] <= numbers["trpo_kl"]["radius"]
