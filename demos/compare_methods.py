@@ -14,10 +14,11 @@ import numpy as np
 from common import Progress, finish, parser
 from metarl_np import exact, maml, meta_values, model_based, plots
 from metarl_np.gridworld import GridWorld
+from metarl_np.losses import mean_kl, visits
 from metarl_np.policies import SoftmaxPolicy
 from metarl_np.rollouts import rollout
 from metarl_np.trpo import TRPO
-from metarl_np.updates import PPO, FirstOrder, Reinforce, mean_kl, visits
+from metarl_np.updates import PPO, FirstOrder, Reinforce
 
 GRID = GridWorld.open(7, 7, discount=0.95, horizon=18, slip=0.1)
 GOALS = np.array([cell for cell in GRID.free_cells if cell // 7 == 6 or cell % 7 == 6])

@@ -148,6 +148,7 @@ def main():
             for i, suffix in ((2, ""), (3, "_train")):
                 values = np.array([seed[name][i] for seed in seeds])
                 mean, std = values.mean(0), values.std(0, ddof=1)
+                into[name + "_step_sizes"] = [seed[name][1] for seed in seeds]
                 into[name + suffix], into[name + suffix + "_std"] = mean.tolist(), std.tolist()
                 print(f"{label + (', held-out goals' if i == 2 else ', training goals'):38s}"
                       + "".join(f"{m:7.3f}±{s:.2f}" for m, s in zip(mean, std)).replace("±0.", "±.")

@@ -112,7 +112,8 @@ def main():
         for method, difference in differences.items():
             print(f"  {method:50s}  {difference:.1e}" + (f"  ({n_sampled} episodes)" if "REINFORCE" in method else ""))
         print(f"  error of the sampled gradient falls as episodes^{slope:.3f}")
-        numbers[name] = dict(differences=differences, episodes=counts.tolist(), errors=errors.tolist(), slope=slope,
+        numbers[name] = dict(differences=differences, possible_episodes=n_episodes, episodes=counts.tolist(),
+                             errors=errors.tolist(), slope=slope,
                              norm=float(np.linalg.norm(truth)))
         ax.loglog(counts, errors / np.linalg.norm(truth), "o", color=plots.COLOURS["blue"], label="REINFORCE, leave-one-out baseline")
         ax.loglog(counts, errors[-1] * np.sqrt(counts[-1] / counts) / np.linalg.norm(truth), "--", color=plots.COLOURS["black"],

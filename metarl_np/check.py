@@ -10,8 +10,8 @@ from statistics import NormalDist
 import numpy as np
 
 from metarl_np import exact, exact_meta
-from metarl_np.losses import ESTIMATORS, gather_log_probs
-from metarl_np.maml import meta_gradient, replay, score_factor
+from metarl_np.losses import ESTIMATORS
+from metarl_np.maml import meta_gradient, replay, require_own, score_factor
 from metarl_np.policies import SoftmaxPolicy
 from metarl_np.returns import Episodes, leave_one_out_baseline
 from metarl_np.updates import Reinforce
@@ -45,28 +45,37 @@ class Verdict:
         return self.text
 
 
-def record(states, actions, rewards, mask=None, log_probs=None):
-    """Plain arrays (T, K) of one task or (T, N, K) of N, as check_gradient wants them: a dictionary of arrays (T, N, K)."""
-    states, actions, rewards = np.asarray(states), np.asarray(actions), np.asarray(rewards, float)
-    arrays = dict(states=states, actions=actions, rewards=rewards, mask=np.ones(states.shape, bool) if mask is None else np.asarray(mask))
-    if log_probs is not None:
-        arrays["log_probs"] = np.asarray(log_probs, float)
+def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
+    """Plain arrays (T, K) of one task or (T, N, K) of N, as `estimator_gradients` wants them: a dictionary of arrays (T, N, K).
+
+    log_probs: what your policy gave when it acted. baseline: your own b_t. What stands on masked steps does not matter. Raises
+    ValueError on shapes that differ, states or actions that are no whole numbers, and numbers that are not finite.
+    """
+    optional = dict(mask=np.ones(np.shape(states), bool) if mask is None else mask, log_probs=log_probs, baseline=baseline)
+    arrays = dict(states=states, actions=actions, rewards=rewards) | {name: x for name, x in optional.items() if x is not None}
+    arrays = {name: np.asarray(x) for name, x in arrays.items()}
+    shape = arrays["states"].shape
     for name, x in arrays.items():
-        if x.shape != states.shape or x.ndim not in (2, 3) or not x.size:
+        if x.shape != shape or len(shape) not in (2, 3) or not x.size:
             raise ValueError(f"{name}: expected shape (T, K) or (T, N, K) like the states', not empty, got {x.shape}")
-        if name in ("states", "actions") and not np.issubdtype(x.dtype, np.integer):
-            raise ValueError(f"{name}: expected integers, got {x.dtype}")
-        if name == "rewards" and not np.isfinite(x).all():
-            raise ValueError("rewards: not finite")
     if not np.isin(arrays["mask"], (0, 1)).all():
         raise ValueError("mask: expected booleans")
-    return {name: x if x.ndim == 3 else x[:, None] for name, x in (arrays | dict(mask=arrays["mask"].astype(bool))).items()}
+    valid = arrays["mask"].astype(bool)
+    for name, x in arrays.items():
+        x = np.where(valid, x, 0)
+        if name in ("states", "actions") and not np.issubdtype(x.dtype, np.integer):
+            raise ValueError(f"{name}: expected integers, got {x.dtype}")
+        if not np.isfinite(x).all():
+            raise ValueError(f"{name}: not finite")
+        arrays[name] = x if len(shape) == 3 else x[:, None]
+    return arrays | dict(mask=arrays["mask"].astype(bool))
 
 
 def estimator_gradients(theta, support, query, *, step_size, discount, baseline=leave_one_out_baseline, lam=1.0, policy=None):
     """{name: the meta-gradient (F, A) that each estimator must give on these episodes}, with `+score` and without; mean over tasks.
 
     theta (F, A). support: a list of `record`s, one for each inner step, query: one more. policy: the tabular SoftmaxPolicy by default.
+    A baseline that was recorded goes before the function `baseline`.
     The query's surrogate is REINFORCE with the same baseline; the score's J is the query's mean return less the other tasks'. Raises
     ValueError if recorded log-probabilities are not those of the parameters that each step leads to, or shapes do not fit.
     """
@@ -88,19 +97,20 @@ def estimator_gradients(theta, support, query, *, step_size, discount, baseline=
             if r[key].min() < 0 or r[key].max() >= size:
                 raise ValueError(f"{name}: {key} outside 0..{size - 1}, the policy's")
     episodes = [Episodes(*(r[key] for key in ("states", "actions", "rewards", "mask")), None, None, None) for r in records]
-    mdps = _Sizes(shape, discount)
-    gradients = {}
+    own = {id(e): r["baseline"] for e, r in zip(episodes, records) if "baseline" in r}
+    mdps, gradients = _Sizes(shape, discount), {}
+
+    def recorded(returns, e):
+        return own[id(e)] if id(e) in own else baseline(returns, e)
     for estimator in ESTIMATORS:
-        inner = Reinforce(step_size, baseline, estimator, lam)
+        inner = Reinforce(step_size, recorded, estimator, lam)
         path = replay(mdps, policy, theta, inner, episodes)
         for name, score in (("", None), ("+score", score_factor(path.returns[-1]))):
             gradients[estimator + name] = meta_gradient(policy, path, inner, score=score).mean(0)
-    for j, r in enumerate(records):
+    for j, (e, r) in enumerate(zip(episodes, records)):
         if "log_probs" in r:
-            gap = abs(gather_log_probs(policy.log_pi(path.thetas[j]), r["states"], r["actions"]) - r["log_probs"]) * r["mask"]
-            if not gap.max() < 1e-4:
-                raise ValueError(f"log_probs: those recorded in {'query' if j == len(support) else f'support[{j}]'} do not belong to the "
-                                 f"parameters after {j} inner steps: they differ by up to {gap.max():.2g}")
+            e.__dict__["log_probs"] = r["log_probs"]  # the users' own, in place of those of a table
+            require_own("log_probs of " + ("the query" if j == len(support) else f"support[{j}]"), policy.log_pi(path.thetas[j]), e)
     return {name: gradients[name] for name in MEANING if name in gradients}
 
 
@@ -166,8 +176,8 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
         names = tuple(name for name, error in errors.items() if error <= tolerance)
         return Verdict(names, errors, _in_words(gradient, candidates, names, errors, tolerance))
     error = np.broadcast_to(np.asarray(standard_error, float), gradient.shape)
-    if not (error >= 0).all():
-        raise ValueError("standard_error: negative or NaN")
+    if not ((error >= 0) & np.isfinite(error)).all():
+        raise ValueError("standard_error: negative or not finite")
     limit = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * gradient.size))
     z = {name: float((abs(gradient - x) / np.maximum(error, tolerance * size[name])).max()) for name, x in candidates.items()}
     names = tuple(name for name in z if z[name] <= limit)

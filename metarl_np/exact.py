@@ -7,8 +7,7 @@ autograd, to any order, through log π.
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
-from metarl_np.mdp import require
-from metarl_np.policies import require_log_pi
+from metarl_np.mdp import require, require_log_pi
 from metarl_np.returns import Episodes
 
 
@@ -91,8 +90,8 @@ def optimal_return(mdps):
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
     """V*(s) over an infinite horizon to `tolerance`, by value iteration: (N, S). Sutton & Barto (2018), eq. 4.10.
 
-    Stops at a change of less than tolerance · (1 − γ)/γ, which bounds the error (at γ = 1: less than tolerance). Raises
-    ValueError if that takes more than max_sweeps.
+    Stops at a change of less than tolerance · (1 − γ)/γ, which bounds the error by tolerance. At γ = 1 it stops at a change of
+    less than tolerance, which bounds nothing where termination is slow. Raises ValueError if that takes more than max_sweeps.
     """
     v = np.zeros(mdps.shape[:2])
     gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0

@@ -70,10 +70,12 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
 
     The R histories are the task axis of the Adaptation; its query is left empty. The next data set is drawn with the parameters that
     the ones before it led to, so the probability depends on θ (F, A) through all of them, and autograd sees how. Raises ValueError
-    with the number of histories if it is above max_datasets.
+    with the number of histories if it is above max_datasets, and on Gaussian reward noise, which no enumeration can hold.
     """
     if len(mdps) != 1:
         raise ValueError(f"mdps: the data sets of one task are enumerated, not of {len(mdps)}")
+    if mdps.reward_noise.any():
+        raise ValueError("mdps: reward_noise is not 0: Gaussian rewards cannot be enumerated (a Bernoulli reward is two successors)")
     if episodes < 1 or steps < 1:
         raise ValueError(f"episodes, steps: {episodes} and {steps} must be at least 1")
     every, dynamics = exact.enumerate_episodes(mdps)

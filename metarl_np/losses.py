@@ -18,7 +18,8 @@ depend on the action, lvc and dice keep theirs, and naive's becomes H₂ − E �
 import autograd.numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
 
-from metarl_np.returns import discounts, no_baseline, reward_to_go
+from metarl_np.policies import kl
+from metarl_np.returns import discounts, gae, no_baseline, reward_to_go
 
 
 @notrace_primitive
@@ -123,3 +124,29 @@ def log_likelihood(log_pi, episodes):
     """log p(D) = Σ_k Σ_t log π(a_t|s_t) of all episodes of a task, up to what does not depend on θ: (N, S, A) → (N,)."""
     counts = scatter(episodes.mask.astype(float), episodes.states, episodes.actions, *np.shape(log_pi)[1:])
     return np.sum(log_pi * counts, (-2, -1))
+
+
+def advantages(policy, theta, episodes, discount, *, baseline, lam):
+    """Â_t, 0 on masked steps, (T, N, K): GAE(γ, λ) with the values of an ActorCritic, differentiable through θ (N, F, A + 1), or
+    G_t − b_t for a policy that has none."""
+    if not hasattr(policy, "values"):
+        return reinforce_weights(episodes, discount, baseline=baseline, drop_discount=True)
+    v = policy.values(theta)
+    bootstrap = at_states(v, episodes.last_states[None])[0] * episodes.truncated
+    return gae(episodes.rewards * episodes.mask, at_states(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
+
+
+def at_states(v, states):
+    """v(s_t): v (N, S), states (T, N, K) → (T, N, K)."""
+    return gather(v[..., None], states, np.zeros(states.shape, int))
+
+
+def visits(episodes, n_states):
+    """ν(s), the share of a task's unmasked steps that were taken in s: (N, S), rows summing to one."""
+    counts = scatter(episodes.mask.astype(float), episodes.states, np.zeros(episodes.states.shape, int), n_states, 1)[..., 0]
+    return counts / counts.sum(1, keepdims=True)
+
+
+def mean_kl(policy, old, new, nu):
+    """KL̄ = Σ_s ν(s) KL(π_old(·|s)‖π_new(·|s)) in nats: θ (N, F, A) twice, ν (N, S) → (N,)."""
+    return np.sum(nu * kl(policy.log_pi(old), policy.log_pi(new)), -1)

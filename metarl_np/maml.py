@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.losses import log_likelihood, reinforce_folded
+from metarl_np.losses import gather, log_likelihood, reinforce_folded
 from metarl_np.optim import adam
 from metarl_np.policies import NotFinite
 from metarl_np.returns import discounted_return
@@ -41,8 +41,17 @@ def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
 
 
 def replay(mdps, policy, theta, inner, episodes):
-    """The same on k + 1 recorded Episodes, the last being the query: Adaptation."""
-    return _follow(lambda j, log_pi: episodes[j], mdps, policy, theta, inner, len(episodes) - 1)
+    """The same on k + 1 recorded Episodes, the last being the query: θ (F, A) or (N, F, A) → Adaptation.
+
+    Raises ValueError if episodes do not have N tasks, or were sampled with other parameters than those that their step leads to.
+    """
+    for j, e in enumerate(episodes):
+        if e.states.shape[1] != len(mdps) or e.states.max() >= mdps.shape[1] or e.actions.max() >= mdps.shape[2]:
+            raise ValueError(f"episodes[{j}]: {e.states.shape[1]} tasks, or their states or actions, do not fit N, S, A = {mdps.shape}")
+    path = _follow(lambda j, log_pi: episodes[j], mdps, policy, theta, inner, len(episodes) - 1)
+    for j, e in enumerate(episodes):
+        require_own(f"episodes[{j}]", policy.log_pi(path.thetas[j]), e)
+    return path
 
 
 def _follow(draw, mdps, policy, theta, inner, steps):
@@ -56,8 +65,19 @@ def _follow(draw, mdps, policy, theta, inner, steps):
     return Adaptation(thetas, episodes, data, returns, reinforce_table(mdps, episodes[-1], baseline=inner.baseline))
 
 
+def require_own(name, log_pi, episodes):
+    """Raise ValueError unless the log-probabilities recorded in Episodes, if they were, are those of log π (N, S, A)."""
+    if episodes.log_probs is not None:
+        gap = abs(gather(log_pi, episodes.states, episodes.actions) - episodes.log_probs)[episodes.mask]
+        if not gap.max(initial=0.0) < 1e-4:
+            raise ValueError(f"{name}: recorded log-probabilities do not belong to the parameters that its inner step leads to: "
+                             f"they differ by up to {gap.max():.2g}")
+
+
 def per_task(mdps, theta):
     """A copy of θ for each task, so that one backward pass over the sum of the tasks gives each its own gradient: (N, F, A)."""
+    if np.ndim(theta) == 3 and np.shape(theta)[0] != len(mdps):
+        raise ValueError(f"theta: parameters of {np.shape(theta)[0]} tasks, where there are {len(mdps)}")
     return np.zeros((len(mdps),) + np.shape(theta)[-2:]) + theta
 
 

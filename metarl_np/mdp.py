@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+from autograd.extend import notrace_primitive
 
 
 def require(good, argument, why, axes=("task", "state", "action", "successor")):
@@ -13,6 +14,15 @@ def require(good, argument, why, axes=("task", "state", "action", "successor")):
         place = np.argwhere(~good)[0]
         where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, place))
         raise ValueError(f"{argument}: {why}" + (f" (at {where})" if where else ""))
+
+
+@notrace_primitive
+def require_log_pi(log_pi, shape):
+    """Raise ValueError, naming task and state, unless log_pi (S, A) or (N, S, A) are log-probabilities for `shape` = (N, S, A)."""
+    if np.shape(log_pi) not in (shape[1:], shape):
+        raise ValueError(f"log_pi: expected shape {shape[1:]} or {shape}, got {np.shape(log_pi)}")
+    total = np.broadcast_to(np.exp(np.minimum(log_pi, 1.0)).sum(-1), shape[:2])
+    require(abs(total - 1) < 1e-6, "log_pi", "not log-probabilities; are the parameters finite?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +61,12 @@ class MDP:
                 raise ValueError(f"{name}: expected shape {shape}, got {arrays[name].shape}")
         p, r, end = arrays["probabilities"], arrays["rewards"], arrays["terminal"]
         require(p >= 0, "probabilities", "negative or NaN")
-        require(abs(p.sum(-1) - 1) < 1e-8, "probabilities", "do not sum to one")
+        require(abs(p.sum(-1) - 1) < 1e-6, "probabilities", "do not sum to one")
         require(np.isfinite(r), "rewards", "not finite")
         require(arrays["start"] >= 0, "start", "negative or NaN")
-        require(abs(arrays["start"].sum(-1) - 1) < 1e-8, "start", "does not sum to one")
+        require(abs(arrays["start"].sum(-1) - 1) < 1e-6, "start", "does not sum to one")
+        for name in ("probabilities", "start"):  # float32 arrays are welcome: what is left of 1 is shared out
+            arrays[name] = arrays[name] / arrays[name].sum(-1, keepdims=True)
         require((arrays["start"] == 0) | ~end, "start", "probability on a terminal state: such an episode has no step")
         own = z == np.arange(s)[:, None, None]
         require(~end[..., None, None] | (p == 0) | (own & (r == 0)), "terminal", "a terminal state must be absorbing and pay 0")
@@ -68,8 +80,7 @@ class MDP:
 
     def _set(self, arrays):
         for name, array in arrays.items():
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, name, _read_only(array))
         return self
 
     @classmethod
@@ -87,7 +98,7 @@ class MDP:
         R = np.broadcast_to(R if R.ndim == P.ndim else R[..., None], P.shape)
         P, R = (P[None], R[None]) if one else (P, R)
         require(P >= 0, "P", "negative or NaN")
-        require(abs(P.sum(-1) - 1) < 1e-8, "P", "does not sum to one")
+        require(abs(P.sum(-1) - 1) < 1e-6, "P", "does not sum to one")
         require(np.isfinite(R), "R", "not finite")
         n, s = P.shape[:2]
         order = np.argsort(P == 0, axis=-1, kind="stable")[..., : max(1, (P != 0).sum(-1).max())]  # what can happen, first
@@ -114,6 +125,8 @@ class MDP:
             for state in range(s):
                 if sorted(table[state]) != list(range(a)):
                     raise ValueError(f"tables: expected the actions 0..{a - 1} (at task {i}, state {state})")
+                if any(len(e) != 4 or e[1] != int(e[1]) for entries in table[state].values() for e in entries):
+                    raise ValueError(f"tables: expected entries (p, s', r, done) (at task {i}, state {state})")
             entries = [(state, action, *e) for state in range(s) for action in range(a) for e in table[state][action] if e[0] != 0]
             for state, action, p, z, _, _ in entries:
                 if not p > 0 or not 0 <= z < s:
@@ -146,8 +159,8 @@ class MDP:
     def __getitem__(self, tasks):
         """The sub-batch of the tasks that an integer, slice or index array names (always a batch, of one task at least)."""
         tasks = np.atleast_1d(np.arange(len(self))[tasks])
-        if not tasks.size:
-            raise ValueError("tasks: an empty batch")
+        if not tasks.size or tasks.ndim > 1:
+            raise ValueError(f"tasks: expected an integer, a slice or a list of at least one task, got shape {tasks.shape}")
         new = object.__new__(MDP)  # checked when it was made: a part of it need not be checked again
         for name in ("discount", "horizon"):
             object.__setattr__(new, name, getattr(self, name))
@@ -162,12 +175,12 @@ class MDP:
     def next_rows(self):
         """task · S + s', the place of each successor in arrays (N, S) laid out flat: (N, S, A, Z) int64."""
         n, s, _ = self.shape
-        return self.successors + s * np.arange(n)[:, None, None, None]
+        return _read_only(self.successors + s * np.arange(n)[:, None, None, None])
 
     @cached_property
     def expected_rewards(self):
         """R̄(s, a) = Σ_z P(z|s,a) r(s,a,z), shape (N, S, A)."""
-        return np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards)
+        return _read_only(np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards))
 
     @property
     def start_support(self):
@@ -215,10 +228,15 @@ class MDP:
                    np.zeros_like(self.terminal), self.discount, self.horizon, self.reward_noise)
 
 
+def _read_only(array):
+    array.flags.writeable = False
+    return array
+
+
 def _per_task(start, n, s):
     """A start state or distribution as (N, S)."""
     if np.ndim(start) == 0:
-        if start != int(start) or not 0 <= start < s:
+        if not np.isfinite(start) or start != int(start) or not 0 <= start < s:
             raise ValueError(f"start: state {start} outside 0..{s - 1}")
         start = np.arange(s) == int(start)
     return _broadcast("start", start, n, s).astype(float)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.losses import scatter, stop
+from metarl_np.losses import at_states, scatter, stop
 from metarl_np.optim import adam
 from metarl_np.returns import gae
 from metarl_np.rollouts import rollout
-from metarl_np.updates import at_states
 
 
 def td_errors(v, episodes, discount, lam):
@@ -51,8 +50,8 @@ def adapt_values(rng, mdps, log_pi, v, *, steps, step_size, episodes, length=Non
 
     Raises ValueError on a step size that is not finite, and as `rollout` does.
     """
-    if steps < 0 or not np.isfinite(step_size):
-        raise ValueError(f"steps, step_size: {steps} must not be negative and {step_size} must be finite")
+    if steps < 0 or not np.isfinite(step_size) or not 0 <= lam <= 1:
+        raise ValueError(f"steps, step_size, lam: {steps} must not be negative, {step_size} must be finite, {lam} must be in [0, 1]")
     values, data = [np.zeros(mdps.shape[:2]) + v], []
     for j in range(steps + 1):
         data.append(rollout(rng, mdps, log_pi, episodes, steps=length))

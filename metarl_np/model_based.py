@@ -45,10 +45,12 @@ def fit_slip(grid, goals, episodes, *, iterations=200):
     """Maximum-likelihood slip probability of a GridWorld, from Episodes in tasks with known goals (N,), by EM: a number in [0, 1].
 
     E-step: the chance that a step slipped, given where it went; M-step: the mean of those chances. Moves that walls make
-    indistinguishable count with their chance.
+    indistinguishable count with their chance. Raises ValueError if there is no step, or one that no slip explains.
     """
     task, s, a, _, after = transitions(episodes)
     ways = replace(grid, slip=0.5).mdps(goals).successors[task, s, a] == after[:, None]  # straight, and the two turns
+    if not len(ways) or not ways.any(1).all():
+        raise ValueError("episodes: no step at all, or one that this grid with these goals cannot make")
     slip = 0.5
     for _ in range(iterations):
         straight, turned = (1 - slip) * ways[:, 0], slip / 2 * (ways[:, 1] + 0.0 + ways[:, 2])
@@ -79,12 +81,18 @@ class FiniteBelief:
             raise ValueError("candidates: rewards with Gaussian noise, where exact ones are compared")
 
     def update(self, episodes):
-        """Bayes' rule: w_c ∝ w_c Π P_c(s', r | s, a) over the recorded steps. Raises ValueError if no candidate can have made them."""
+        """Bayes' rule: w_c ∝ w_c Π P_c(s', r | s, a) over the recorded steps, in which an episode went on or ended.
+
+        Where an episode starts is not evidence. Raises ValueError if no candidate can have made the steps.
+        """
         task, s, a, r, after = transitions(episodes)
-        c = self.candidates
+        c, mask = self.candidates, episodes.mask
+        went_on, told = np.concatenate([mask[1:], episodes.truncated[None]])[mask], np.ones(mask.shape, bool)
+        told[-1] = len(mask) < c.horizon  # at the horizon an episode ends in any state
+        fits = ~c.terminal[:, s] & ((c.terminal[:, after] != went_on) | ~told[mask])
         seen = (c.successors[:, s, a] == after[:, None]) & np.isclose(c.rewards[:, s, a], r[:, None], atol=1e-5)
         with np.errstate(divide="ignore"):
-            step = np.log((c.probabilities[:, s, a] * seen).sum(-1))  # (C, steps)
+            step = np.log((c.probabilities[:, s, a] * seen).sum(-1) * fits)  # (C, steps)
             log_w = np.log(self.weights)
         possible = np.ones(log_w.shape, bool)
         np.logical_and.at(possible, task, np.isfinite(step).T)
@@ -122,6 +130,10 @@ class Prior:
     std: float
     noise: float
 
+    def __post_init__(self):
+        if not min(self.concentration, self.std, self.noise) > 0 or not np.isfinite(self.mean):
+            raise ValueError(f"concentration, std, noise: {self.concentration}, {self.std}, {self.noise} must be positive, mean finite")
+
 
 def counts(mdps_shape, episodes):
     """(C (N, S, A, S) next-state counts, n, Σ r, Σ r² (N, S, A)) of recorded Episodes: what a posterior needs of them."""
@@ -136,7 +148,7 @@ def fit_prior(next_counts, n, total, squares, *, iterations=300):
     """The maximum-likelihood Prior of `counts` over training tasks (type II). Raises ValueError if no pair was visited twice.
 
     α: Σ log Γ(Sα)/Γ(Sα + n) + Σ log Γ(α + n_z)/Γ(α), with log Γ(α + n)/Γ(α) = Σ_{i<n} log(α + i); its derivative by bisection
-    (Minka 2000). Rewards: EM for a normal mean with normal noise.
+    (Minka 2000), in [1e-3, 1e3]. Rewards: EM for a normal mean with normal noise, no standard deviation falling below 1e-6.
     """
     if not (n > 1).any():
         raise ValueError("n: no state and action was visited twice, so nothing tells noise from spread")
@@ -153,8 +165,8 @@ def fit_prior(next_counts, n, total, squares, *, iterations=300):
     for _ in range(iterations):
         variance = 1 / (n / noise + 1 / spread)
         m = variance * (total / noise + mean / spread)
-        mean, spread = m.mean(), (variance + (m - m.mean()) ** 2).mean()
-        noise = (squares - 2 * m * total + n * (m**2 + variance)).sum() / n.sum()
+        mean, spread = m.mean(), max((variance + (m - m.mean()) ** 2).mean(), 1e-12)
+        noise = max((squares - 2 * m * total + n * (m**2 + variance)).sum() / n.sum(), 1e-12)
     return Prior(float(np.sqrt(low * high)), float(mean), float(np.sqrt(spread)), float(np.sqrt(noise)))
 
 
@@ -181,7 +193,8 @@ class DirichletBelief:
     def sample(self, rng):
         """One MDP for each task, drawn from the posterior."""
         alpha, mean, variance = self.posterior()
-        P = rng.standard_gamma(alpha)
+        log_p = np.log(rng.standard_gamma(alpha + 1)) - rng.standard_exponential(alpha.shape) / alpha  # a small α underflows no row
+        P = np.exp(log_p - log_p.max(-1, keepdims=True))
         return self._mdp(P / P.sum(-1, keepdims=True), rng.normal(mean, np.sqrt(variance)))
 
     def mean(self):

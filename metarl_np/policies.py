@@ -7,9 +7,7 @@ Parameters of any finite size give finite log-probabilities.
 from dataclasses import dataclass
 
 import autograd.numpy as np
-from autograd.extend import defvjp, notrace_primitive, primitive
-
-from metarl_np.mdp import require
+from autograd.extend import defvjp, primitive
 
 
 class NotFinite(ValueError, FloatingPointError):
@@ -163,22 +161,15 @@ def _linear(policy, theta):
     if np.shape(theta)[-2:] != expected:
         raise ValueError(f"theta: expected shape (…, {expected[0]}, {expected[1]}), got {np.shape(theta)}")
     if not np.isfinite(theta).all():
-        raise NotFinite("theta: parameters that are not finite")
+        place = np.argwhere(~np.isfinite(theta))[0]
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(("task", "state or feature", "column")[-len(place):], place))
+        raise NotFinite(f"theta: parameters that are not finite (at {where})")
     return theta if policy.features is None else np.matmul(policy.features, theta)
 
 
 def _linear_transpose(policy, x):
     """Σ_s φ(s) x(s), (…, S, A) → (…, F, A)."""
     return x if policy.features is None else np.matmul(policy.features.T, x)
-
-
-@notrace_primitive
-def require_log_pi(log_pi, shape):
-    """Raise ValueError, naming task and state, unless log_pi (S, A) or (N, S, A) are the log-probabilities of `shape` = (N, S, A)."""
-    if np.shape(log_pi) not in (shape[1:], shape):
-        raise ValueError(f"log_pi: expected shape {shape[1:]} or {shape}, got {np.shape(log_pi)}")
-    total = np.broadcast_to(np.exp(np.minimum(log_pi, 1.0)).sum(-1), shape[:2])
-    require(abs(total - 1) < 1e-6, "log_pi", "not log-probabilities; are the parameters finite?")
 
 
 def entropy(log_p):

@@ -26,8 +26,10 @@ class Episodes:
 
     @cached_property
     def log_probs(self):
-        """log π(a_t|s_t) when it was sampled, (T, N, K); made from the table at first use."""
-        return self.log_pi[np.arange(self.states.shape[1])[:, None], self.states, self.actions]
+        """log π(a_t|s_t) when it was sampled, (T, N, K) float32, made from the table at first use; None if that is not known."""
+        if self.log_pi is None:
+            return None
+        return self.log_pi.astype(np.float32)[np.arange(self.states.shape[1])[:, None], self.states, self.actions]
 
 
 def discounts(discount, steps, like):
@@ -90,6 +92,8 @@ def linear_baseline(features, ridge=1e-6):
     Returns a function of returns (T, N, K) and their Episodes. Biased: it is fitted on the very episodes that it then scores.
     """
     def baseline(returns, episodes):
+        if episodes.states.max() >= len(features):
+            raise ValueError(f"features: {len(features)} rows, where the episodes visit state {episodes.states.max()}")
         steps, tasks, _ = returns.shape
         time = (np.arange(steps)[:, None] / steps) ** np.arange(4)
         x = np.concatenate([features[episodes.states], np.broadcast_to(time[:, None, None], returns.shape + (4,))], -1)

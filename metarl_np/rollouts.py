@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_np.policies import require_log_pi
+from metarl_np.mdp import require_log_pi
 from metarl_np.returns import Episodes
 
 CHUNK = 8192  # lanes whose working rows fit in a core's cache

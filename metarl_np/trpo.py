@@ -7,10 +7,9 @@ import autograd.numpy as np
 from autograd import grad
 from autograd.extend import defvjp, primitive
 
-from metarl_np.losses import fold, stop
+from metarl_np.losses import advantages, fold, mean_kl, stop, visits
 from metarl_np.optim import conjugate_gradient
 from metarl_np.returns import discounts, leave_one_out_baseline
-from metarl_np.updates import advantages, mean_kl, require_unit, visits
 
 
 def fisher_vector_product(policy, theta, nu, v):
@@ -57,7 +56,8 @@ class TRPO:
     def __post_init__(self):
         if not 0 < self.radius < np.inf or not 0 < self.damping < np.inf:
             raise ValueError(f"radius, damping: {self.radius} and {self.damping} must be positive")
-        require_unit("lam", self.lam)
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"lam: {self.lam} is outside [0, 1]")
         if not 0 < self.shrink < 1 or self.max_backtracks < 0:
             raise ValueError(f"shrink, max_backtracks: {self.shrink} must be between 0 and 1, {self.max_backtracks} not negative")
 

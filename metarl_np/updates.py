@@ -12,9 +12,10 @@ from typing import Callable
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.losses import (ESTIMATORS, FOLDED, fold, gather, gather_log_probs, loaded_dice, magic_box, reinforce_weights, scatter, stop)
-from metarl_np.policies import entropy, kl
-from metarl_np.returns import discounts, gae, leave_one_out_baseline, reward_to_go
+from metarl_np.losses import (ESTIMATORS, FOLDED, advantages, at_states, fold, gather_log_probs, loaded_dice, magic_box, mean_kl,
+                              reinforce_weights, scatter, stop, visits)
+from metarl_np.policies import entropy
+from metarl_np.returns import discounts, leave_one_out_baseline, reward_to_go
 
 
 def reinforce_table(mdps, episodes, *, baseline=leave_one_out_baseline):
@@ -86,32 +87,6 @@ class FirstOrder:
         """θ + ⊥(U(θ) − θ)."""
         plain = stop(theta)
         return theta + (self.inner(policy, plain, data) - plain)
-
-
-def advantages(policy, theta, episodes, discount, *, baseline, lam):
-    """Â_t, 0 on masked steps, (T, N, K): GAE(γ, λ) with the values of an ActorCritic, differentiable through θ (N, F, A + 1), or
-    G_t − b_t for a policy that has none."""
-    if not hasattr(policy, "values"):
-        return reinforce_weights(episodes, discount, baseline=baseline, drop_discount=True)
-    v = policy.values(theta)
-    bootstrap = at_states(v, episodes.last_states[None])[0] * episodes.truncated
-    return gae(episodes.rewards * episodes.mask, at_states(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
-
-
-def at_states(v, states):
-    """v(s_t): v (N, S), states (T, N, K) → (T, N, K)."""
-    return gather(v[..., None], states, np.zeros(states.shape, int))
-
-
-def visits(episodes, n_states):
-    """ν(s), the share of a task's unmasked steps that were taken in s: (N, S), rows summing to one."""
-    counts = scatter(episodes.mask.astype(float), episodes.states, np.zeros(episodes.states.shape, int), n_states, 1)[..., 0]
-    return counts / counts.sum(1, keepdims=True)
-
-
-def mean_kl(policy, old, new, nu):
-    """KL̄ = Σ_s ν(s) KL(π_old(·|s)‖π_new(·|s)) in nats: θ (N, F, A) twice, ν (N, S) → (N,)."""
-    return np.sum(nu * kl(policy.log_pi(old), policy.log_pi(new)), -1)
 
 
 @dataclass(frozen=True)

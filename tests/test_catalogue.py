@@ -1,14 +1,15 @@
 """Known mistakes in public meta-RL code, each as its authors would have written it, and the oracle that catches it.
 
-     1  the score term of (b) left out                              8  advantages divided by their variance
-     2  the naive loss differentiated twice                        11  a baseline fitted on the episodes that it scores
-     3  score term: a product of means, or the first step only     12  held-out tasks drawn with the training seed
-     4  a baseline inside DiCE's product                           14  1/length weights per trajectory
-     5  index −1 is the last one; divided by K twice               20  γᵗ dropped
-     6  the outer step size in the inner step                      21  DiCE or LVC plus the score term
-     7  log-probabilities averaged over units
+     1  the score term of (b) left out                             9  TRPO's line search on Σ W log π
+     2  the naive loss differentiated twice                       10  conjugate gradient, residual and direction one array
+     3  score term: a product of means, or the first step only    11  a baseline fitted on the episodes that it scores
+     4  a baseline inside DiCE's product                          12  held-out tasks drawn with the training seed
+     5  index −1 is the last one; divided by K twice              14  1/length weights per trajectory
+     6  the outer step size in the inner step                     20  γᵗ dropped
+     7  log-probabilities averaged over units                     21  DiCE or LVC plus the score term
+     8  advantages divided by their variance
 
-Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the new random MDPs of 12).
+Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the random MDPs of 9 and 12).
 An error is the largest absolute difference over the largest component of the right answer: at least 1% for a mistake, below
 1e-8 for the right version. `pytest -s` prints the errors, and where a mistake changes nothing.
 """
@@ -22,9 +23,11 @@ from autograd import grad
 from metarl_np import exact, exact_meta, losses, maml
 from metarl_np.gridworld import GridWorld
 from metarl_np.mdp import MDP
+from metarl_np.optim import conjugate_gradient
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.random_mdps import random_mdps
 from metarl_np.returns import Episodes, discounts, gae, leave_one_out_baseline, linear_baseline, no_baseline, reward_to_go
+from metarl_np.trpo import TRPO, fisher_vector_product
 from metarl_np.updates import Reinforce
 
 S, A, T, GAMMA, ALPHA = 2, 2, 2, .9, .7
@@ -279,6 +282,100 @@ def test_08_advantages_divided_by_the_variance(unit):
     answer = return_gradient(task) / std
     caught(8, f"length of the step, rewards × {unit:g}, σ = {std:.3f}", scaled(std**2), answer, scaled(std))
     unchanged(8, "its direction: the factor is 1/σ", scaled(std**2) * std, answer)
+
+
+def exact_step_data(tasks, policy, theta, *, centred=False):
+    """What TRPO's step is made from, without sampling: W(s, a) of returns, or of advantages if centred, and ν(s)."""
+    log_pi = policy.log_pi(theta)
+    table, nu = exact.policy_gradient_table(tasks, log_pi), np.sum(exact.occupancy(tasks, log_pi), 0)
+    table = table - centred * np.exp(log_pi) * np.sum(table, -1, keepdims=True)
+    return table, nu / np.sum(nu, 1, keepdims=True)
+
+
+def first_exponent(trpo, policy, theta, table, nu, predicted):
+    """A line search as TRPO's, with the gain of a step as predicted(log π, log π_new, W) → (N,)."""
+    full, old = trpo.step(policy, theta, table, nu, np.zeros(len(theta))) - theta, policy.log_pi(theta)
+    good = []
+    for j in range(trpo.max_backtracks + 1):
+        new = policy.log_pi(theta + trpo.shrink**j * full)
+        kl = np.sum(nu[..., None] * np.exp(old) * (old - new), (1, 2))
+        good.append((predicted(old, new, table) > 0) & (kl <= trpo.radius))
+    return np.where(np.any(good, 0), np.argmax(good, 0), -1)
+
+
+def log_loss(old, new, table):
+    """What is differentiated, Σ W log π, mistaken for what the step is worth."""
+    return np.sum(table * (new - old), (1, 2))
+
+
+def expected_advantage(old, new, table):
+    """Σ_t d_t(s) Σ_a (π_new − π) Q_t(s, a), as W = Σ_t d_t π Q_t."""
+    return np.sum(table / np.exp(old) * (np.exp(new) - np.exp(old)), (1, 2))
+
+
+def test_09_predicted_gain_by_the_policy_gradient_loss():
+    """E_D of what the step is said to be worth. The loss is right to first order only, where π_new = π."""
+    _, e, probability = with_probability(TASK, POLICY, THETA)
+    sampled = np.tensordot(probability, losses.fold(losses.reinforce_weights(e, GAMMA), e.states, e.actions, S, A), 1)
+    table, nu = exact_step_data(TASK, POLICY, THETA[None])
+    old, new = (POLICY.log_pi(th) for th in (THETA[None], TRPO(.5).step(POLICY, THETA[None], table, nu, np.zeros(1))))
+    caught(9, "gain that Σ W log π predicts for a step, δ=.5", log_loss(old, new, sampled), expected_advantage(old, new, table),
+           np.sum(sampled * np.expm1(new - old)))
+
+
+@pytest.mark.parametrize("radius, centred, harmful", [(.01, False, False), (.1, False, True), (.1, True, False)])
+def test_09_line_search_on_the_policy_gradient_loss(radius, centred, harmful, n=300):
+    """Random problems with exact weights, and the gain in J of the steps taken. Σ W log π has an optimum of its own, at π ∝ W: where W is
+    that of returns, it is soon passed, and good steps are refused; where it is that of advantages the verdicts are the same."""
+    tasks, policy = random_mdps(np.random.default_rng(0), n, discount=.95), SoftmaxPolicy(10, 5)
+    theta, trpo = np.random.default_rng(1).normal(size=(n, 10, 5)), TRPO(radius)
+    table, nu = exact_step_data(tasks, policy, theta, centred=centred)
+
+    def gain(exponent):
+        before, after = (policy.log_pi(th) for th in (theta, trpo.step(policy, theta, table, nu, exponent)))
+        return np.mean(exact.expected_return(tasks, after) - exact.expected_return(tasks, before))
+
+    wrong, answer = (first_exponent(trpo, policy, theta, table, nu, predicted) for predicted in (log_loss, expected_advantage))
+    what = f"gain in J, δ={radius}, W of {'advantages' if centred else 'returns'}: {np.sum(wrong != answer)} of {n} searches end elsewhere"
+    right = trpo.search(policy, theta, table, nu)
+    (caught if harmful else unchanged)(9, what, gain(wrong), gain(answer), *[gain(right)] * harmful)
+    assert (right == answer).all()
+
+
+def one_array(matvec, b, iterations, *, in_place=True):
+    """p = r = b.copy(); x += αp; r −= αAp; p ×= β; p += r. Not in place, p = r + βp parts the two after a step, which only loses time."""
+    x = np.zeros(b.shape)
+    p = r = b.copy()
+    for _ in range(iterations):
+        rr, ap = np.sum(r * r), matvec(p)
+        step = rr / np.sum(p * ap)
+        x += step * p
+        r -= step * ap
+        beta = np.sum(r * r) / rr
+        if in_place:
+            p *= beta
+            p += r
+        else:
+            p = r + beta * p
+    return x
+
+
+def test_10_conjugate_gradient_with_residual_and_direction_in_one_array(damping=.01):
+    """x = (F + λI)⁻¹∇J of a random problem, against a dense solve. The first step is right, so a test that takes one would pass."""
+    task, policy, theta = random_mdps(np.random.default_rng(0), 1), SoftmaxPolicy(10, 5), np.random.default_rng(1).normal(size=(1, 10, 5))
+    table, nu = exact_step_data(task, policy, theta)
+    g = policy.weighted_score(theta, table)
+
+    def matvec(v):
+        return fisher_vector_product(policy, theta, nu, v) + damping * v
+
+    dense = np.stack([matvec(e.reshape(g.shape)).ravel() for e in np.eye(50)], 1)
+    answer = np.linalg.solve(dense, g.ravel()).reshape(g.shape)
+    right = conjugate_gradient(matvec, g)
+    unchanged(10, "one array, after 1 step", one_array(matvec, g, 1), conjugate_gradient(matvec, g, max_iterations=1))
+    for steps in 10, 50:
+        caught(10, f"one array, after {steps} steps", one_array(matvec, g, steps), answer, right)
+    unchanged(10, "one array up to the first step only, after 50", one_array(matvec, g, 50, in_place=False), answer)
 
 
 def test_11_baseline_fitted_on_the_episodes_it_scores():

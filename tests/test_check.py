@@ -101,12 +101,41 @@ def test_masked_steps_do_not_count(rng):
         r["mask"] = np.arange(T)[:, None, None] < rng.integers(1, T + 1, r["mask"].shape[1:])
         del r["log_probs"]  # another mask leads to other parameters
     before = candidates(theta, records)
-    for r in records:
-        r["rewards"] = np.where(r["mask"], r["rewards"], 1e3)
-        r["actions"] = np.where(r["mask"], r["actions"], 1 - r["actions"])
+    records = [check.record(np.where(r["mask"], r["states"], -1), np.where(r["mask"], r["actions"], -1),
+                            np.where(r["mask"], r["rewards"], np.nan), r["mask"]) for r in records]
     after = candidates(theta, records)
     for name in NAMES:
         np.testing.assert_allclose(after[name], before[name], atol=1e-12)
+
+
+def test_one_task_may_leave_its_axis_out_and_bring_its_own_baseline(rng):
+    _, theta, _, records = experience(rng, 1, 1)
+    flat = [check.record(*(r[key][:, 0] for key in ("states", "actions", "rewards", "mask", "log_probs"))) for r in records]
+    for name, g in candidates(theta, records).items():
+        np.testing.assert_array_equal(candidates(theta, flat)[name], g)
+    brought = [check.record(r["states"], r["actions"], r["rewards"], baseline=np.zeros(r["states"].shape)) for r in records]
+    for name, g in candidates(theta, brought).items():
+        np.testing.assert_array_equal(candidates(theta, records[:0] + [
+            {k: v for k, v in r.items() if k != "log_probs"} for r in records], baseline=no_baseline)[name], g)
+
+
+def test_the_settings_reach_the_expectations(tiny):
+    mdps, theta = tiny
+    plain = check.expected_gradients(mdps, theta, step_size=ALPHA, episodes=2)
+    other = check.expected_gradients(mdps, theta, step_size=ALPHA, episodes=2, baseline=no_baseline)
+    assert all(abs(plain[name] - other[name]).max() > 1e-4 for name in ("naive", "dice", "naive+score", "(b)"))
+    half = check.expected_gradients(mdps, theta, step_size=ALPHA, episodes=2, lam=0.0)
+    assert abs(plain["loaded_dice"] - half["loaded_dice"]).max() > 1e-4
+    np.testing.assert_allclose(half["loaded_dice"], plain["lvc"], atol=1e-12)
+
+
+def test_the_largest_component_decides():
+    known = {"one": np.ones(100)}
+    off = np.ones(100)
+    off[3] += 1.5e-6
+    assert check.check_gradient(off, known).names == () and check.check_gradient(off, known, tolerance=2e-6).names == ("one",)
+    assert check.check_gradient(np.ones(100), known, standard_error=0.0).names == ("one",)  # no noise: up to the tolerance
+    assert check.check_gradient(off, known, standard_error=0.0, tolerance=1e-7).names == ()
 
 
 def test_a_policy_of_the_users_choice(rng):
@@ -185,10 +214,10 @@ def test_the_limit_is_bonferronis():
 def test_log_probs_of_other_parameters_are_refused(rng):
     _, theta, _, records = experience(rng, 2, 2)
     candidates(theta, records)
-    with pytest.raises(ValueError, match=r"log_probs.*support\[0\].*after 0 inner steps"):
+    with pytest.raises(ValueError, match=r"log_probs of support\[0\].*do not belong"):
         candidates(theta + rng.normal(size=theta.shape), records)
     records[1]["log_probs"] = records[1]["log_probs"] + 0.01
-    with pytest.raises(ValueError, match=r"log_probs.*support\[1\].*after 1 inner steps"):
+    with pytest.raises(ValueError, match=r"log_probs of support\[1\].*do not belong"):
         candidates(theta, records)
 
 
@@ -210,6 +239,10 @@ def test_what_does_not_fit_is_named(rng):
         candidates(theta[None], records)
     with pytest.raises(ValueError, match="states outside"):
         candidates(theta[:2], records)
+    with pytest.raises(ValueError, match="states outside"):
+        candidates(theta, [records[0] | dict(states=records[0]["states"] - S), records[1]])
+    with pytest.raises(ValueError, match="log_probs: not finite"):
+        check.record(records[0]["states"], records[0]["actions"], records[0]["rewards"], log_probs=records[0]["rewards"] * np.nan)
     with pytest.raises(ValueError, match="actions outside"):
         candidates(theta[:, :1], records)
     with pytest.raises(ValueError, match="query: 1 tasks"):
@@ -234,4 +267,4 @@ def test_what_does_not_fit_is_named(rng):
     with pytest.raises(ValueError, match="standard_error"):
         check.check_gradient(known["naive"], known, standard_error=-1.0)
     with pytest.raises(ValueError, match="max_datasets.*lower"):
-        check.expected_gradients(random_mdps(rng, 1, 3, 3, horizon=4), np.zeros((3, 3)), step_size=1.0, episodes=2)
+        check.expected_gradients(random_mdps(rng, 1, 3, 3, horizon=4, reward_noise=0.0), np.zeros((3, 3)), step_size=1.0, episodes=2)

@@ -26,7 +26,7 @@ DATA = pytest.mark.parametrize("episodes, baseline", [(1, no_baseline), (2, no_b
 
 def as_episodes(mdps, states, actions, rewards, mask):
     lanes = states.shape[1:]
-    return Episodes(states, actions, rewards, mask, np.zeros(mdps.shape), np.zeros(lanes, int), np.zeros(lanes, bool))
+    return Episodes(states, actions, rewards, mask, None, np.zeros(lanes, int), np.zeros(lanes, bool))
 
 
 def histories(mdps, policy, theta, inner, *, steps, episodes, query=None):

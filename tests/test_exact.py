@@ -219,6 +219,38 @@ def test_optimum_bounds_every_policy_and_its_greedy_policy_reaches_it(rng):
     np.testing.assert_allclose(exact.stationary_values(long, np.where(greedy == 1, 0, -np.inf)), v, atol=1e-8)
 
 
+@pytest.mark.parametrize("discount", [.8, 1])
+def test_optimal_policy_in_time_earns_the_optimum(rng, discount):
+    """By dynamic programming on the tasks with time, and by a plain recursion that follows the policy at each time."""
+    mdps = random_tasks(rng, N, 4, 3, Z, horizon=5, discount=discount)
+    log_pi, timed = exact.optimal_log_pi(mdps), mdps.with_time()
+    assert log_pi.shape == (N, 6 * 4, 3) and ((log_pi == 0).sum(-1) == 1).all() and (np.exp(log_pi).sum(-1) == 1).all()
+    best = exact.optimal_return(mdps)
+    np.testing.assert_allclose(exact.expected_return(timed, log_pi), best, atol=1e-13)
+    act = np.exp(log_pi).reshape(N, 6, 4, 3)
+    for i in range(N):
+        assert best[i] == pytest.approx(mdps.start[i] @ [recursive_value(mdps, i, s, 0, lambda t, s: act[i, t, s]) for s in range(4)])
+        for s in np.flatnonzero(~mdps.terminal[i]):  # and at the last step it is greedy
+            assert act[i, 4, s].argmax() == np.argmax([sum(p * r for p, _, r in transitions(mdps, i, s, a)) for a in range(3)])
+
+
+@pytest.mark.parametrize("function", [exact.values, exact.expected_return, exact.stationary_values, exact.occupancy,
+                                      exact.policy_gradient_table])
+def test_what_is_no_policy_is_refused(tasks, log_pi, function):
+    """Parameters θ, probabilities, a NaN, another shape: nothing of it is silently summed up."""
+    assert np.isfinite(function(tasks, log_pi)).all() and np.isfinite(function(tasks, log_pi[0])).all()
+    wrong, nan = log_pi.copy(), log_pi.copy()
+    wrong[1, 2], nan[1, 1, 0] = (.3, -1.2), np.nan
+    for bad, where in ((wrong, "task 1, state 2"), (nan, "task 1, state 1"), (np.exp(log_pi), "task 0, state 0"),
+                       (np.zeros((S, A)), "task 0, state 0"), (np.full((N, S, A), -np.inf), "task 0, state 0"),
+                       (np.full((S, A), 1e300), "task 0, state 0")):
+        with pytest.raises(ValueError, match=rf"^log_pi: .*\(at {where}\)"):
+            function(tasks, bad)
+    for bad in (log_pi[:1], log_pi[..., :1], log_pi[:, :2], log_pi[0, 0], 0.):
+        with pytest.raises(ValueError, match=rf"^log_pi: expected shape \({S}, {A}\) or \({N}, {S}, {A}\)"):
+            function(tasks, bad)
+
+
 # ---- derivatives
 
 

@@ -11,6 +11,7 @@ from helpers import (all_episodes, numerical_gradient, plain_log_pi, plain_retur
 from metarl_np.exact_meta import (adapted_return, adapted_return_gradient, expected_adapted_return, expected_adapted_return_gradient,
                                   hessians)
 from metarl_np.losses import ESTIMATORS
+from metarl_np.random_mdps import random_mdps
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.returns import leave_one_out_baseline, no_baseline
 from metarl_np.updates import Reinforce
@@ -205,3 +206,9 @@ def test_what_cannot_be_enumerated_is_refused(rng, keywords, message):
         expected_adapted_return(**arguments)
     if "max_datasets" in keywords:
         assert np.isfinite(expected_adapted_return(**arguments | dict(max_datasets=28_561)))
+
+
+def test_gaussian_rewards_cannot_be_enumerated():
+    noisy = random_mdps(np.random.default_rng(0), 1, 2, 2, horizon=2)
+    with pytest.raises(ValueError, match="mdps: reward_noise"):
+        expected_adapted_return(noisy, SoftmaxPolicy(2, 2), np.zeros((2, 2)), Reinforce(1.0), episodes=2)

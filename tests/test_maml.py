@@ -266,6 +266,33 @@ def test_an_iteration_is_one_ascent_step_on_the_adapted_data(tasks, rng, estimat
     assert iteration == 1
 
 
+def test_train_with_the_score_uses_the_query_returns_of_the_other_tasks(tasks, rng):
+    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    record = next(train(np.random.default_rng(8), lambda rng: tasks, policy, theta, INNER, iterations=1, steps=2, episodes=6,
+                        step_size=.05, optimiser=ascent, score=True))
+    path = adapt(np.random.default_rng(8), tasks, policy, theta, INNER, steps=2, episodes=6)
+    j = path.returns[-1]
+    factor = np.array([j[i] - np.delete(j, i).mean() for i in range(N)])
+    g = maml.meta_gradient(policy, path, INNER, score=factor).mean(0)
+    np.testing.assert_allclose(record.theta, theta + .05 * g, atol=1e-14)
+    assert abs(g - maml.meta_gradient(policy, path, INNER).mean(0)).max() > 1e-2
+
+
+def test_replay_follows_recorded_episodes_and_refuses_those_of_others(tasks, rng):
+    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    path = adapt(rng, tasks, policy, theta, INNER, steps=2, episodes=6)
+    again = maml.replay(tasks, policy, theta, INNER, path.episodes)
+    assert all((x == y).all() for x, y in zip(path.thetas, again.thetas)) and (path.query == again.query).all()
+    with pytest.raises(ValueError, match=r"episodes\[0\].*do not belong"):
+        maml.replay(tasks, policy, theta + .1 * rng.normal(size=(S, A)), INNER, path.episodes)
+    with pytest.raises(ValueError, match=r"episodes\[1\].*do not belong"):
+        maml.replay(tasks, policy, theta, Reinforce(2 * ALPHA), path.episodes)
+    with pytest.raises(ValueError, match=r"episodes\[0\]: 3 tasks"):
+        maml.replay(tasks[:2], policy, theta, INNER, path.episodes)
+    with pytest.raises(ValueError, match="theta: parameters of 3 tasks"):
+        adapt(rng, tasks[:2], policy, path.thetas[0], INNER, steps=1, episodes=2)
+
+
 def test_adam_keeps_its_state_from_one_iteration_to_the_next(tasks):
     policy, seen = SoftmaxPolicy(S, A), []
 

@@ -1,12 +1,16 @@
 """The batch of tabular MDPs: its constructors, sub-batches, auto-reset, and what each of them refuses."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import random_tasks
 
+from metarl_np import exact
 from metarl_np.gridworld import GridWorld
 from metarl_np.mdp import MDP
+from metarl_np.rollouts import rollout
 
 NAN, INF = np.nan, np.inf
 
@@ -235,6 +239,84 @@ def test_arrays_are_copied_and_read_only():
             np.testing.assert_array_equal(getattr(mdps, name), before)
     with pytest.raises(AttributeError):
         mdps.discount = 0.5
+
+
+def test_next_rows_find_successors_in_a_flat_table(rng):
+    mdps = random_tasks(rng, 3, 5, 2, 2, horizon=4)
+    v = rng.normal(size=(3, 5))
+    assert mdps.next_rows.shape == mdps.successors.shape
+    for place in np.ndindex(mdps.successors.shape):
+        assert v.ravel()[mdps.next_rows[place]] == v[place[0], mdps.successors[place]]
+
+
+@pytest.mark.parametrize("tasks", [slice(1, None), [2, 0], 1])
+def test_sub_batches_do_not_inherit_what_was_computed_of_the_whole(rng, tasks):
+    mdps = random_tasks(rng, 3, 5, 2, 2, horizon=4)
+    whole, rows = mdps.expected_rewards, mdps.next_rows
+    part = mdps[tasks]
+    np.testing.assert_allclose(part.expected_rewards, whole[np.atleast_1d(np.arange(3)[tasks])], rtol=1e-14)
+    np.testing.assert_array_equal(part.next_rows, part.successors + 5 * np.arange(len(part))[:, None, None, None])
+    assert mdps.expected_rewards is whole and mdps.next_rows is rows  # computed once
+    double = replace(mdps, rewards=2 * mdps.rewards)
+    np.testing.assert_allclose(double.expected_rewards, 2 * whole, rtol=1e-14)
+
+
+# Time in the state
+
+@pytest.fixture
+def timed(rng):
+    """3 tasks of 4 states, another one terminal in each, 2 actions and 3 steps; and the same with time."""
+    mdps = random_tasks(rng, 3, 4, 2, 2, horizon=3, discount=0.8, reward_noise=[0.1, 0.2, 0.3])
+    return mdps, mdps.with_time()
+
+
+def test_with_time_by_loops(timed):
+    mdps, clocked = timed
+    assert clocked.shape == (3, 16, 2) and (clocked.discount, clocked.horizon) == (0.8, 3)
+    assert clocked.reward_noise.tolist() == [0.1, 0.2, 0.3]
+    (P, PR), (got_P, got_PR) = dense(mdps), dense(clocked)
+    want_P, want_PR = np.zeros((2, 3, 16, 2, 16))
+    for i, t, s in np.ndindex(3, 4, 4):
+        ends = t == 3 or mdps.terminal[i, s]
+        assert clocked.terminal[i, 4 * t + s] == ends
+        assert clocked.start[i, 4 * t + s] == pytest.approx(mdps.start[i, s] if t == 0 else 0, abs=1e-15)
+        for a in range(2):
+            if ends:
+                want_P[i, 4 * t + s, a, 4 * t + s] = 1
+            else:
+                want_P[i, 4 * t + s, a, 4 * (t + 1):4 * (t + 2)] = P[i, s, a]
+                want_PR[i, 4 * t + s, a, 4 * (t + 1):4 * (t + 2)] = PR[i, s, a]
+    np.testing.assert_allclose(got_P, want_P, atol=1e-15)
+    np.testing.assert_allclose(got_PR, want_PR, atol=1e-15)
+
+
+def test_with_time_keeps_every_value(rng, timed):
+    """A copy's value with the whole horizon left is that of its state with T − t steps to go, since the copies at T are the end."""
+    mdps, clocked = timed
+    log_pi = np.log(rng.dirichlet((1, 1), (3, 4)))
+    v, copies = exact.values(mdps, log_pi), np.tile(log_pi, (1, 4, 1))
+    got = exact.values(clocked, copies).reshape(4, 3, 4, 4)  # clock, task, t, s
+    for t in range(4):
+        np.testing.assert_allclose(got[t, :, t], v[t], atol=1e-14)
+        np.testing.assert_allclose(got[0, :, t], v[t], atol=1e-14)
+    np.testing.assert_allclose(exact.expected_return(clocked, copies), exact.expected_return(mdps, log_pi), atol=1e-14)
+    occupancy = exact.occupancy(clocked, copies).reshape(3, 3, 4, 4) * ~clocked.terminal.reshape(3, 4, 4)
+    for t in range(3):  # all of it is where the clock says, and there it is the original's
+        np.testing.assert_allclose(occupancy[t].sum(1), occupancy[t, :, t], atol=1e-15)
+        np.testing.assert_allclose(occupancy[t, :, t], exact.occupancy(mdps, log_pi)[t] * ~mdps.terminal, atol=1e-14)
+
+
+def test_rollouts_with_time_keep_the_clock(rng, timed):
+    mdps, clocked = timed
+    log_pi = np.log(rng.dirichlet((1, 1), (3, 4)))
+    e = rollout(rng, clocked, np.tile(log_pi, (1, 4, 1)), 4000)
+    clock = np.broadcast_to(np.arange(3)[:, None, None], e.states.shape)
+    assert (e.states // 4 == clock)[e.mask].all() and not e.truncated.any() and not e.mask.all()
+    assert (e.last_states[e.mask[-1]] // 4 == 3).all()
+    returns = np.tensordot(0.8 ** np.arange(3), e.rewards, 1)
+    error = returns.std(1) / np.sqrt(4000)
+    assert (abs(returns.mean(1) - exact.expected_return(mdps, log_pi)) < 4.5 * error).all()
+    assert len(np.unique(e.rewards[0, 1])) > 1000  # the noise came along
 
 
 # Auto-reset

@@ -1,11 +1,11 @@
-"""Ascent and Adam against loops over single numbers and on a hill."""
+"""Ascent and Adam against loops over single numbers and on a hill; conjugate gradient against dense solves."""
 
 import math
 
 import numpy as np
 import pytest
 
-from metarl_np.optim import adam, ascent
+from metarl_np.optim import adam, ascent, conjugate_gradient
 
 
 def test_ascent_by_hand():
@@ -63,3 +63,61 @@ def test_pure(optimizer):
     second = [optimizer(first, g, state, step_size=0.1)[0] for _ in range(2)]
     np.testing.assert_array_equal(*second)  # nothing that was passed in has changed
     assert theta.tolist() == [1, 1] and g.tolist() == [1, -1] and (second[0] != first).all()
+
+
+# Conjugate gradient
+
+def systems(rng, conditions, size=(3, 2)):
+    """A (N, P, P) with the given condition numbers, A's product and b (N, …)."""
+    p = size[0] * size[1]
+    q = np.linalg.qr(rng.normal(size=(len(conditions), p, p)))[0]
+    A = np.einsum("nij,nj,nkj->nik", q, np.geomspace(1, conditions, p, axis=1), q)
+    return A, lambda v: np.einsum("nij,nj->ni", A, v.reshape(len(v), p)).reshape(v.shape), rng.normal(size=(len(A),) + size)
+
+
+def residuals(A, x, b):
+    """|b − Ax| / |b|, (N,)."""
+    rest = b.reshape(len(b), -1) - np.einsum("nij,nj->ni", A, x.reshape(len(x), -1))
+    return np.linalg.norm(rest, axis=1) / np.linalg.norm(b.reshape(len(b), -1), axis=1)
+
+
+def test_conjugate_gradient_by_hand():
+    """Nocedal & Wright's Algorithm 5.2 on A = diag(2, 1), b = (2, 2): steps 2/3 and 3/4."""
+    def run(n):
+        return conjugate_gradient(lambda v: v * [2, 1], np.array([[2.0, 2]]), max_iterations=n)
+
+    assert run(0).tolist() == [[0, 0]]
+    np.testing.assert_allclose(run(1), [[4 / 3, 4 / 3]], rtol=1e-14)
+    np.testing.assert_allclose(run(2), [[1, 2]], rtol=1e-14)
+
+
+def test_conjugate_gradient_is_the_dense_solve_whatever_the_condition_and_scale(rng):
+    conditions = np.array([1.0, 10, 1e3, 1e5])
+    A, matvec, b = systems(rng, conditions)
+    b *= np.array([1, 1e-12, 1e12, 1])[:, None, None]
+    x, before = conjugate_gradient(matvec, b), b.copy()
+    for i in range(4):
+        dense = np.linalg.solve(A[i], b[i].ravel()).reshape(b[i].shape)
+        np.testing.assert_allclose(x[i], dense, atol=1e-10 * conditions[i] * abs(dense).max())
+    assert (residuals(A, x, b) < 1.1e-10).all()
+    np.testing.assert_array_equal(b, before)
+
+
+def test_conjugate_gradient_leaves_a_solved_problem_alone_while_others_go_on(rng):
+    """Each problem of a batch gets the bits that it would get alone; a zero right-hand side the answer zero."""
+    A, _, b = systems(rng, np.array([1.0, 50, 1e4, 10]))
+    b[3] = 0
+
+    def product(A):
+        return lambda v: (A * v.reshape(len(v), 1, -1)).sum(-1).reshape(v.shape)
+
+    together = conjugate_gradient(product(A), b)
+    alone = [conjugate_gradient(product(A[[i]]), b[[i]])[0] for i in range(4)]
+    np.testing.assert_array_equal(together, alone)
+    assert (together[3] == 0).all()
+
+
+def test_conjugate_gradient_stops_at_its_tolerance(rng):
+    A, matvec, b = systems(rng, np.geomspace(1, 100, 5), (10, 4))
+    exact = [residuals(A, conjugate_gradient(matvec, b, tolerance=tolerance), b).max() for tolerance in (1e-1, 1e-4, 1e-12)]
+    assert exact[0] > 1e-4 > exact[1] > 1e-10 and exact[2] < 2e-12

@@ -8,7 +8,7 @@ import pytest
 from autograd import grad
 from autograd.test_util import check_grads
 
-from metarl_np.policies import LogisticPolicy, SoftmaxPolicy, entropy, kl, log_softmax
+from metarl_np.policies import ActorCritic, LogisticPolicy, NotFinite, SoftmaxPolicy, entropy, kl, log_softmax
 
 PHI = np.random.default_rng(7).normal(size=(4, 3))
 POLICIES = {
@@ -121,6 +121,21 @@ def test_weighted_score_of_shared_parameters_is_one_per_task(rng, policy):
         np.testing.assert_allclose(score[i], grad(lambda th: anp.sum(weights[i] * policy.log_pi(th)))(theta), atol=1e-12)
 
 
+@pytest.mark.parametrize("tasks", [None, 2])
+def test_tangent_is_the_directional_derivative(rng, policy, tasks):
+    theta, v = parameters(rng, policy, tasks), parameters(rng, policy, tasks)
+    ahead, behind = policy.log_pi(theta + 1e-5 * v), policy.log_pi(theta - 1e-5 * v)
+    np.testing.assert_allclose(policy.tangent(theta, v), (ahead - behind) / 2e-5, atol=1e-8)
+    check_grads(policy.tangent, (0, 1), modes=["rev"], order=2)(theta, v)
+
+
+def test_tangent_is_the_transpose_of_weighted_score(rng, policy):
+    """⟨w, tangent(v)⟩ = ⟨weighted_score(w), v⟩."""
+    theta, v, weights = parameters(rng, policy, 2), parameters(rng, policy, 2), rng.normal(size=(2, 4, policy.n_actions))
+    left, right = (weights * policy.tangent(theta, v)).sum((1, 2)), (policy.weighted_score(theta, weights) * v).sum((1, 2))
+    np.testing.assert_allclose(left, right, rtol=1e-12)
+
+
 def test_expected_score_is_zero(rng, policy):
     theta = parameters(rng, policy, 2)
     np.testing.assert_allclose(policy.weighted_score(theta, np.exp(policy.log_pi(theta))), 0, atol=1e-14)
@@ -145,6 +160,36 @@ def test_second_derivative_by_finite_differences(rng, policy):
 
 def test_log_softmax_derivatives(rng):
     check_grads(log_softmax, modes=["rev"], order=2)(rng.normal(size=(2, 3, 4)))
+
+
+# A policy and its values
+
+@pytest.mark.parametrize("tasks", [None, 2])
+def test_actor_critic_is_the_actor_beside_the_values(rng, policy, tasks):
+    """Every function is the actor's on all columns but the last; V(s) = φ(s)ᵀw of the last; neither moves the other."""
+    both, phi = ActorCritic(policy), np.eye(4) if policy.features is None else policy.features
+    theta, v = parameters(rng, both, tasks), parameters(rng, both, tasks)
+    actor, weights = theta[..., :-1], rng.normal(size=theta.shape[:-2] + (4, policy.n_actions))
+    assert both.init().tolist() == np.zeros((policy.init().shape[0], policy.init().shape[1] + 1)).tolist()
+    assert (both.n_states, both.n_actions) == (4, policy.n_actions)
+    np.testing.assert_array_equal(both.log_pi(theta), policy.log_pi(actor))
+    np.testing.assert_array_equal(both.tangent(theta, v), policy.tangent(actor, v[..., :-1]))
+    np.testing.assert_array_equal(both.weighted_score(theta, weights)[..., :-1], policy.weighted_score(actor, weights))
+    assert both.weighted_score(theta, weights).shape == theta.shape and not both.weighted_score(theta, weights)[..., -1].any()
+    values = both.values(theta)
+    assert values.shape == theta.shape[:-2] + (4,)
+    for i in np.ndindex(values.shape):
+        assert values[i] == pytest.approx(sum(phi[i[-1], f] * theta[i[:-1] + (f, -1)] for f in range(phi.shape[1])))
+
+
+def test_actor_critic_derivatives(rng, policy):
+    both = ActorCritic(policy)
+    theta, weights = parameters(rng, both, 2), rng.normal(size=(2, 4, policy.n_actions))
+    for f in both.log_pi, both.values, lambda th: both.weighted_score(th, weights):
+        check_grads(f, modes=["rev"], order=2)(theta)
+    score = grad(lambda th: anp.sum(weights * both.log_pi(th)))(theta)
+    np.testing.assert_allclose(both.weighted_score(theta, weights), score, atol=1e-12)
+    assert not grad(lambda th: anp.sum(both.values(th)))(theta)[..., :-1].any()
 
 
 # Entropy and KL
@@ -204,6 +249,18 @@ def test_bad_policies(make, name):
 @pytest.mark.parametrize("cut", [np.s_[:-1], np.s_[:, :-1], np.s_[0], np.s_[..., None]])
 def test_parameters_of_a_wrong_shape(policy, cut):
     theta = policy.init()[cut]
-    for call in (lambda: policy.log_pi(theta), lambda: policy.weighted_score(theta, np.ones((4, policy.n_actions)))):
+    good, weights = policy.init(), np.ones((4, policy.n_actions))
+    calls = (lambda: policy.log_pi(theta), lambda: policy.weighted_score(theta, weights), lambda: policy.tangent(theta, good),
+             lambda: policy.tangent(good, theta), lambda: ActorCritic(policy).log_pi(theta))
+    for call in calls:
         with pytest.raises(ValueError, match="^theta: "):
             call()
+
+
+@pytest.mark.parametrize("bad", [np.nan, INF, -INF])
+def test_parameters_that_are_not_finite(policy, bad):
+    """Bad input to who passed them, an accident of arithmetic to who computed them: either except clause catches it."""
+    theta = np.full(policy.init().shape, bad)
+    for error in ValueError, FloatingPointError, NotFinite:
+        with pytest.raises(error, match="^theta: .*not finite"):
+            policy.log_pi(theta)

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from autograd import jacobian
+from autograd.test_util import check_grads
+from helpers import numerical_gradient
 
 from metarl_np.returns import (Episodes, discounted_return, discounts, gae, leave_one_out_baseline, linear_baseline, no_baseline,
                                reward_to_go, time_mean_baseline)
@@ -59,6 +62,15 @@ def test_reward_to_go_leaves_its_argument_alone(data):
     np.testing.assert_array_equal(data[0].rewards, before)
 
 
+def test_reward_to_go_differentiated(rng):
+    """∂G_t/∂r_u = γ^(u − t) from t on, nothing before."""
+    rewards = rng.normal(size=(4, 2))
+    check_grads(lambda r: reward_to_go(r**2, 0.9), modes=["rev"], order=2)(rewards)
+    slope = jacobian(lambda r: reward_to_go(r, 0.9))(rewards)
+    for t, i, u, j in np.ndindex(4, 2, 4, 2):
+        assert slope[t, i, u, j] == pytest.approx(0.9 ** (u - t) if u >= t and i == j else 0, abs=1e-15)
+
+
 # GAE
 
 @pytest.mark.parametrize("bootstrap, want", [(4.0, [1.65625, 2.625, 3.5]), (0.0, [1.53125, 2.125, 1.5])],
@@ -105,6 +117,19 @@ def test_gae_of_true_values_has_no_surprise():
     values = reward_to_go(rewards, 0.9) + 0.9 ** np.array([3, 2, 1])[:, None, None] * 7.0
     got = gae(rewards, values, np.ones((3, 2, 1), bool), np.full((2, 1), 7.0), discount=0.9, lam=0.3)
     np.testing.assert_allclose(got, 0, atol=1e-14)
+
+
+def test_gae_differentiated_through_values_rewards_and_bootstrap(rng, data):
+    episodes, _ = data
+    arguments = episodes.rewards[:, 0], rng.normal(size=(T, K)), rng.normal(size=K)
+
+    def f(rewards, values, bootstrap):
+        return gae(rewards, values**2, episodes.mask[:, 0], bootstrap**2, discount=0.9, lam=0.6)
+
+    check_grads(f, (0, 1, 2), modes=["rev"], order=2)(*arguments)
+    for i in range(3):
+        expected = numerical_gradient(lambda x: f(*arguments[:i], x, *arguments[i + 1:]), arguments[i])
+        np.testing.assert_allclose(jacobian(f, i)(*arguments), expected, atol=1e-9)
 
 
 # Baselines
@@ -191,5 +216,5 @@ def test_linear_baseline_ridge_and_collinear_features(rng):
 def test_log_probs_by_loops(data):
     episodes, _ = data
     for t, n, k in np.ndindex(T, N, K):
-        assert episodes.log_probs[t, n, k] == episodes.log_pi[n, episodes.states[t, n, k], episodes.actions[t, n, k]]
+        assert episodes.log_probs[t, n, k] == np.float32(episodes.log_pi[n, episodes.states[t, n, k], episodes.actions[t, n, k]])
     assert episodes.log_probs is episodes.log_probs  # made once

@@ -297,7 +297,7 @@ def test_log_probs_are_those_of_the_actions_taken(rng):
     e = rollout(rng, mdps, log_pi, 7)
     assert e.log_probs.shape == (6, 2, 7)
     for t, i, k in np.ndindex(6, 2, 7):
-        assert e.log_probs[t, i, k] == log_pi[i, e.states[t, i, k], e.actions[t, i, k]]
+        assert e.log_probs[t, i, k] == np.float32(log_pi[i, e.states[t, i, k], e.actions[t, i, k]])
 
 
 def test_a_deterministic_policy_never_strays(rng):

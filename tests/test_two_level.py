@@ -64,7 +64,8 @@ def test_with_inner_reinforce_it_is_maml_to_the_bit(tasks, score):
 def test_one_epoch_of_ppo_is_maml_too(tasks):
     """θ' = θ + α∇L at ratio 1, whose derivative goes through π_old as well: REINFORCE's, and not LVC's."""
     policy = SoftmaxPolicy(S, A)
-    ppo, maml, lvc = (trained(tasks, policy, inner)[-1].theta for inner in (PPO(.5, epochs=1), Reinforce(.5), Reinforce(.5, estimator="lvc")))
+    inners = PPO(.5, epochs=1), Reinforce(.5), Reinforce(.5, estimator="lvc")
+    ppo, maml, lvc = (trained(tasks, policy, inner)[-1].theta for inner in inners)
     np.testing.assert_allclose(ppo, maml, atol=1e-12)
     assert abs(lvc - maml).max() > 1e-4
 
@@ -75,7 +76,8 @@ def test_one_epoch_of_ppo_is_maml_too(tasks):
 @every_inner
 @pytest.mark.parametrize("k", [1, 2])
 def test_second_order_gradient_by_finite_differences(tasks, rng, inner, k):
-    """Of θ ↦ Σ W log π(U(…U(θ, D_1)…, D_k)), everything that is prepared held fixed; each task's own part."""
+    """Of θ ↦ Σ W log π(U(…U(θ, D_1)…, D_k)), everything that is prepared held fixed; each task's own part. (CG stops at 1e-10, which
+    differences over less than 1e-5 would see.)"""
     for name, policy, theta in learners(rng, N, S, A):
         path = adapt(rng, tasks, policy, theta, inner, steps=k, episodes=K)
         g = meta_gradient(policy, path, inner)
@@ -85,7 +87,7 @@ def test_second_order_gradient_by_finite_differences(tasks, rng, inner, k):
                 theta = inner(policy, theta, data)
             return sum(np.sum(plain_log_pi(policy, theta[i]) * path.query[i]) for i in range(N))
 
-        slope = numerical_gradient(objective, theta, 1e-6)
+        slope = numerical_gradient(objective, theta, 1e-5)
         assert abs(g - slope).max() < 1e-5 * abs(slope).max(), name
         if k == 1:  # it is far from the first-order one
             assert abs(g - meta_gradient(policy, path, FirstOrder(inner))).max() > 1e-2 * abs(slope).max(), name
@@ -157,7 +159,7 @@ def test_expected_adapted_return_of_one_ppo_step_by_loops(rng):
 # ---- training
 
 
-@pytest.mark.parametrize("inner", [PPO(3.0, epochs=3), TRPO(.5)], ids=["ppo", "trpo"])
+@pytest.mark.parametrize("inner", [PPO(3.0, epochs=3), TRPO(.1, damping=.1)], ids=["ppo", "trpo"])
 def test_meta_training_improves_the_exact_return_after_adaptation(inner):
     """3×3, start in a corner, goals in the three others: one update must reach each of them from the same θ."""
     goals, policy = GridWorld.open(3, 3, discount=.95, horizon=6).mdps(np.array([2, 6, 8])), SoftmaxPolicy(9, 4)
@@ -200,6 +202,7 @@ TABLE, CRITIC = SoftmaxPolicy(S, A), ActorCritic(SoftmaxPolicy(S, A))
     (TABLE, Broken("value", []), {}, "iteration 2: theta"), (TABLE, Broken("derivative", []), {}, "iteration 2: gradient"),
     (TABLE, TRPO(), dict(step_size=np.inf), "iteration 0: parameters")])
 def test_what_is_not_finite_stops_training_and_is_named(tasks, policy, inner, options, message):
+    tasks = replace(tasks, rewards=100 * tasks.rewards)
     with pytest.raises(FloatingPointError, match=f"^{message}.* not finite"), np.errstate(all="ignore"):
         trained(tasks, policy, inner, **dict(steps=1) | options)
 
