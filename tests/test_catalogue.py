@@ -14,13 +14,15 @@ An error is the largest absolute difference over the largest component of the ri
 1e-8 for the right version. `pytest -s` prints the errors, and where a mistake changes nothing.
 """
 
+from functools import cache
 from itertools import product
 
 import autograd.numpy as np
 import pytest
 from autograd import grad
 
-from metarl_np import exact, exact_meta, losses, maml
+from metarl_np import check, exact, exact_meta, losses, maml
+from metarl_np.check import check_gradient
 from metarl_np.gridworld import GridWorld
 from metarl_np.mdp import MDP
 from metarl_np.optim import conjugate_gradient
@@ -58,14 +60,17 @@ def error(wrong, right):
     return np.max(abs(wrong - right)) / np.max(abs(right))
 
 
-def caught(number, what, wrong, answer, right, *, tolerance=1e-8):
-    """The mistake is off by 1% at least, the right version is not off."""
+def assert_caught(number, what, wrong, answer, right, *, tolerance=1e-8, among=None, called=()):
+    """The mistake is off by 1% at least, the right version is not off; `check` says so, and calls the mistake what it is."""
     print(f"\nmistake {number:2}: {error(wrong, answer):8.2%}  {what}", end="")
     assert error(wrong, answer) >= .01
     assert error(right, answer) < tolerance
+    candidates = (among or {}) | {"the answer": np.atleast_1d(answer)}
+    assert check_gradient(np.atleast_1d(wrong), candidates).names == called
+    assert "the answer" in check_gradient(np.atleast_1d(right), candidates, tolerance=tolerance).names
 
 
-def unchanged(number, what, wrong, answer):
+def assert_unchanged(number, what, wrong, answer):
     """A mistake that changes nothing measurable is reported as such."""
     print(f"\nmistake {number:2}:  nothing  {what}", end="")
     assert error(wrong, answer) < 1e-8
@@ -130,6 +135,12 @@ def answer_b(k, K, baseline):
     return exact_meta.expected_adapted_return_gradient(TASK, POLICY, THETA, Reinforce(ALPHA, baseline), episodes=K, steps=k)
 
 
+@cache
+def every_estimator(k, K, baseline):
+    """What `check` knows: {name: expectation of each estimator}."""
+    return check.expected_gradients(TASK, THETA, step_size=ALPHA, episodes=K, steps=k, baseline=baseline, policy=POLICY)
+
+
 def weights(rewards, baseline, mask, discount):
     """γᵗ (G_t − b_t), (T, N, K)."""
     return discounts(discount, T, mask) * (reward_to_go(rewards, discount) - baseline) * mask
@@ -147,8 +158,8 @@ def exact_values(task, policy, theta):
 @settings
 def test_01_score_term_left_out(k, K, baseline):
     inner = Reinforce(ALPHA, baseline)
-    caught(1, f"no score term, against (b), k={k} K={K}", expected_meta_gradient(inner, k, K, score=False),
-           answer_b(k, K, baseline), expected_meta_gradient(inner, k, K))
+    assert_caught(1, f"no score term, against (b), k={k} K={K}", expected_meta_gradient(inner, k, K, score=False),
+                  answer_b(k, K, baseline), expected_meta_gradient(inner, k, K), among=every_estimator(k, K, baseline), called=("naive",))
 
 
 def test_02_naive_loss_differentiated_twice():
@@ -156,9 +167,9 @@ def test_02_naive_loss_differentiated_twice():
     def loss(log_probs, *recorded):
         return losses.reinforce(log_probs, weights(*recorded))
 
-    unchanged(2, "naive loss, differentiated once", expected_gradient(loss), return_gradient())
-    caught(2, "naive loss, its Hessian against (a)'s H", expected_gradient(loss, hessian=True), HESSIAN,
-           expected_gradient(losses.dice, hessian=True))
+    assert_unchanged(2, "naive loss, differentiated once", expected_gradient(loss), return_gradient())
+    assert_caught(2, "naive loss, its Hessian against (a)'s H", expected_gradient(loss, hessian=True), HESSIAN,
+                  expected_gradient(losses.dice, hessian=True))
     for k, K, baseline in SETTINGS:
         assert error(expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K), answer_b(k, K, baseline)) < 1e-8
 
@@ -185,12 +196,13 @@ def test_03_score_term_of_means_or_of_the_first_step_only(k, K, baseline):
     inner, answer = Reinforce(ALPHA, baseline), answer_b(k, K, baseline)
     right, unscored = expected_meta_gradient(inner, k, K), expected_meta_gradient(inner, k, K, score=False)
     means, first = (expected_meta_gradient(inner, k, K, objective=wrong) for wrong in (score_of_means, score_of_first_step))
-    caught(3, f"mean return times mean log-likelihood, k={k} K={K}", means, answer, right)
+    assert_caught(3, f"mean return times mean log-likelihood, k={k} K={K}", means, answer, right,
+                  among=every_estimator(k, K, baseline))
     assert error(K * T * (means - unscored), right - unscored) < 1e-8  # off by the number of samples, and by nothing else
     if k == 1:
-        unchanged(3, "score of the first of several inner steps, where there is but one", first, answer)
+        assert_unchanged(3, "score of the first of several inner steps, where there is but one", first, answer)
     else:
-        caught(3, f"score of the first of several inner steps, k={k} K={K}", first, answer, right)
+        assert_caught(3, f"score of the first of several inner steps, k={k} K={K}", first, answer, right)
 
 
 def test_04_baseline_inside_dice_product():
@@ -202,9 +214,9 @@ def test_04_baseline_inside_dice_product():
         return np.full(returns.shape, .5)
 
     values = exact_values(TASK, POLICY, THETA)
-    caught(4, "r_t − b(s_t) inside DiCE's product, first derivative", expected_gradient(inside, values), return_gradient(),
-           expected_gradient(losses.dice, values))
-    unchanged(4, "the same with one b for all states", expected_gradient(inside, constant), return_gradient())
+    assert_caught(4, "r_t − b(s_t) inside DiCE's product, first derivative", expected_gradient(inside, values), return_gradient(),
+                  expected_gradient(losses.dice, values))
+    assert_unchanged(4, "the same with one b for all states", expected_gradient(inside, constant), return_gradient())
 
 
 def test_05_loaded_dice_wraps_around():
@@ -217,9 +229,9 @@ def test_05_loaded_dice_wraps_around():
         w = np.array(w)
         return losses.reinforce(losses.magic_box(w) - losses.magic_box(w - log_probs), weights(*recorded))
 
-    unchanged(5, "Loaded DiCE, w_{−1} = log π_{T−1}, first derivative", expected_gradient(wrapped), return_gradient())
-    caught(5, "the same, Hessian", expected_gradient(wrapped, hessian=True), HESSIAN,
-           expected_gradient(losses.loaded_dice, hessian=True))
+    assert_unchanged(5, "Loaded DiCE, w_{−1} = log π_{T−1}, first derivative", expected_gradient(wrapped), return_gradient())
+    assert_caught(5, "the same, Hessian", expected_gradient(wrapped, hessian=True), HESSIAN,
+                  expected_gradient(losses.loaded_dice, hessian=True))
 
 
 def test_05_gae_wraps_around():
@@ -233,24 +245,25 @@ def test_05_gae_wraps_around():
             return losses.reinforce(log_probs, a * mask * discounts(discount, T, mask))
         return surrogate
 
-    unchanged(5, "GAE, V_0 as the value after the last step, all episodes of length T",
-              expected_gradient(step(wrapped), exact_values(TASK, POLICY, THETA)), return_gradient())
+    assert_unchanged(5, "GAE, V_0 as the value after the last step, all episodes of length T",
+                     expected_gradient(step(wrapped), exact_values(TASK, POLICY, THETA)), return_gradient())
     values = exact_values(*ENDING)
-    caught(5, "the same, some episodes end early", expected_gradient(step(wrapped), values, *ENDING), return_gradient(*ENDING),
-           expected_gradient(step(gae), values, *ENDING))
+    assert_caught(5, "the same, some episodes end early", expected_gradient(step(wrapped), values, *ENDING), return_gradient(*ENDING),
+                  expected_gradient(step(gae), values, *ENDING))
 
 
 def test_05_divided_by_the_number_of_episodes_twice():
     def twice(log_probs, *recorded):
         return losses.reinforce(log_probs, weights(*recorded) / log_probs.shape[-1])
 
-    caught(5, "a mean over K=2 episodes divided by K", expected_gradient(twice), return_gradient(), expected_gradient(losses.naive))
+    assert_caught(5, "a mean over K=2 episodes divided by K", expected_gradient(twice), return_gradient(), expected_gradient(losses.naive))
 
 
 @settings
 def test_06_outer_step_size_in_the_inner_step(k, K, baseline, beta=.1):
-    caught(6, f"inner step of β={beta} instead of α={ALPHA}, k={k} K={K}", expected_meta_gradient(Reinforce(beta, baseline), k, K),
-           answer_b(k, K, baseline), expected_meta_gradient(Reinforce(ALPHA, baseline), k, K))
+    assert_caught(6, f"inner step of β={beta} instead of α={ALPHA}, k={k} K={K}", expected_meta_gradient(Reinforce(beta, baseline), k, K),
+                  answer_b(k, K, baseline), expected_meta_gradient(Reinforce(ALPHA, baseline), k, K),
+                  among=every_estimator(k, K, baseline))
 
 
 def test_07_log_probabilities_averaged_over_units():
@@ -262,8 +275,8 @@ def test_07_log_probabilities_averaged_over_units():
         return -np.mean(policy.bits * np.logaddexp(0, -x) + (1 - policy.bits) * np.logaddexp(0, x), -1)
 
     g, answer = expected_gradient(losses.naive, no_baseline, *where, log_pi=averaged), return_gradient(*where)
-    caught(7, "mean over the 2 units of a logistic policy", g, answer, expected_gradient(losses.naive, no_baseline, *where))
-    unchanged(7, "its direction: the factor is the number of units", 2 * g, answer)
+    assert_caught(7, "mean over the 2 units of a logistic policy", g, answer, expected_gradient(losses.naive, no_baseline, *where))
+    assert_unchanged(7, "its direction: the factor is the number of units", 2 * g, answer)
 
 
 @pytest.mark.parametrize("unit", [1.0, 10.0])
@@ -280,8 +293,8 @@ def test_08_advantages_divided_by_the_variance(unit):
         return expected_gradient(lambda log_probs, rewards, b, *rest: losses.naive(log_probs, rewards, mean, *rest) / divisor, task=task)
 
     answer = return_gradient(task) / std
-    caught(8, f"length of the step, rewards × {unit:g}, σ = {std:.3f}", scaled(std**2), answer, scaled(std))
-    unchanged(8, "its direction: the factor is 1/σ", scaled(std**2) * std, answer)
+    assert_caught(8, f"length of the step, rewards × {unit:g}, σ = {std:.3f}", scaled(std**2), answer, scaled(std))
+    assert_unchanged(8, "its direction: the factor is 1/σ", scaled(std**2) * std, answer)
 
 
 def exact_step_data(tasks, policy, theta, *, centred=False):
@@ -319,8 +332,8 @@ def test_09_predicted_gain_by_the_policy_gradient_loss():
     sampled = np.tensordot(probability, losses.fold(losses.reinforce_weights(e, GAMMA), e.states, e.actions, S, A), 1)
     table, nu = exact_step_data(TASK, POLICY, THETA[None])
     old, new = (POLICY.log_pi(th) for th in (THETA[None], TRPO(.5).step(POLICY, THETA[None], table, nu, np.zeros(1))))
-    caught(9, "gain that Σ W log π predicts for a step, δ=.5", log_loss(old, new, sampled), expected_advantage(old, new, table),
-           np.sum(sampled * np.expm1(new - old)))
+    assert_caught(9, "gain that Σ W log π predicts for a step, δ=.5", log_loss(old, new, sampled), expected_advantage(old, new, table),
+                  np.sum(sampled * np.expm1(new - old)))
 
 
 @pytest.mark.parametrize("radius, centred, harmful", [(.01, False, False), (.1, False, True), (.1, True, False)])
@@ -338,7 +351,7 @@ def test_09_line_search_on_the_policy_gradient_loss(radius, centred, harmful, n=
     wrong, answer = (first_exponent(trpo, policy, theta, table, nu, predicted) for predicted in (log_loss, expected_advantage))
     what = f"gain in J, δ={radius}, W of {'advantages' if centred else 'returns'}: {np.sum(wrong != answer)} of {n} searches end elsewhere"
     right = trpo.search(policy, theta, table, nu)
-    (caught if harmful else unchanged)(9, what, gain(wrong), gain(answer), *[gain(right)] * harmful)
+    (assert_caught if harmful else assert_unchanged)(9, what, gain(wrong), gain(answer), *[gain(right)] * harmful)
     assert (right == answer).all()
 
 
@@ -372,16 +385,16 @@ def test_10_conjugate_gradient_with_residual_and_direction_in_one_array(damping=
     dense = np.stack([matvec(e.reshape(g.shape)).ravel() for e in np.eye(50)], 1)
     answer = np.linalg.solve(dense, g.ravel()).reshape(g.shape)
     right = conjugate_gradient(matvec, g)
-    unchanged(10, "one array, after 1 step", one_array(matvec, g, 1), conjugate_gradient(matvec, g, max_iterations=1))
+    assert_unchanged(10, "one array, after 1 step", one_array(matvec, g, 1), conjugate_gradient(matvec, g, max_iterations=1))
     for steps in 10, 50:
-        caught(10, f"one array, after {steps} steps", one_array(matvec, g, steps), answer, right)
-    unchanged(10, "one array up to the first step only, after 50", one_array(matvec, g, 50, in_place=False), answer)
+        assert_caught(10, f"one array, after {steps} steps", one_array(matvec, g, steps), answer, right)
+    assert_unchanged(10, "one array up to the first step only, after 50", one_array(matvec, g, 50, in_place=False), answer)
 
 
 def test_11_baseline_fitted_on_the_episodes_it_scores():
     """With as many features as steps, a linear baseline explains most of the returns away, and of the gradient with them."""
-    caught(11, "linear baseline, fitted on the K=2 episodes it scores", expected_gradient(losses.naive, linear_baseline(np.eye(S))),
-           return_gradient(), expected_gradient(losses.naive, leave_one_out_baseline))
+    assert_caught(11, "linear baseline, fitted on the K=2 episodes it scores", expected_gradient(losses.naive, linear_baseline(np.eye(S))),
+                  return_gradient(), expected_gradient(losses.naive, leave_one_out_baseline))
 
 
 def mean_return(tasks, policy, theta):
@@ -403,8 +416,8 @@ def test_12_held_out_goals_drawn_with_the_training_seed():
     assert (same_seed == train).all()
     theta = fit(world.mdps(train), policy)
     unseen = [mean_return(world.mdps(goal), policy, theta) for goal in world.free_cells if goal not in train]
-    caught(12, "score on 'held-out' goals of the training seed", mean_return(world.mdps(same_seed), policy, theta),
-           np.mean(unseen), mean_return(world.mdps(held_out), policy, theta))
+    assert_caught(12, "score on 'held-out' goals of the training seed", mean_return(world.mdps(same_seed), policy, theta),
+                  np.mean(unseen), mean_return(world.mdps(held_out), policy, theta))
 
 
 def test_12_held_out_random_mdps_drawn_with_the_training_seed():
@@ -414,8 +427,8 @@ def test_12_held_out_random_mdps_drawn_with_the_training_seed():
     theta = fit(train, policy)
     new = exact.expected_return(random_mdps(np.random.default_rng(7).spawn(1)[0], 8000, **sizes), policy.log_pi(theta))
     answer, standard_error = np.sum(GAMMA ** np.arange(5)), np.std(new) / len(new)**.5
-    caught(12, "score on 'held-out' random MDPs of the training seed", mean_return(same_seed, policy, theta), answer,
-           np.mean(new), tolerance=4 * standard_error / answer)
+    assert_caught(12, "score on 'held-out' random MDPs of the training seed", mean_return(same_seed, policy, theta), answer,
+                  np.mean(new), tolerance=4 * standard_error / answer)
 
 
 def test_14_one_over_length_weights():
@@ -423,24 +436,26 @@ def test_14_one_over_length_weights():
     def one_over_length(log_probs, rewards, baseline, mask, discount):
         return losses.reinforce(log_probs, weights(rewards, baseline, mask, discount) / mask.sum(0))
 
-    unchanged(14, "1/length, all episodes of length T, times T", T * expected_gradient(one_over_length), return_gradient())
+    assert_unchanged(14, "1/length, all episodes of length T, times T", T * expected_gradient(one_over_length), return_gradient())
     g, answer = expected_gradient(one_over_length, no_baseline, *ENDING), return_gradient(*ENDING)
-    caught(14, "1/length, some episodes end early, best rescaling", g * np.sum(g * answer) / np.sum(g * g), answer,
-           expected_gradient(losses.naive, no_baseline, *ENDING))
+    assert_caught(14, "1/length, some episodes end early, best rescaling", g * np.sum(g * answer) / np.sum(g * g), answer,
+                  expected_gradient(losses.naive, no_baseline, *ENDING))
 
 
 def test_20_discount_dropped():
     def undiscounted(log_probs, rewards, baseline, mask, discount):
         return losses.reinforce(log_probs, (reward_to_go(rewards, discount) - baseline) * mask)
 
-    caught(20, "γᵗ dropped, T=2", expected_gradient(undiscounted), return_gradient(), expected_gradient(losses.naive))
+    assert_caught(20, "γᵗ dropped, T=2", expected_gradient(undiscounted), return_gradient(), expected_gradient(losses.naive))
     task = tiny_task(1, discount=1.0)
-    unchanged(20, "the same at γ = 1", expected_gradient(undiscounted, task=task), return_gradient(task))
+    assert_unchanged(20, "the same at γ = 1", expected_gradient(undiscounted, task=task), return_gradient(task))
 
 
 @pytest.mark.parametrize("estimator", ["lvc", "dice", "loaded_dice"])
 @settings
 def test_21_dice_or_lvc_plus_the_score_term(k, K, baseline, estimator):
     """They contain a part of the score already, and count it twice."""
-    caught(21, f"{estimator} + score, against (b), k={k} K={K}", expected_meta_gradient(Reinforce(ALPHA, baseline, estimator), k, K),
-           answer_b(k, K, baseline), expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K))
+    same = ("dice", "loaded_dice") if baseline is no_baseline and estimator != "lvc" else (estimator,)  # one without a baseline
+    assert_caught(21, f"{estimator} + score, against (b), k={k} K={K}", expected_meta_gradient(Reinforce(ALPHA, baseline, estimator), k, K),
+                  answer_b(k, K, baseline), expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K),
+                  among=every_estimator(k, K, baseline), called=tuple(name + "+score" for name in same))
