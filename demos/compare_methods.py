@@ -60,8 +60,12 @@ def run_learner(job):
     name, seed, shorten = job
     inner, steps, iterations, _, _ = LEARNERS[name]
     rng, theta = np.random.default_rng(seed), POLICY.init()
-    for record in maml.train(rng, sample_tasks, POLICY, theta, inner or Reinforce(1.0), iterations=iterations // shorten, steps=steps,
-                             episodes=EPISODES if steps else 2 * EPISODES, step_size=0.05):
+    start, settings = (rng, sample_tasks, POLICY, theta), dict(iterations=iterations // shorten, step_size=0.05)
+    if inner is None:
+        records = maml.train_multi_task(*start, episodes=2 * EPISODES, **settings)
+    else:
+        records = maml.train(*start, inner, steps=steps, episodes=EPISODES, **settings)
+    for record in records:
         theta = record.theta
     if inner is None:
         scores = [adapted_returns(rng, TRAIN, theta, Reinforce(a))[1].mean() for a in STEP_SIZES]

@@ -42,12 +42,16 @@ def make_policy(name, grid):
 
 
 # %% Training and evaluation
-def train(rng, mdps, policy, steps, iterations):
-    """θ after `iterations` outer steps on batches of 40 tasks; steps = 0 is multi-task training, on as many episodes."""
+def train(rng, mdps, policy, method, iterations):
+    """θ after `iterations` outer steps on batches of 40 tasks; MAML and multi-task training see as many episodes."""
     def sample_tasks(rng):
         return mdps[rng.integers(len(mdps), size=40)]
-    for record in maml.train(rng, sample_tasks, policy, policy.init(), Reinforce(10.0), iterations=iterations, steps=steps,
-                             step_size=0.05, episodes=EPISODES if steps else 2 * EPISODES):
+    start = rng, sample_tasks, policy, policy.init()
+    if method == "maml":
+        records = maml.train(*start, Reinforce(10.0), iterations=iterations, steps=1, step_size=0.05, episodes=EPISODES)
+    else:
+        records = maml.train_multi_task(*start, iterations=iterations, step_size=0.05, episodes=2 * EPISODES)
+    for record in records:
         pass  # a record an iteration: print it, plot it, or stop when you have seen enough
     return record.theta
 
@@ -73,8 +77,8 @@ def run(job):
     policy = make_policy(policy_name, grid)
     rng = np.random.default_rng(seed)
     train_mdps, held_out_mdps = grid.mdps(goals), grid.mdps(held_out)
-    thetas = dict(maml=train(rng, train_mdps, policy, 1, iterations), multi_task=train(rng, train_mdps, policy, 0, iterations),
-                  scratch=policy.init())
+    thetas = {method: train(rng, train_mdps, policy, method, iterations) for method in ("maml", "multi_task")}
+    thetas["scratch"] = policy.init()
     result = {}
     for name, theta in thetas.items():
         step_size = fine_tuning(rng, train_mdps, policy, theta, repeats)

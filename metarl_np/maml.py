@@ -15,7 +15,7 @@ from metarl_np.optim import adam
 from metarl_np.policies import NotFinite
 from metarl_np.returns import discounted_return
 from metarl_np.rollouts import rollout
-from metarl_np.updates import reinforce_table
+from metarl_np.updates import Reinforce, reinforce_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +126,13 @@ class Iteration:
 def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episodes, step_size, optimiser=adam, score=False):
     """Meta-train θ by `iterations` outer steps of size β = `step_size`: a generator of Iteration. Finn et al. (2017), Algorithm 3.
 
-    sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. steps = 0 maximises the mean return of the
-    tasks: multi-task learning, or plain REINFORCE when there is one task. A NaN or infinity anywhere raises FloatingPointError, naming
-    the iteration and the quantity.
+    sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. Raises ValueError on a θ of several tasks or a step
+    size that is not finite; a NaN or infinity that comes up raises FloatingPointError, naming the iteration and the quantity.
     """
+    if np.ndim(theta) != 2:
+        raise ValueError(f"theta: expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
+    if not np.isfinite(step_size):
+        raise ValueError(f"step_size: {step_size} is not finite")
     state = None
     for iteration in range(iterations):
         try:
@@ -142,3 +145,12 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
             if not np.isfinite(x).all():
                 raise FloatingPointError(f"iteration {iteration}: {name} that are not finite")
         yield Iteration(iteration, theta, path.returns.mean(1), np.linalg.norm(g))
+
+
+def train_multi_task(rng, sample_tasks, policy, theta, *, iterations, episodes, step_size, optimiser=adam):
+    """Multi-task learning: one policy for all tasks, θ ← θ + β (1/N) Σ_i ∇J_i(θ), a generator of Iteration.
+
+    What MAML is to be measured against: the same tasks, the same data, no inner step. With one task it is plain REINFORCE.
+    """
+    return train(rng, sample_tasks, policy, theta, Reinforce(0.0), iterations=iterations, steps=0, episodes=episodes,
+                 step_size=step_size, optimiser=optimiser)

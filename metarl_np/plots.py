@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter
 
 from metarl_np.gridworld import MOVES, PIT, START, WALL
@@ -10,6 +11,7 @@ COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00",
                grey="#777777")
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 110}
+OUTLINE = [withStroke(linewidth=2, foreground="black")]  # legible on every colour of a map
 NO_LABELS = NullFormatter()  # for the minor ticks of a short logarithmic axis
 
 
@@ -46,7 +48,7 @@ def heat_map(ax, grid, cells, *, label=None, vmin=None, vmax=None):
     ax.grid(False)
     for (r, c), kind in np.ndenumerate(np.array([list(row) for row in grid.layout])):
         if kind in START + PIT:
-            ax.text(c - 0.42, r - 0.42, kind, ha="left", va="top", color="white", weight="bold", size=9)
+            ax.text(c - 0.42, r - 0.42, kind, ha="left", va="top", color="white", weight="bold", size=9, path_effects=OUTLINE)
     if label:
         ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
 

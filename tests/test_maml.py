@@ -293,6 +293,23 @@ def test_replay_follows_recorded_episodes_and_refuses_those_of_others(tasks, rng
         adapt(rng, tasks[:2], policy, path.thetas[0], INNER, steps=1, episodes=2)
 
 
+def test_multi_task_training_ascends_the_mean_return_of_the_tasks(tasks, rng):
+    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    record = next(maml.train_multi_task(np.random.default_rng(8), lambda rng: tasks, policy, theta, iterations=1, episodes=6,
+                                        step_size=.05, optimiser=ascent))
+    table = reinforce_table(tasks, rollout(np.random.default_rng(8), tasks, policy.log_pi(theta), 6))
+    g = np.mean([plain_gradient(policy, theta, table[i]) for i in range(N)], 0)
+    np.testing.assert_allclose(record.theta, theta + .05 * g, atol=1e-7)
+    assert record.returns.shape == (1,)
+
+
+@pytest.mark.parametrize("change, name", [(dict(theta=np.zeros((N, S, A))), "theta"), (dict(step_size=np.nan), "step_size")])
+def test_train_refuses_what_would_come_out_as_nonsense(tasks, change, name):
+    arguments = dict(theta=np.zeros((S, A)), iterations=1, episodes=4, step_size=.05) | change
+    with pytest.raises(ValueError, match=name):
+        next(maml.train_multi_task(np.random.default_rng(0), lambda rng: tasks, SoftmaxPolicy(S, A), **arguments))
+
+
 def test_adam_keeps_its_state_from_one_iteration_to_the_next(tasks):
     policy, seen = SoftmaxPolicy(S, A), []
 
