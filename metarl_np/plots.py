@@ -61,7 +61,8 @@ def arrows(ax, grid, pi, goal, *, least=0.05):
         for (dr, dc), p in zip(MOVES, pi[cell]):
             if p > least and not skip[cell]:
                 ax.annotate("", (c + 0.45 * p * dc, r + 0.45 * p * dr), (c, r),
-                            arrowprops=dict(arrowstyle="-|>", color="white", lw=1.2, shrinkA=0, shrinkB=0, mutation_scale=7))
+                            arrowprops=dict(arrowstyle="-|>", color="white", lw=1.2, shrinkA=0, shrinkB=0, mutation_scale=7,
+                                            path_effects=OUTLINE))
     ax.plot(goal % width, goal // width, marker="*", markersize=15, color=COLOURS["red"], markeredgecolor="white")
 
 

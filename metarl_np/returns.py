@@ -79,11 +79,16 @@ def time_mean_baseline(returns, episodes=None):
 
 
 def leave_one_out_baseline(returns, episodes=None):
-    """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2."""
+    """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2.
+
+    Where all returns are equal it is exactly them: advantages of 1e-17 would be a direction for TRPO, whose step has its length anyway.
+    """
     k = returns.shape[-1]
     if k < 2:
         raise ValueError("episodes: a leave-one-out baseline needs at least 2 episodes per task")
-    return (returns.sum(-1, keepdims=True) - returns) / (k - 1)
+    first = returns[..., :1]
+    above = returns - first
+    return first + (above.sum(-1, keepdims=True) - above) / (k - 1)
 
 
 def linear_baseline(features, ridge=1e-6):

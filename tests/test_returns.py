@@ -157,6 +157,11 @@ def test_leave_one_out_ignores_its_own_episode(data):
     np.testing.assert_allclose(after[..., 0], before[..., 0] + 25)
 
 
+def test_leave_one_out_of_equal_returns_is_exactly_them():
+    returns = np.broadcast_to(np.array([.1, 1 / 3, -7e5])[:, None, None], (3, 1, 7))
+    np.testing.assert_array_equal(leave_one_out_baseline(returns), returns)
+
+
 def test_leave_one_out_needs_another_episode():
     with pytest.raises(ValueError, match="episodes: .*at least 2"):
         leave_one_out_baseline(np.ones((3, 2, 1)))

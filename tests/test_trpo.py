@@ -236,6 +236,16 @@ def test_zero_advantages_are_no_step_and_no_nan(batch):
         np.testing.assert_array_equal(grad(lambda x: trpo.step(policy, x, 0 * table, nu, np.zeros(N, int)).sum())(theta), 1.0)
 
 
+def test_equal_returns_are_no_reason_to_move(rng):
+    """A reward of .1 whatever is done. One rounding error among the advantages would be a direction, and the step as long as any."""
+    mdps, policy = random_mdps(rng, 20, 4, 3, horizon=5, discount=.9), SoftmaxPolicy(4, 3)
+    theta = rng.normal(size=(20, 4, 3))
+    e = rollout(rng, mdps, policy.log_pi(theta), 7)
+    data = TRPO().prepare(mdps, policy, theta, replace(e, rewards=np.full(e.rewards.shape, .1, np.float32)))
+    assert (data[-1] == -1).all()
+    np.testing.assert_array_equal(TRPO()(policy, theta, data), theta)
+
+
 # ---- 1,000 random problems
 
 

@@ -14,6 +14,7 @@ from metarl_np.exact_meta import expected_adapted_return, expected_adapted_retur
 from metarl_np.gridworld import GridWorld
 from metarl_np.maml import adapt, meta_gradient, train
 from metarl_np.mdp import MDP
+from metarl_np.optim import ascent
 from metarl_np.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
 from metarl_np.returns import leave_one_out_baseline, no_baseline
 from metarl_np.trpo import TRPO
@@ -200,7 +201,7 @@ TABLE, CRITIC = SoftmaxPolicy(S, A), ActorCritic(SoftmaxPolicy(S, A))
     (TABLE, Reinforce(1e308), {}, "iteration 0: theta"), (TABLE, PPO(1e308), {}, "iteration 0: theta"),
     (CRITIC, PPO(1.0, epochs=1, value=1e308), {}, "iteration 0: adapted parameters"),
     (TABLE, Broken("value", []), {}, "iteration 2: theta"), (TABLE, Broken("derivative", []), {}, "iteration 2: gradient"),
-    (TABLE, TRPO(), dict(step_size=np.inf), "iteration 0: parameters")])
+    (TABLE, TRPO(), dict(step_size=1e308, optimiser=ascent), "iteration 0: parameters")])
 def test_what_is_not_finite_stops_training_and_is_named(tasks, policy, inner, options, message):
     tasks = replace(tasks, rewards=100 * tasks.rewards)
     with pytest.raises(FloatingPointError, match=f"^{message}.* not finite"), np.errstate(all="ignore"):

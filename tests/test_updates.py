@@ -140,7 +140,7 @@ def test_visits_and_mean_kl_by_loops(batch):
         kl = mean_kl(policy, theta, new, nu)
         np.testing.assert_allclose(kl, [plain_kl(policy, theta[i], new[i], nu[i]) for i in range(N)], rtol=1e-9, err_msg=name)
         assert (abs(kl - mean_kl(policy, new, theta, nu)) > .01 * kl).all()  # the direction matters
-        assert (mean_kl(policy, theta, theta, nu) == 0).all()
+        np.testing.assert_allclose(mean_kl(policy, theta, theta, nu), 0, atol=1e-14)
         np.testing.assert_allclose(grad(lambda x: mean_kl(policy, theta, x, nu).sum())(theta), 0, atol=1e-14)
 
 
@@ -213,7 +213,7 @@ def test_the_clip_stops_pushing_where_the_ratio_has_gone_far_enough(advantage, l
 @pytest.mark.parametrize("options", [dict(epochs=1), dict(epochs=3, clip=.1), dict(epochs=2, minibatches=3, entropy=.1, value=.9, lam=.6)])
 def test_epochs_and_minibatches_replayed_by_hand(batch, options):
     """Ascent with numerical gradients of the loop above; minibatch m is the m-th cut of the episodes, its advantages those of all."""
-    ppo = PPO(.8, **options)
+    ppo = PPO(.4, **options)
     for name, policy, theta, mdps, e, _ in batch:
         new, size = ppo(policy, theta, ppo.prepare(mdps, policy, theta, e)), K // ppo.minibatches
         for i in range(N):
@@ -221,7 +221,7 @@ def test_epochs_and_minibatches_replayed_by_hand(batch, options):
             for _ in range(ppo.epochs):
                 for m in range(ppo.minibatches):
                     part = range(m * size, (m + 1) * size)
-                    x = x + .8 * numerical_gradient(lambda y: plain_objective(ppo, policy, y, theta[i], e, advantage, i, part), x)
+                    x = x + .4 * numerical_gradient(lambda y: plain_objective(ppo, policy, y, theta[i], e, advantage, i, part), x)
             np.testing.assert_allclose(new[i], x, atol=1e-7, err_msg=name)
         assert abs(new - theta).max() > .1
 
