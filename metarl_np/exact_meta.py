@@ -14,7 +14,7 @@ from metarl_np import exact
 from metarl_np.losses import gather, stop
 from metarl_np.maml import Adaptation, meta_gradient, per_task
 from metarl_np.returns import Episodes, discounted_return
-from metarl_np.updates import Reinforce
+from metarl_np.updates import FirstOrder, Reinforce
 
 
 def adapted_return(mdps, policy, theta, *, step_size, steps=1):
@@ -115,6 +115,8 @@ def expected_adapted_return(mdps, policy, theta, inner, *, episodes, steps=1, ma
     autograd's gradient contains the score of the inner data, since the probabilities depend on θ, and does not depend on
     inner.estimator. Arguments and errors as `enumerate_adaptations`.
     """
+    if isinstance(inner, FirstOrder):
+        inner = inner.inner
     if isinstance(inner, Reinforce):  # every estimator leads to the same θ', but only naive's derivative is that of U at fixed D
         inner = replace(inner, estimator="naive")
     path, probability = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)

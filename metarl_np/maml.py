@@ -13,7 +13,7 @@ from autograd import grad
 from metarl_np.losses import gather, log_likelihood, reinforce_folded
 from metarl_np.optim import adam
 from metarl_np.policies import NotFinite
-from metarl_np.returns import discounted_return
+from metarl_np.returns import discounted_return, leave_one_out_baseline
 from metarl_np.rollouts import rollout
 from metarl_np.updates import Reinforce, reinforce_table
 
@@ -62,7 +62,8 @@ def _follow(draw, mdps, policy, theta, inner, steps):
             data.append(inner.prepare(mdps, policy, thetas[j], episodes[j]))
             thetas.append(inner(policy, thetas[j], data[j]))
     returns = np.array([discounted_return(e.rewards * e.mask, mdps.discount).mean(-1) for e in episodes])
-    return Adaptation(thetas, episodes, data, returns, reinforce_table(mdps, episodes[-1], baseline=inner.baseline))
+    query = reinforce_table(mdps, episodes[-1], baseline=getattr(inner, "baseline", leave_one_out_baseline))
+    return Adaptation(thetas, episodes, data, returns, query)
 
 
 def require_own(name, log_pi, episodes):

@@ -61,6 +61,8 @@ def fit_slip(grid, goals, episodes, *, iterations=200):
 def fit_goals(grid, goals, *, pseudo_count=1.0):
     """The distribution of goals over the F free cells, (count + pseudo_count) / total: the posterior mean under a flat prior, so that a
     goal that no training task had keeps a chance. (N,) → (F,)."""
+    if not 0 <= pseudo_count < np.inf or not len(goals) + pseudo_count > 0:
+        raise ValueError(f"pseudo_count: {pseudo_count} must not be negative, nor 0 without goals")
     counts = (np.asarray(goals)[:, None] == grid.free_cells).sum(0) + pseudo_count
     return counts / counts.sum()
 
@@ -90,7 +92,7 @@ class FiniteBelief:
         went_on, told = np.concatenate([mask[1:], episodes.truncated[None]])[mask], np.ones(mask.shape, bool)
         told[-1] = len(mask) < c.horizon  # at the horizon an episode ends in any state
         fits = ~c.terminal[:, s] & ((c.terminal[:, after] != went_on) | ~told[mask])
-        seen = (c.successors[:, s, a] == after[:, None]) & np.isclose(c.rewards[:, s, a], r[:, None], atol=1e-5)
+        seen = (c.successors[:, s, a] == after[:, None]) & (c.rewards.astype(np.float32)[:, s, a] == r.astype(np.float32)[:, None])
         with np.errstate(divide="ignore"):
             step = np.log((c.probabilities[:, s, a] * seen).sum(-1) * fits)  # (C, steps)
             log_w = np.log(self.weights)
@@ -175,7 +177,7 @@ class DirichletBelief:
     """The exact posterior under a Prior, for each of N tasks: Dirichlet(α + counts), and a normal mean reward for each (s, a)."""
 
     prior: Prior
-    like: MDP  # N tasks of the right size, for the start, the discount and the horizon
+    like: MDP  # N tasks of the right size, for the start, the terminal states, the discount and the horizon
     seen: tuple = None  # `counts` so far
 
     def update(self, episodes):
@@ -203,7 +205,10 @@ class DirichletBelief:
         return self._mdp(alpha / alpha.sum(-1, keepdims=True), mean)
 
     def _mdp(self, P, R):
-        return MDP.from_dense(P, R, self.like.start, discount=self.like.discount, horizon=self.like.horizon)
+        end = self.like.terminal[..., None]  # known, as the start is: absorbing and worth nothing
+        P = np.where(end[..., None], np.eye(P.shape[-1])[:, None], P)
+        return MDP.from_dense(P, np.where(end, 0.0, R), self.like.start, discount=self.like.discount, horizon=self.like.horizon,
+                              terminal=self.like.terminal)
 
 
 def _nothing(n):

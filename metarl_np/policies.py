@@ -121,14 +121,17 @@ class ActorCritic:
         theta = self.actor.init()
         return np.zeros((len(theta), theta.shape[1] + 1))
 
+    def _checked(self, theta):
+        return _checked(theta, *self.init().shape)
+
     def values(self, theta):
         """V(s) for all states: θ (…, F, A + 1) → (…, S)."""
-        w = theta[..., -1:]
+        w = self._checked(theta)[..., -1:]
         return (w if self.actor.features is None else np.matmul(self.actor.features, w))[..., 0]
 
     def log_pi(self, theta):
         """log π of the actor: θ (…, F, A + 1) → (…, S, A)."""
-        return self.actor.log_pi(theta[..., :-1])
+        return self.actor.log_pi(self._checked(theta)[..., :-1])
 
     def tangent(self, theta, v):
         """The actor's; the value's column changes nothing: θ, v (…, F, A + 1) → (…, S, A)."""
@@ -154,16 +157,21 @@ def _check_features(policy):
         object.__setattr__(policy, "features", np.asarray(policy.features, float))
 
 
-def _linear(policy, theta):
-    """θᵀφ(s) for every state, (…, F, A) → (…, S, A)."""
+def _checked(theta, rows, columns):
+    """θ as an array; ValueError unless it is (…, rows, columns) and finite."""
     theta = np.array(theta, float) if isinstance(theta, (list, tuple)) else theta
-    expected = _rows(policy), getattr(policy, "units", policy.n_actions)
-    if np.shape(theta)[-2:] != expected:
-        raise ValueError(f"theta: expected shape (…, {expected[0]}, {expected[1]}), got {np.shape(theta)}")
+    if np.shape(theta)[-2:] != (rows, columns):
+        raise ValueError(f"theta: expected shape (…, {rows}, {columns}), got {np.shape(theta)}")
     if not np.isfinite(theta).all():
         place = np.argwhere(~np.isfinite(theta))[0]
         where = ", ".join(f"{axis} {i}" for axis, i in zip(("task", "state or feature", "column")[-len(place):], place))
         raise NotFinite(f"theta: parameters that are not finite (at {where})")
+    return theta
+
+
+def _linear(policy, theta):
+    """θᵀφ(s) for every state, (…, F, A) → (…, S, A)."""
+    theta = _checked(theta, _rows(policy), getattr(policy, "units", policy.n_actions))
     return theta if policy.features is None else np.matmul(policy.features, theta)
 
 

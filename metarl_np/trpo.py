@@ -43,7 +43,8 @@ class TRPO:
     and KL̄(π_old‖π) ≤ δ.
 
     λ > 0, since a softmax's Fisher matrix is singular. A task where no j ≤ max_backtracks will do keeps its parameters, and its exponent
-    is −1 in the prepared data. The derivative is that at frozen j. A critic's column is not moved. Raises ValueError on δ ≤ 0, λ ≤ 0.
+    is −1 in the prepared data. The derivative is that at frozen j. A critic's column is not moved: an outer gradient through the advantages
+    can learn it, a first-order one cannot. Raises ValueError on δ ≤ 0, λ ≤ 0, or a λ so small that the system cannot be solved.
     """
 
     radius: float = 0.01  # δ, nats
@@ -58,8 +59,8 @@ class TRPO:
             raise ValueError(f"radius, damping: {self.radius} and {self.damping} must be positive")
         if not 0 <= self.lam <= 1:
             raise ValueError(f"lam: {self.lam} is outside [0, 1]")
-        if not 0 < self.shrink < 1 or self.max_backtracks < 0:
-            raise ValueError(f"shrink, max_backtracks: {self.shrink} must be between 0 and 1, {self.max_backtracks} not negative")
+        if not 0 < self.shrink < 1 or self.max_backtracks not in range(1000):
+            raise ValueError(f"shrink, max_backtracks: {self.shrink} must be between 0 and 1, {self.max_backtracks} a whole number")
 
     def prepare(self, mdps, policy, theta, episodes):
         """(Episodes, γ, ν (N, S), exponents (N,))."""
@@ -69,9 +70,11 @@ class TRPO:
 
     def full_step(self, policy, theta, table, nu):
         """√(2δ / xᵀFx) x from folded weights W(s, a) of γᵗÂ_t, exact or sampled: θ, W, ν → (N, F, A); 0 where W leaves nothing to gain."""
-        x = natural_direction(policy, theta, policy.weighted_score(theta, table), nu, self.damping)
+        g = policy.weighted_score(theta, table)
+        x = natural_direction(policy, theta, g, nu, self.damping)
         curvature = np.sum(x * fisher_vector_product(policy, theta, nu, x), (1, 2))[:, None, None]
-        still = stop(curvature) <= 0  # all advantages are zero: no step, and no 0/0
+        rounding = 1e-13 * abs(stop(table)).max((1, 2), keepdims=True)  # the step has a fixed length: never take it along an error
+        still = (stop(curvature) <= 0) | (abs(stop(g)).max((1, 2), keepdims=True) <= rounding)
         return x * np.where(still, 0.0, np.sqrt(2 * self.radius / np.where(still, 1.0, curvature)))
 
     def search(self, policy, theta, table, nu):
@@ -92,7 +95,8 @@ class TRPO:
     def _table(self, policy, theta, episodes, discount):
         advantage = advantages(policy, theta, episodes, discount, baseline=self.baseline, lam=self.lam)
         weights = advantage * discounts(discount, len(advantage), advantage)
-        return fold(weights, episodes.states, episodes.actions, policy.n_states, policy.n_actions)
+        table, size = (fold(w, episodes.states, episodes.actions, policy.n_states, policy.n_actions) for w in (weights, abs(stop(weights))))
+        return np.where(abs(stop(table)) > 1e-13 * size.sum((1, 2), keepdims=True), table, 0.0)  # what has cancelled is 0, not 1e-17
 
     def __call__(self, policy, theta, data):
         """θ' from prepared D, per task: θ (N, F, A) → (N, F, A)."""

@@ -2,7 +2,8 @@
 
 An inner update has two parts. `prepare(mdps, policy, theta, episodes)` keeps of the episodes what the step needs, and freezes every
 decision that has no derivative (how many epochs; in TRPO, how far the line search went). Calling it, (policy, theta, data) → θ', is then a
-smooth function of θ (N, F, A), one row per task. `trpo` has the third one; a fourth needs no more than these two methods.
+smooth function of θ (N, F, A), one row per task. `trpo` has the third one; a fourth needs no more than these two methods. (An
+attribute `baseline`, if there is one, scores the query episodes too.)
 """
 
 from dataclasses import dataclass
@@ -70,14 +71,17 @@ class Reinforce:
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """The same update with ∂θ'/∂θ = I: the outer gradient stops at θ'. Finn et al. (2017), §5.2."""
+    """The same update with ∂θ'/∂θ = I: the outer gradient stops at θ'. Finn et al. (2017), §5.2.
+
+    What acts only through the inner step, such as a critic's column, gets no gradient then.
+    """
 
     inner: Callable
 
     @property
     def baseline(self):
         """The inner update's: the query is scored with it."""
-        return self.inner.baseline
+        return getattr(self.inner, "baseline", leave_one_out_baseline)
 
     def prepare(self, mdps, policy, theta, episodes):
         """What the inner update prepares."""
@@ -116,8 +120,8 @@ class PPO:
         require_unit("lam", self.lam)
         if not 0 < self.clip < np.inf or not self.target_kl > 0:
             raise ValueError(f"clip, target_kl: {self.clip} and {self.target_kl} must be positive")
-        if self.epochs < 1 or self.minibatches < 1:
-            raise ValueError(f"epochs, minibatches: {self.epochs} and {self.minibatches} must be at least 1")
+        if any(n not in range(1, 10**9) for n in (self.epochs, self.minibatches)):
+            raise ValueError(f"epochs, minibatches: {self.epochs} and {self.minibatches} must be whole numbers of at least 1")
 
     def prepare(self, mdps, policy, theta, episodes):
         """(Episodes, γ, number of epochs until each task stops (N,))."""

@@ -14,7 +14,7 @@ from metarl_np.losses import ESTIMATORS
 from metarl_np.random_mdps import random_mdps
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.returns import leave_one_out_baseline, no_baseline
-from metarl_np.updates import Reinforce
+from metarl_np.updates import FirstOrder, Reinforce
 
 N, S, A, T, ALPHA, GAMMA = 2, 3, 4, 3, .8, .9
 
@@ -212,3 +212,10 @@ def test_gaussian_rewards_cannot_be_enumerated():
     noisy = random_mdps(np.random.default_rng(0), 1, 2, 2, horizon=2)
     with pytest.raises(ValueError, match="mdps: reward_noise"):
         expected_adapted_return(noisy, SoftmaxPolicy(2, 2), np.zeros((2, 2)), Reinforce(1.0), episodes=2)
+
+
+def test_the_trained_gradient_is_that_of_the_inner_update_whatever_its_wrapper():
+    mdps, policy = random_mdps(np.random.default_rng(0), 1, 2, 2, horizon=2, discount=.9, reward_noise=0.0), SoftmaxPolicy(2, 2)
+    plain, wrapped = (expected_adapted_return_gradient(mdps, policy, np.eye(2), inner, episodes=2)
+                      for inner in (Reinforce(1.0), FirstOrder(Reinforce(1.0))))
+    np.testing.assert_array_equal(plain, wrapped)

@@ -387,7 +387,9 @@ def test_dirichlet_posterior_exact(rng):
     belief = DirichletBelief(prior, mdps).update(e)
     alpha, mean, variance = belief.posterior()
     predictive = dense(belief.mean())[0]
-    np.testing.assert_allclose(dense(belief.mean())[1], mean, atol=1e-14)
+    np.testing.assert_allclose(dense(belief.mean())[1], np.where(mdps.terminal[..., None], 0, mean), atol=1e-14)
+    for plan in (belief.mean(), belief.sample(rng)):  # what is known to end, ends in every model, and pays nothing
+        assert (plan.terminal == mdps.terminal).all()
     rewards, c = {}, np.zeros((2, 4, 2, 4))
     for i in range(2):
         for s, a, r, after in steps_of(e, i):
@@ -395,7 +397,7 @@ def test_dirichlet_posterior_exact(rng):
             c[i, s, a, after] += 1
     assert 0 < len(rewards) < 16 and max(map(len, rewards.values())) > 2  # terminal states are never left
     for place in np.ndindex(2, 4, 2):
-        for z in range(4):
+        for z in range(4) if not mdps.terminal[place[:2]] else ():
             ratio = np.exp(polya([.6] * 4, c[place] + np.eye(4)[z]) - polya([.6] * 4, c[place]))
             assert predictive[place][z] == pytest.approx(ratio, abs=1e-12)
         assert (alpha[place] == .6 + c[place]).all()

@@ -121,3 +121,16 @@ def test_conjugate_gradient_stops_at_its_tolerance(rng):
     A, matvec, b = systems(rng, np.geomspace(1, 100, 5), (10, 4))
     exact = [residuals(A, conjugate_gradient(matvec, b, tolerance=tolerance), b).max() for tolerance in (1e-1, 1e-4, 1e-12)]
     assert exact[0] > 1e-4 > exact[1] > 1e-10 and exact[2] < 2e-12
+
+
+def test_conjugate_gradient_says_when_it_cannot(rng):
+    q = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+    for worst, solvable in ((1e-6, True), (1e-17, False)):
+        a = q * np.geomspace(1, worst, 30) @ q.T
+        b = a @ rng.normal(size=30) if solvable else rng.normal(size=30)
+        if solvable:
+            x = conjugate_gradient(lambda v: v @ a, b[None])
+            assert np.linalg.norm(x @ a - b) < 1e-4 * np.linalg.norm(b)
+        else:
+            with pytest.raises(ValueError, match="ill-conditioned.*damping"):
+                conjugate_gradient(lambda v: v @ a, b[None])

@@ -264,3 +264,13 @@ def test_parameters_that_are_not_finite(policy, bad):
     for error in ValueError, FloatingPointError, NotFinite:
         with pytest.raises(error, match="^theta: .*not finite"):
             policy.log_pi(theta)
+
+
+def test_a_critic_is_checked_like_its_actor():
+    policy = ActorCritic(SoftmaxPolicy(3, 2))
+    for f in (policy.values, policy.log_pi):
+        f([[0.0] * 3] * 3)
+        with pytest.raises(ValueError, match=r"theta: expected shape \(…, 3, 3\), got \(3, 4\)"):
+            f(np.zeros((3, 4)))
+        with pytest.raises(ValueError, match="theta: .*not finite .at task 1, state or feature 2, column 2"):
+            f(np.where(np.arange(18).reshape(2, 3, 3) == 17, np.nan, 0.0))

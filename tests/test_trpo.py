@@ -10,6 +10,7 @@ from autograd.test_util import check_grads
 from helpers import learners, numerical_gradient, plain_kl, plain_log_pi, plain_score, plain_visits, policies, random_tasks
 
 from metarl_np import exact
+from metarl_np.mdp import MDP
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.random_mdps import random_mdps
 from metarl_np.returns import leave_one_out_baseline, no_baseline
@@ -274,3 +275,20 @@ def test_never_leaves_its_radius_and_improves_the_exact_return(rng, radius):
 def test_bad_input(options, name):
     with pytest.raises(ValueError, match=name):
         TRPO(**options)
+
+
+def test_no_step_along_a_rounding_error(rng):
+    """All episodes of a bandit take the same action: with leave-one-out baselines W is 0, or 1e-17, and says nothing."""
+    bandit = MDP(np.ones((1, 2, 2, 3), int), np.broadcast_to([[.2, .3, .5]], (1, 2, 2, 3)), np.array([[[[.1, .7, .3]] * 2, [[0] * 3] * 2]]),
+                 np.array([[1.0, 0.0]]), np.array([[False, True]]), .9, 1)
+    policy, theta = SoftmaxPolicy(2, 2), np.array([[[2.0, 0.0], [0.0, 0.0]]])
+    still = moved = 0
+    for _ in range(60):
+        e = rollout(rng, bandit, policy.log_pi(theta), 7)
+        new = TRPO(.05)(policy, theta, TRPO(.05).prepare(bandit, policy, theta, e))
+        if len(set(e.actions.ravel())) == 1:
+            assert (new == theta).all()
+            still += 1
+        else:
+            moved += (new != theta).any()
+    assert still > 10 and moved > 10

@@ -199,7 +199,7 @@ TABLE, CRITIC = SoftmaxPolicy(S, A), ActorCritic(SoftmaxPolicy(S, A))
 
 @pytest.mark.parametrize("policy, inner, options, message", [
     (TABLE, Reinforce(1e308), {}, "iteration 0: theta"), (TABLE, PPO(1e308), {}, "iteration 0: theta"),
-    (CRITIC, PPO(1.0, epochs=1, value=1e308), {}, "iteration 0: adapted parameters"),
+    (CRITIC, PPO(1.0, epochs=1, value=1e308), {}, "iteration 0: theta"),
     (TABLE, Broken("value", []), {}, "iteration 2: theta"), (TABLE, Broken("derivative", []), {}, "iteration 2: gradient"),
     (TABLE, TRPO(), dict(step_size=1e308, optimiser=ascent), "iteration 0: parameters")])
 def test_what_is_not_finite_stops_training_and_is_named(tasks, policy, inner, options, message):
