@@ -83,7 +83,7 @@ def run_planner(job):
     else:
         training = rollout(rng, GRID.mdps(TRAIN), np.full((49, 4), -np.log(4)), 50)
         grid, prior = replace(GRID, slip=model_based.fit_slip(GRID, TRAIN, training)), model_based.fit_goals(GRID, TRAIN)
-    mdps = GRID.mdps(np.repeat(HELD_OUT, 25))  # planning depends on luck more than learning does, and costs less
+    mdps = GRID.mdps(np.repeat(HELD_OUT, 12))  # planning depends on luck more than learning does, and costs less
     belief = model_based.FiniteBelief(grid.mdps(GRID.free_cells), np.repeat(prior[None], len(mdps), 0))
     plan = "mean" if name == "posterior_mean" else "sample"
     timed, returns, lengths = mdps.with_time(), [], []

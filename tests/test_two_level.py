@@ -22,7 +22,8 @@ from metarl_np.updates import PPO, FirstOrder, Reinforce, reinforce_table
 
 N, S, A, K = 3, 4, 4, 8
 INNERS = {"reinforce": Reinforce(.5), "ppo": PPO(.4, epochs=3, minibatches=2, clip=.3, entropy=.05),
-          "ppo, early stop": PPO(.8, epochs=4, clip=.3, target_kl=.02), "trpo": TRPO(.05, damping=.01), "trpo, far": TRPO(.5, shrink=.7)}
+          "ppo, early stop": PPO(.8, epochs=4, clip=.3, target_kl=.02), "trpo": TRPO(.05, damping=.01),
+          "trpo, far": TRPO(.5, damping=.02, shrink=.7)}
 every_inner = pytest.mark.parametrize("inner", INNERS.values(), ids=INNERS.keys())
 
 
@@ -139,7 +140,7 @@ def test_with_the_score_it_is_the_gradient_of_the_expected_adapted_return(rng, p
     g, pathwise = (expected_meta_gradient(mdps, policy, theta, inner, score=score, **sizes) for score in (True, False))
     np.testing.assert_allclose(g, slope, atol=1e-8)
     np.testing.assert_allclose(g, expected_adapted_return_gradient(mdps, policy, theta, inner, **sizes), atol=1e-12)
-    assert abs(pathwise - slope).max() > .01 * abs(slope).max()
+    assert abs(pathwise - slope).max() > 1e-3 * abs(slope).max()
 
 
 def test_expected_adapted_return_of_one_ppo_step_by_loops(rng):
