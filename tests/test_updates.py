@@ -213,7 +213,7 @@ def test_the_clip_stops_pushing_where_the_ratio_has_gone_far_enough(advantage, l
 @pytest.mark.parametrize("options", [dict(epochs=1), dict(epochs=3, clip=.1), dict(epochs=2, minibatches=3, entropy=.1, value=.9, lam=.6)])
 def test_epochs_and_minibatches_replayed_by_hand(batch, options):
     """Ascent with numerical gradients of the loop above; minibatch m is the m-th cut of the episodes, its advantages those of all."""
-    ppo = PPO(.4, **options)
+    ppo = PPO(.2, **options)
     for name, policy, theta, mdps, e, _ in batch:
         new, size = ppo(policy, theta, ppo.prepare(mdps, policy, theta, e)), K // ppo.minibatches
         for i in range(N):
@@ -221,9 +221,9 @@ def test_epochs_and_minibatches_replayed_by_hand(batch, options):
             for _ in range(ppo.epochs):
                 for m in range(ppo.minibatches):
                     part = range(m * size, (m + 1) * size)
-                    x = x + .4 * numerical_gradient(lambda y: plain_objective(ppo, policy, y, theta[i], e, advantage, i, part), x)
+                    x = x + .2 * numerical_gradient(lambda y: plain_objective(ppo, policy, y, theta[i], e, advantage, i, part), x)
             np.testing.assert_allclose(new[i], x, atol=1e-7, err_msg=name)
-        assert abs(new - theta).max() > .1
+        assert abs(new - theta).max() > .01
 
 
 def test_a_task_stops_after_the_epoch_that_took_it_beyond_the_target_kl(rng):
