@@ -378,3 +378,25 @@ def test_table_of_the_theorem_is_the_expected_table(rng):
     log_pi = np.log(rng.dirichlet(np.ones(A), (N, S)))
     expected = expected_table(mdps, np.exp(log_pi), 1, no_baseline)
     np.testing.assert_allclose(exact.policy_gradient_table(mdps, log_pi), expected, atol=1e-13)
+
+
+def test_sure_termination_may_be_as_far_away_as_there_are_states():
+    """A chain 0 → 1 → … → 6, each step costing 1, at γ = 1."""
+    P = np.eye(7, k=1)[:, None]
+    P[6, 0, 6] = 1
+    chain = MDP.from_dense(P, np.where(np.arange(7) < 6, -1.0, 0.0)[:, None], 0, discount=1, horizon=1, terminal=np.arange(7) == 6)
+    np.testing.assert_allclose(exact.stationary_values(chain, np.zeros((7, 1))), [np.arange(-6.0, 1)], atol=1e-12)
+
+
+def test_value_iteration_keeps_its_error_bound():
+    """One state that pays 1 for ever: V = 1/(1 − γ). Stopping at a change of the tolerance would be off by 99 times that."""
+    forever = MDP.from_dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0, discount=.99, horizon=1)
+    for tolerance in (1e-2, 1e-6):
+        assert abs(exact.stationary_optimal_values(forever, tolerance=tolerance)[0, 0] - 100) <= tolerance
+
+
+def test_nearly_is_not_a_policy(rng):
+    mdps = random_tasks(rng, 2, 3, 2, 2, horizon=2)
+    exact.values(mdps, np.log([[.5, .5]] * 3))
+    with pytest.raises(ValueError, match="log_pi: .*at task 0, state 1"):
+        exact.values(mdps, np.log([[.5, .5], [.5, .501], [.5, .5]]))

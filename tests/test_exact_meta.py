@@ -8,8 +8,8 @@ import pytest
 from helpers import (all_episodes, numerical_gradient, plain_log_pi, plain_return, plain_score, policies, random_tasks, return_of,
                      tiny_mdp)
 
-from metarl_np.exact_meta import (adapted_return, adapted_return_gradient, expected_adapted_return, expected_adapted_return_gradient,
-                                  hessians)
+from metarl_np.exact_meta import (adapted_return, adapted_return_gradient, enumerate_adaptations, expected_adapted_return,
+                                  expected_adapted_return_gradient, hessians)
 from metarl_np.losses import ESTIMATORS
 from metarl_np.random_mdps import random_mdps
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
@@ -219,3 +219,19 @@ def test_the_trained_gradient_is_that_of_the_inner_update_whatever_its_wrapper()
     plain, wrapped = (expected_adapted_return_gradient(mdps, policy, np.eye(2), inner, episodes=2)
                       for inner in (Reinforce(1.0), FirstOrder(Reinforce(1.0))))
     np.testing.assert_array_equal(plain, wrapped)
+
+
+def test_enumerated_histories_are_consistent_with_themselves():
+    """The second data set is drawn with the parameters that the first led to; returns carry γᵗ; each episode ends where it ends."""
+    mdps, policy, theta = tiny_mdp(np.random.default_rng(1), 2), SoftmaxPolicy(3, 2), np.random.default_rng(2).normal(size=(3, 2))
+    path, probability = enumerate_adaptations(mdps, policy, theta, Reinforce(1.0, no_baseline), episodes=1, steps=2)
+    assert probability.sum() == pytest.approx(1, abs=1e-12)
+    for j, e in enumerate(path.episodes):
+        np.testing.assert_allclose(e.log_pi, policy.log_pi(path.thetas[j]), atol=1e-14)
+        for i in range(0, len(probability), 7):
+            assert path.returns[j, i] == pytest.approx(sum(mdps.discount**t * r for t, r in enumerate(e.rewards[:, i, 0])), abs=1e-12)
+            t = e.mask[:, i, 0].sum() - 1
+            s, a, last = e.states[t, i, 0], e.actions[t, i, 0], e.last_states[i, 0]
+            here = (mdps.successors[0, s, a] == last) & (mdps.probabilities[0, s, a] > 0)
+            assert (here & np.isclose(mdps.rewards[0, s, a], e.rewards[t, i, 0])).any()
+    assert abs(path.thetas[1] - path.thetas[0]).max() > 1e-3

@@ -5,7 +5,8 @@ from autograd import grad
 from autograd.test_util import check_grads
 from helpers import numerical_gradient, policies
 
-from metarl_np.losses import fold, gather_log_probs, reinforce, reinforce_folded, reinforce_weights
+from metarl_np.losses import (dice, fold, gather_log_probs, loaded_dice, lvc, naive, reinforce, reinforce_folded,
+                              reinforce_weights)
 from metarl_np.returns import Episodes, leave_one_out_baseline, time_mean_baseline
 
 T, N, K, S, A = 5, 3, 4, 6, 4
@@ -134,3 +135,12 @@ def test_surrogates_to_second_order(rng):
     for _, policy, theta in policies(rng, N, S, A):
         check_grads(lambda x: reinforce(gather_log_probs(policy.log_pi(x), e.states, e.actions), weights), modes=["rev"])(theta)
         check_grads(lambda x: reinforce_folded(policy.log_pi(x), table), modes=["rev"], order=2)(theta)
+
+
+@pytest.mark.parametrize("surrogate", [naive, lvc, dice, loaded_dice])
+def test_rewards_in_masked_steps_do_not_reach_a_surrogate(rng, surrogate):
+    shape = (4, 2, 3)
+    log_probs, rewards, b = (rng.normal(size=shape) for _ in range(3))
+    mask = np.arange(4)[:, None, None] < rng.integers(1, 4, shape[1:])
+    clean = surrogate(log_probs, rewards * mask, b, mask, .9)
+    np.testing.assert_allclose(surrogate(log_probs, np.where(mask, rewards, 1e3), b, mask, .9), clean, atol=1e-12)

@@ -386,3 +386,9 @@ def test_bad_input_is_named_before_anything_is_sampled(keywords, message):
     with pytest.raises(ValueError, match=message):
         rollout(rng, two_chains(5), **arguments)
     assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_tables_of_other_tasks_are_refused(rng):
+    two, three = (random_tasks(rng, n, 3, 2, 2, horizon=2) for n in (2, 3))
+    with pytest.raises(ValueError, match=r"log_pi: tables made for .*\(2, 3, 2\).*\(3, 3, 2\)"):
+        rollout(rng, three, sampling_tables(two, np.full((3, 2), -np.log(2))), 4)

@@ -247,6 +247,13 @@ def test_equal_returns_are_no_reason_to_move(rng):
     np.testing.assert_array_equal(TRPO()(policy, theta, data), theta)
 
 
+def test_weights_proportional_to_pi_are_no_direction_either(rng):
+    """Their gradient is zero but for rounding."""
+    policy, theta = SoftmaxPolicy(1, 3), rng.normal(size=(50, 1, 3))
+    table = rng.normal(size=(50, 1, 1)) * np.exp(policy.log_pi(theta))
+    assert (TRPO().search(policy, theta, table, np.ones((50, 1))) == -1).all()
+
+
 # ---- 1,000 random problems
 
 
