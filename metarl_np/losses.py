@@ -24,7 +24,7 @@ from metarl_np.returns import discounts, gae, no_baseline, reward_to_go
 
 @notrace_primitive
 def stop(x):
-    """⊥x: the value of x, a constant to every derivative."""
+    """⊥x: the value of x, a constant to every derivative; any shape (…) → (…)."""
     return x
 
 

@@ -48,7 +48,7 @@ class ValueAdaptation:
 def adapt_values(rng, mdps, log_pi, v, *, steps, step_size, episodes, length=None, lam=1.0):
     """k = `steps` value steps in every task at once, each on K new episodes of `length` steps under log π: ValueAdaptation.
 
-    Raises ValueError on a step size that is not finite, and as `rollout` does.
+    log π (S, A) or (N, S, A); V (S,), shared, or (N, S). Raises ValueError on a step size that is not finite, and as `rollout` does.
     """
     if steps < 0 or not np.isfinite(step_size) or not 0 <= lam <= 1:
         raise ValueError(f"steps, step_size, lam: {steps} must not be negative, {step_size} must be finite, {lam} must be in [0, 1]")

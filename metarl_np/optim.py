@@ -4,7 +4,7 @@ import numpy as np
 
 
 def ascent(theta, gradient, state=None, *, step_size):
-    """θ + β g."""
+    """θ + β g: any shape (…) → (…); needs no state."""
     return theta + step_size * gradient, state
 
 

@@ -16,14 +16,14 @@ NO_LABELS = NullFormatter()  # for the minor ticks of a short logarithmic axis
 
 
 def figure(width, height, columns=1, rows=1):
-    """A figure of width × height inches in the common style, and its axes as a flat list."""
+    """A figure of width × height inches (float) in the common style, and its axes as a flat list."""
     plt.rcParams.update(STYLE)
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     return fig, list(axes.flat)
 
 
 def save(fig, folder, name):
-    """Write folder/name.png and close the figure; returns the path as a string."""
+    """Write folder/name.png, folder a pathlib.Path, and close the figure; returns the path (str)."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
     fig.savefig(path)

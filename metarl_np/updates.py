@@ -173,12 +173,12 @@ class PPO:
 
 
 def require_finite(name, value):
-    """Raise ValueError naming an argument that is not a finite number."""
+    """Raise ValueError naming an argument that is not a finite number (a scalar)."""
     if not np.isfinite(value):
         raise ValueError(f"{name}: {value} is not finite")
 
 
 def require_unit(name, value):
-    """Raise ValueError naming an argument that is not in [0, 1]."""
+    """Raise ValueError naming an argument (a scalar) that is not in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: {value} is outside [0, 1]")

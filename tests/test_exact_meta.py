@@ -137,7 +137,7 @@ def trained_objective(J, mdps, policy, theta, *, episodes, steps, others):
     return total
 
 
-def compare_with_loops(mdps, policy, theta, directions, *, others, **size):
+def assert_agrees_with_loops(mdps, policy, theta, directions, *, others, **size):
     """The library's objective (b), and its slope along some directions (B, F, A), are those of the loops."""
     J = plain_return(mdps, 0)
 
@@ -161,7 +161,7 @@ POLICIES = pytest.mark.parametrize("policy", [SoftmaxPolicy(3, 2), LogisticPolic
 def test_trained_objective_and_its_gradient_against_loops(rng, policy, steps, episodes, horizon, others):
     theta = rng.normal(size=policy.init().shape)
     every_direction = np.eye(theta.size).reshape((-1,) + theta.shape)
-    compare_with_loops(tiny_mdp(rng, horizon), policy, theta, every_direction, steps=steps, episodes=episodes, others=others)
+    assert_agrees_with_loops(tiny_mdp(rng, horizon), policy, theta, every_direction, steps=steps, episodes=episodes, others=others)
 
 
 @POLICIES
@@ -169,7 +169,7 @@ def test_trained_objective_and_its_gradient_against_loops(rng, policy, steps, ep
 def test_trained_objective_of_many_histories_against_loops_along_one_direction(rng, policy, steps, episodes, others):
     theta = rng.normal(size=policy.init().shape)
     direction = rng.normal(size=(1,) + theta.shape)
-    compare_with_loops(tiny_mdp(rng, 2, ends=True), policy, theta, direction, steps=steps, episodes=episodes, others=others)
+    assert_agrees_with_loops(tiny_mdp(rng, 2, ends=True), policy, theta, direction, steps=steps, episodes=episodes, others=others)
 
 
 @POLICIES
