@@ -160,3 +160,23 @@ def _first_states(rng, states, cumulative, episodes):
     task = np.arange(n)[:, None]
     u = np.minimum(rng.random((n, episodes)) + task, np.nextafter(task + 1, 0))
     return states.ravel()[np.searchsorted(cumulative, u.ravel(), side="right")].astype(np.int32)
+
+
+def successor_table(mdps):
+    """Σ_{z'≤z} P(z'|s, a), a row for each (task, state, action): (N·S·A, Z). What `step` looks up."""
+    cumulative = np.cumsum(mdps.probabilities, -1)
+    return (cumulative / cumulative[..., -1:]).reshape(-1, cumulative.shape[-1])
+
+
+def step(rng, mdps, table, states, actions):
+    """One step in each of N tasks, for policies with a memory: s, a (N,) → (r (N,), s' (N,)). table: `successor_table(mdps)`.
+
+    The policy has drawn its action; the successor follows by inversion. The reward of a terminal state is 0, without noise.
+    """
+    n, s, a, z = mdps.successors.shape
+    row = (np.arange(n) * s + states) * a + actions
+    cell = row * z + (table[row] <= rng.random((n, 1))).sum(1)
+    rewards = mdps.rewards.ravel()[cell]
+    if mdps.reward_noise.any():
+        rewards = rewards + mdps.reward_noise * rng.standard_normal(n) * ~mdps.terminal.ravel()[np.arange(n) * s + states]
+    return rewards, mdps.successors.ravel()[cell]
