@@ -74,6 +74,30 @@ def run_learner(job):
 
 
 # %% Planners: what the training tasks have in common, then Bayes' rule and value iteration
+def fit_slip(grid, goals, episodes, iterations=200):
+    """Maximum-likelihood slip probability of a GridWorld, from Episodes in tasks with known goals (N,), by EM: a number in [0, 1].
+
+    E-step: the chance that a step slipped, given where it went; M-step: the mean of those chances. Moves that walls make
+    indistinguishable count with their chance. Raises ValueError if there is no step, or one that no slip explains.
+    """
+    task, s, a, _, after = model_based.transitions(episodes)
+    ways = replace(grid, slip=0.5).mdps(goals).successors[task, s, a] == after[:, None]  # straight, and the two turns
+    if not len(ways) or not ways.any(1).all():
+        raise ValueError("episodes: no step at all, or one that this grid with these goals cannot make")
+    slip = 0.5
+    for _ in range(iterations):
+        straight, turned = (1 - slip) * ways[:, 0], slip / 2 * (ways[:, 1] + 0.0 + ways[:, 2])
+        slip = (turned / (straight + turned)).mean()
+    return float(slip)
+
+
+def fit_goals(grid, goals):
+    """The distribution of goals over the F free cells, (count + 1) / total: the posterior mean under a flat prior, so that a goal that no
+    training task had keeps a chance. (N,) → (F,)."""
+    counts = (np.asarray(goals)[:, None] == grid.free_cells).sum(0) + 1
+    return counts / counts.sum()
+
+
 def run_planner(job):
     """(environment steps spent, exact return) before each episode in the new tasks."""
     name, seed, shorten = job
@@ -82,10 +106,10 @@ def run_planner(job):
         grid, prior = GRID, np.isin(GRID.free_cells, GOALS) / len(GOALS)
     else:
         training = rollout(rng, GRID.mdps(TRAIN), np.full((49, 4), -np.log(4)), 50)
-        grid, prior = replace(GRID, slip=model_based.fit_slip(GRID, TRAIN, training)), model_based.fit_goals(GRID, TRAIN)
+        grid, prior = replace(GRID, slip=fit_slip(GRID, TRAIN, training)), fit_goals(GRID, TRAIN)
     mdps = GRID.mdps(np.repeat(HELD_OUT, 12))  # planning depends on luck more than learning does, and costs less
     belief = model_based.FiniteBelief(grid.mdps(GRID.free_cells), np.repeat(prior[None], len(mdps), 0))
-    plan = "mean" if name == "posterior_mean" else "sample"
+    plan = model_based.mean_plan if name == "posterior_mean" else model_based.sample_plan
     timed, returns, lengths = mdps.with_time(), [], []
     for value, log_pi, _ in model_based.act(rng, mdps, belief, episodes=30 // shorten, plan=plan):
         returns.append(value.mean())
@@ -123,8 +147,8 @@ def value_distances(rng, iterations):
     starts = dict(meta_learned=v, mean_of_training_tasks=exact.stationary_values(known, log_pi).mean(0), zero=np.zeros(49))
     result = {}
     for name, start in starts.items():
-        path = meta_values.adapt_values(rng, new, log_pi, start, steps=5, step_size=VALUE_STEP, **settings)
-        d = [(np.linalg.norm(x - truth, axis=1) / np.linalg.norm(truth, axis=1)).mean() for x in path.values]
+        adapted, _ = meta_values.adapt_values(rng, new, log_pi, start, steps=5, step_size=VALUE_STEP, **settings)
+        d = [(np.linalg.norm(x - truth, axis=1) / np.linalg.norm(truth, axis=1)).mean() for x in adapted]
         result[name] = np.array(d)
     return result
 

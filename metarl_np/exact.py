@@ -1,14 +1,13 @@
 """The oracles: what can be computed exactly in a tabular MDP, by dynamic programming and by enumeration.
 
-log π is (S, A) or (N, S, A), and ValueError is raised if it is not one. The finite-horizon functions can be differentiated by
-autograd, to any order, through log π.
-"""
+log π is (S, A) or (N, S, A), and ValueError is raised if it is not one. The finite-horizon functions can be differentiated by autograd, to
+any order, through log π."""
 
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np.mdp import require, require_log_pi
-from metarl_np.returns import Episodes
+from metarl_np.returns import Episodes, discounted_return
 
 
 @primitive
@@ -49,15 +48,12 @@ def expected_return(mdps, log_pi):
 
 def stationary_values(mdps, log_pi):
     """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4.
-
-    Solved densely, A·S² numbers per task. Raises ValueError at γ = 1 where a state does not surely reach a terminal one.
-    """
+    Solved densely, S² numbers per task. Raises ValueError at γ = 1 where a state does not surely reach a terminal one."""
     require_log_pi(log_pi, mdps.shape)
-    n, s, a = mdps.shape
+    n, s, _ = mdps.shape
     pi = np.exp(log_pi) * ~mdps.terminal[..., None]
-    cell = np.arange(n * s * a).reshape(n, s, a, 1) * s + mdps.successors
-    dense = np.bincount(cell.ravel(), mdps.probabilities.ravel(), n * s * a * s).reshape(n, s, a, s)
-    p_pi = np.einsum("nsa,nsaz->nsz", pi, dense)
+    cell = np.arange(n * s).reshape(n, s, 1, 1) * s + mdps.successors
+    p_pi = np.bincount(cell.ravel(), (pi[..., None] * mdps.probabilities).ravel(), n * s * s).reshape(n, s, s)
     if mdps.discount == 1:
         reaches, step = mdps.terminal, np.array(p_pi > 0)
         for _ in range(s):
@@ -89,10 +85,8 @@ def optimal_return(mdps):
 
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
     """V*(s) over an infinite horizon to `tolerance`, by value iteration: (N, S). Sutton & Barto (2018), eq. 4.10.
-
-    Stops at a change of less than tolerance · (1 − γ)/γ, which bounds the error by tolerance. At γ = 1 it stops at a change of
-    less than tolerance, which bounds nothing where termination is slow. Raises ValueError if that takes more than max_sweeps.
-    """
+    Stops at a change below tolerance · (1 − γ)/γ, which bounds the error by tolerance; at γ = 1 below tolerance, which bounds nothing where
+    termination is slow. Raises ValueError if that takes more than max_sweeps."""
     v = np.zeros(mdps.shape[:2])
     gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
     for _ in range(max_sweeps):
@@ -114,56 +108,46 @@ def occupancy(mdps, log_pi):
 
 def policy_gradient_table(mdps, log_pi):
     """W(s, a) = Σ_t d_t(s) π(a|s) Q_t(s, a), (N, S, A): ∇J = Σ_{s,a} W(s, a) ∇log π(a|s). The policy-gradient theorem.
-
-    The expectation of the folded REINFORCE weights, so `policy.weighted_score(theta, W)` is the exact ∇J. Sutton & Barto
-    (2018), eq. 13.5, with the γᵗ that the discounted objective has.
-    """
+    `policy.weighted_score(theta, W)` is the exact ∇J. Sutton & Barto (2018), eq. 13.5, with the γᵗ that the discounted objective has."""
     v = values(mdps, log_pi)
     return sum(d[..., None] * np.exp(log_pi) * action_values(mdps, v_next) for d, v_next in zip(occupancy(mdps, log_pi), v[1:]))
 
 
 def enumerate_episodes(mdps, *, max_episodes=1_000_000):
-    """Every episode of N small MDPs that has positive probability under some policy: (Episodes, dynamics), dynamics (N, M).
-
-    An episode's probability is dynamics · Π_t π(a_t|s_t) over its unmasked steps. Tasks with fewer episodes than M are
-    filled with fully masked ones of probability 0. Raises ValueError with their number if it is above max_episodes.
-    """
-    count = np.ones(mdps.terminal.shape)
-    possible = mdps.probabilities > 0
+    """Every episode of N small MDPs that is possible under some policy, of probability dynamics · Π_t π(a_t|s_t) over its unmasked steps:
+    (Episodes, dynamics (N, M)), filled up with fully masked ones of probability 0. Raises ValueError if there are too many."""
+    n, s, a, z = mdps.successors.shape
+    count = np.ones((n, s))
     for _ in range(mdps.horizon):
-        count = np.where(mdps.terminal, 1.0, (possible * count.ravel()[mdps.next_rows]).sum((-2, -1)))
+        count = np.where(mdps.terminal, 1.0, ((mdps.probabilities > 0) * count.ravel()[mdps.next_rows]).sum((-2, -1)))
     total = ((mdps.start > 0) * count).sum(-1).max()
-    if total > max_episodes:
-        raise ValueError(f"max_episodes: there are {total:.0f} episodes, above {max_episodes}; lower horizon, states, actions or Z")
-    tasks = [_enumerate_task(*(x[0] for x in (m.start, m.terminal, m.successors, m.probabilities, m.rewards)), m.horizon)
-             for m in (mdps[i] for i in range(len(mdps)))]
-    longest = max(len(task[-1]) for task in tasks)
-    states, actions, rewards, mask, last, dynamics = (
-        np.stack([np.concatenate([x, np.zeros(x.shape[:-1] + (longest - x.shape[-1],), x.dtype)], -1) for x in field], -2)
-        for field in zip(*tasks))
-    log_pi = np.full(mdps.shape, -np.log(mdps.shape[-1]))
-    return Episodes(states, actions, rewards, mask, log_pi, last, np.zeros(last.shape, bool)), dynamics
-
-
-def _enumerate_task(start, terminal, successors, probabilities, rewards, horizon):
-    """states, actions, rewards, mask (T, M), last states (M,), dynamics (M,) of one task: each episode branches at every step."""
-    state = np.flatnonzero(start)
-    probability, steps = start[state], np.zeros((4, 0, len(state)))
-    successors, outcomes, rewards = (x.reshape(len(start), -1) for x in (successors, probabilities, rewards))
-    for _ in range(horizon):
-        end = terminal[state]
-        branch = np.where(end[:, None], np.arange(outcomes.shape[1]) == 0, outcomes[state])  # an ended one goes on as one
+    require(total <= max_episodes, "max_episodes", f"{total:.0f} episodes, above {max_episodes}; lower horizon, states, actions or Z")
+    outcomes, rewards, after = (x.reshape(n, s, a * z) for x in (mdps.probabilities, mdps.rewards, mdps.successors))
+    task, state = np.nonzero(mdps.start)
+    probability, steps = mdps.start[task, state], np.zeros((4, 0, len(task)))  # steps: s, a, r, mask of each episode so far
+    for _ in range(mdps.horizon):
+        end = mdps.terminal[task, state]
+        branch = np.where(end[:, None], np.arange(a * z) == 0, outcomes[task, state])  # an ended episode goes on as one
         i, j = np.nonzero(branch)
-        row = np.stack([state[i], j // probabilities.shape[-1], rewards[state[i], j] * ~end[i], ~end[i]])
+        task, state, end = task[i], state[i], end[i]
+        row = np.stack([state, j // z, rewards[task, state, j] * ~end, ~end])
         steps = np.concatenate([steps[:, :, i], row[:, None]], 1)
-        probability, state = probability[i] * branch[i, j], np.where(end[i], state[i], successors[state[i], j])
-    return steps[0].astype(int), steps[1].astype(int), steps[2], steps[3].astype(bool), state, probability
+        probability, state = probability[i] * branch[i, j], np.where(end, state, after[task, state, j])
+
+    def by_task(x):  # (…, all episodes) → (…, N, M); they are sorted by task
+        filled = np.zeros(x.shape[:-1] + (n, np.bincount(task).max()))
+        filled[..., task, np.arange(len(task)) - np.searchsorted(task, task)] = x
+        return filled
+
+    states, actions, rewards, mask = by_task(steps)
+    last = by_task(state).astype(int)
+    episodes = Episodes(states.astype(int), actions.astype(int), rewards, mask.astype(bool), None, last, np.zeros(last.shape, bool))
+    return episodes, by_task(probability)
 
 
 def enumerated_return(log_pi, episodes, dynamics, discount):
     """J = Σ_τ Pr(τ) Σ_t γᵗ r_t over enumerated episodes, differentiable through log π: (N,)."""
-    n = np.arange(len(dynamics))[:, None]
-    table = log_pi + np.zeros(episodes.log_pi.shape)
-    log_p = np.sum(np.where(episodes.mask, table[n, episodes.states, episodes.actions], 0.0), 0)
-    returns = np.einsum("t,tnm->nm", discount ** np.arange(len(episodes.rewards)), episodes.rewards)
-    return np.sum(dynamics * np.exp(log_p) * returns, -1)
+    n = len(dynamics)
+    table = log_pi + np.zeros((n, 1, 1))
+    log_p = np.sum(np.where(episodes.mask, table[np.arange(n)[:, None], episodes.states, episodes.actions], 0.0), 0)
+    return np.sum(dynamics * np.exp(log_p) * discounted_return(episodes.rewards, discount), -1)

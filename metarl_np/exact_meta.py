@@ -1,8 +1,7 @@
 """Exact meta-gradients of small MDPs, two of them, because they answer two questions.
 
-(a) of J(θ + α∇J(θ)), with exact inner gradients and the exact Hessian: `adapted_return`.
-(b) of what is really trained, E_D[J(U(θ, D))], D a finite sampled data set: `expected_adapted_return`, by enumeration of every D.
-"""
+(a) of J(θ + α∇J(θ)), with exact inner gradients and the exact Hessian: `adapted_return`. (b) of what is really trained, E_D[J(U(θ, D))], D
+a finite sampled data set: `expected_adapted_return`, by enumeration of every D."""
 
 from dataclasses import replace
 from itertools import product
@@ -11,16 +10,17 @@ import autograd.numpy as np
 from autograd import grad
 
 from metarl_np import exact
-from metarl_np.losses import gather, stop
+from metarl_np.losses import log_likelihood, stop
 from metarl_np.maml import Adaptation, meta_gradient, per_task
+from metarl_np.mdp import require
 from metarl_np.returns import Episodes, discounted_return
 from metarl_np.updates import FirstOrder, Reinforce
 
 
 def adapted_return(mdps, policy, theta, *, step_size, steps=1):
     """(a) J(θ_k), θ_{j+1} = θ_j + α∇J(θ_j) with exact gradients: θ (F, A) or (N, F, A) → (N,), differentiable."""
-    if steps < 0 or not np.isfinite(step_size):
-        raise ValueError(f"steps, step_size: {steps} must not be negative and {step_size} must be finite")
+    require(steps >= 0, "steps", f"{steps} is negative")
+    require(np.isfinite(step_size), "step_size", f"{step_size} is not finite")
     theta = per_task(mdps, theta)
     for _ in range(steps):
         theta = theta + step_size * policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
@@ -34,16 +34,11 @@ def adapted_return_gradient(mdps, policy, theta, *, step_size, steps=1):
 
 def hessians(mdps, policy, theta):
     """{"H": ∇²J, "H1", "H2", "H12"} with H = H₁ + H₂ + H₁₂ + H₁₂ᵀ, each (N, P, P), P = F·A. See `losses` for what they are.
+    From ∇J = Σ W(s, a) ∇log π(a|s) with the theorem's weights W = d π Q: H₂ is what ∇²log π contributes at fixed W, H₁ what the change of π
+    in W contributes (∇π = π ∇log π, so W ∇log π is the change), H₁₂ what the change of Q does, and its transpose what d does."""
+    theta, score = per_task(mdps, theta), policy.weighted_score
 
-    From ∇J = Σ W(s, a) ∇log π(a|s) with the theorem's weights W = d π Q: H₂ is what ∇²log π contributes at fixed W, H₁ what the
-    change of π in W contributes (∇π = π ∇log π, so W ∇log π is the change), H₁₂ what the change of Q does, and its transpose what d does.
-    """
-    theta = per_task(mdps, theta)
-
-    def gradient(th, weights):
-        return policy.weighted_score(th, weights)
-
-    def table(th):
+    def weights(th):
         return exact.policy_gradient_table(mdps, policy.log_pi(th))
 
     def occupied_values(th):  # W(s, a) with π(a|s) and the occupancy held at θ: only Q_t changes
@@ -51,11 +46,10 @@ def hessians(mdps, policy, theta):
         mass = exact.occupancy(mdps, stop(log_pi))[..., None] * np.exp(stop(log_pi))
         return sum(m * exact.action_values(mdps, v) for m, v in zip(mass, exact.values(mdps, log_pi)[1:]))
 
-    w = stop(table(theta))
-    h = dict(H=_jacobian(lambda th: gradient(th, table(th)), theta), H2=_jacobian(lambda th: gradient(th, w), theta),
-             H1=_jacobian(lambda th: gradient(stop(theta), w * policy.log_pi(th)), theta),
-             H12=_jacobian(lambda th: gradient(stop(theta), occupied_values(th)), theta))
-    return h
+    w = weights(theta)
+    parts = dict(H=lambda th: score(th, weights(th)), H1=lambda th: score(theta, w * policy.log_pi(th)), H2=lambda th: score(th, w),
+                 H12=lambda th: score(theta, occupied_values(th)))
+    return {name: _jacobian(part, theta) for name, part in parts.items()}
 
 
 def _jacobian(f, theta):
@@ -67,54 +61,35 @@ def _jacobian(f, theta):
 
 def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
     """Every history of k = `steps` inner updates, each on K = `episodes` episodes, in one small MDP: (Adaptation, probability (R,)).
-
-    The R histories are the task axis of the Adaptation; its query is left empty. The next data set is drawn with the parameters that
-    the ones before it led to, so the probability depends on θ (F, A) through all of them, and autograd sees how. Raises ValueError
-    with the number of histories if it is above max_datasets, and on Gaussian reward noise, which no enumeration can hold.
-    """
-    if len(mdps) != 1:
-        raise ValueError(f"mdps: the data sets of one task are enumerated, not of {len(mdps)}")
-    if mdps.reward_noise.any():
-        raise ValueError("mdps: reward_noise is not 0: Gaussian rewards cannot be enumerated (a Bernoulli reward is two successors)")
-    if episodes < 1 or steps < 1:
-        raise ValueError(f"episodes, steps: {episodes} and {steps} must be at least 1")
+    The R histories are the task axis of the Adaptation; its query is left empty. The next data set is drawn with the parameters that the
+    ones before it led to, so the probability depends on θ (F, A) through all of them, and autograd sees how. Raises ValueError with the
+    number of histories if it is above max_datasets, and on Gaussian reward noise, which no enumeration can hold."""
+    require(len(mdps) == 1, "mdps", f"the data sets of one task are enumerated, not of {len(mdps)}")
+    require(not mdps.reward_noise.any(), "mdps", "reward_noise is not 0: Gaussian rewards cannot be enumerated (Bernoulli ones can)")
+    require(episodes >= 1 and steps >= 1, "episodes, steps", f"{episodes} and {steps} must be at least 1")
     every, dynamics = exact.enumerate_episodes(mdps)
-    m = dynamics.shape[1]
-    if m ** (episodes * steps) > max_datasets:
-        raise ValueError(f"max_datasets: {m} episodes make {m}^{episodes * steps} = {m ** (episodes * steps)} data sets, above "
-                         f"{max_datasets}; lower episodes, steps, or the MDP's horizon, states, actions or Z")
+    m, power = dynamics.shape[1], episodes * steps
+    require(m**power <= max_datasets, "max_datasets", f"{m} episodes make {m}^{power} = {m**power} data sets, above {max_datasets}; "
+            "lower episodes, steps, or the MDP's horizon, states, actions or Z")
     sets = np.array(list(product(range(m), repeat=episodes)))  # (D, K): which episodes a data set is made of
     thetas, probability, data, seen = [per_task(mdps, theta)], np.ones(1), [], []
-    for _ in range(steps):
+    for _ in range(steps):  # R histories become R·D
+        chosen, parent = np.tile(sets, (len(probability), 1)), np.repeat(np.arange(len(probability)), len(sets))
+        thetas, seen = [np.repeat(th, len(sets), 0) for th in thetas], [e.part(tasks=parent) for e in seen]
         log_pi = policy.log_pi(thetas[-1])
-        r, d = len(log_pi), len(sets)
-        states, actions, mask = (np.broadcast_to(x, (mdps.horizon, r, m)) for x in (every.states, every.actions, every.mask))
-        log_p = np.sum(np.sum(gather(log_pi, states, actions) * mask, 0)[:, sets], -1)  # (R, D): of each data set after each history
-        probability = np.reshape(probability[:, None] * np.exp(log_p) * dynamics[0][sets].prod(-1), -1)
-        parent = np.repeat(np.arange(r), d)
-        recorded = [np.tile(x[:, 0, sets], (1, r, 1)) for x in (every.states, every.actions, every.rewards, every.mask)]
-        seen = [_histories(e, parent) for e in seen]
-        last = np.tile(every.last_states[0, sets], (r, 1))
-        seen.append(Episodes(*recorded, stop(log_pi)[parent], last, np.zeros(last.shape, bool)))
-        thetas = [np.reshape(th[:, None] + np.zeros((1, d, 1, 1)), (r * d,) + th.shape[1:]) for th in thetas]
+        recorded = [x[:, 0, chosen] for x in (every.states, every.actions, every.rewards, every.mask)]
+        seen.append(Episodes(*recorded, stop(log_pi), every.last_states[0, chosen], every.truncated[0, chosen]))
+        probability = np.repeat(probability, len(sets)) * np.exp(log_likelihood(log_pi, seen[-1])) * dynamics[0][chosen].prod(-1)
         data = [inner.prepare(mdps, policy, stop(th), e) for th, e in zip(thetas, seen)]
         thetas.append(inner(policy, thetas[-1], data[-1]))
     returns = np.array([discounted_return(e.rewards, mdps.discount).mean(-1) for e in seen])
     return Adaptation(thetas, seen, data, returns, None), probability
 
 
-def _histories(episodes, rows):
-    """Episodes with the task axis indexed by `rows`."""
-    steps = [getattr(episodes, name)[:, rows] for name in ("states", "actions", "rewards", "mask")]
-    return Episodes(*steps, *(getattr(episodes, name)[rows] for name in ("log_pi", "last_states", "truncated")))
-
-
 def expected_adapted_return(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
     """(b) E_D[J(U(θ, D))] for one small MDP, every D enumerated with its probability: θ (F, A) → scalar, differentiable.
-
-    autograd's gradient contains the score of the inner data, since the probabilities depend on θ, and does not depend on
-    inner.estimator. Arguments and errors as `enumerate_adaptations`.
-    """
+    autograd's gradient contains the score of the inner data, since the probabilities depend on θ, and does not depend on inner.estimator.
+    Arguments and errors as `enumerate_adaptations`."""
     if isinstance(inner, FirstOrder):
         inner = inner.inner
     if isinstance(inner, Reinforce):  # every estimator leads to the same θ', but only naive's derivative is that of U at fixed D
@@ -127,10 +102,8 @@ expected_adapted_return_gradient = grad(expected_adapted_return, 2)
 
 
 def expected_meta_gradient(mdps, policy, theta, inner, *, episodes, steps=1, score=False, max_datasets=1_000_000):
-    """E_D of `maml.meta_gradient`, with inner.estimator and the score term or without, and an exact query: (F, A).
-
-    What the estimator converges to, to be compared with (a) and (b). Arguments and errors as `enumerate_adaptations`.
-    """
+    """E_D of `maml.meta_gradient`, with inner.estimator, with the score term or without, and an exact query: (F, A). To be compared with
+    (a) and (b). Arguments and errors as `enumerate_adaptations`."""
     path, probability = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
     outer = _returns(mdps, policy)
     g = meta_gradient(policy, path, inner, outer=outer, score=outer(path.thetas[-1]) if score else None)

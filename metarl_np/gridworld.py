@@ -14,11 +14,9 @@ ARROWS = "↑↓←→"
 @dataclass(frozen=True)
 class GridWorld:
     """A map of `S` start, `G` goal, `#` wall, `O` pit and `.` free cells, and what moving on it pays.
-
-    A move pays step_reward, plus goal_reward on entering a goal or pit_reward on entering a pit (both end the episode), less
-    bump_penalty where the border or a wall stops it. With probability `slip` a move turns to one of the two directions
-    perpendicular to it, with equal chances: slip = 2/3 is Gymnasium's FrozenLake. Raises ValueError on a map that is not one.
-    """
+    A move pays step_reward, plus goal_reward on entering a goal or pit_reward on entering a pit (both end the episode), less bump_penalty
+    where the border or a wall stops it. With probability `slip` a move turns to one of the two directions perpendicular to it, with equal
+    chances: slip = 2/3 is Gymnasium's FrozenLake. Raises ValueError on a map that is not one."""
 
     layout: tuple  # H strings of W characters; one string is split at white space
     discount: float  # γ
@@ -28,80 +26,58 @@ class GridWorld:
     step_reward: float = 0.0
     pit_reward: float = 0.0
     bump_penalty: float = 0.0
+    shape = property(lambda self: (len(self.layout), len(self.layout[0])))  # (H, W)
+    free_cells = property(lambda self: np.flatnonzero(self.kind(FREE, GOAL)))  # (F,) where a goal may be put, ascending
 
     def __post_init__(self):
         rows = tuple(self.layout.split() if isinstance(self.layout, str) else self.layout)
-        if not rows or not rows[0]:
-            raise ValueError("layout: an empty map")
-        for r, row in enumerate(rows):
-            if len(row) != len(rows[0]):
-                raise ValueError(f"layout: ragged map: row {r} has {len(row)} cells, row 0 has {len(rows[0])}")
-            for c, cell in enumerate(row):
-                if cell not in START + GOAL + WALL + PIT + FREE:
-                    raise ValueError(f"layout: unknown map character {cell!r} at row {r}, column {c}")
+        require(len(rows) and len(rows[0]), "layout", "an empty map")
+        require([len(row) == len(rows[0]) for row in rows], "layout", f"ragged map, row 0 has {len(rows[0])} cells", ("row",))
+        known = [[cell in START + GOAL + WALL + PIT + FREE for cell in row] for row in rows]
+        require(known, "layout", "unknown map character", ("row", "column"))
         object.__setattr__(self, "layout", rows)
-        if not self._is(START).any():
-            raise ValueError(f"layout: the map has no start, {START!r}")
-        if not 0 <= self.slip <= 1:
-            raise ValueError(f"slip: {self.slip} is outside [0, 1]")
+        require(self.kind(START).any(), "layout", f"the map has no start, {START!r}")
+        require(0 <= self.slip <= 1, "slip", f"{self.slip} is outside [0, 1]")
         for name in ("goal_reward", "step_reward", "pit_reward", "bump_penalty"):
-            if not np.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}: {getattr(self, name)} is not finite")
-        if not self.goal_reward > 0:
-            raise ValueError(f"goal_reward: {self.goal_reward} is not positive")
-        if not self.bump_penalty >= 0:
-            raise ValueError(f"bump_penalty: {self.bump_penalty} is negative; it is subtracted")
+            require(np.isfinite(getattr(self, name)), name, f"{getattr(self, name)} is not finite")
+        require(self.goal_reward > 0, "goal_reward", f"{self.goal_reward} is not positive")
+        require(self.bump_penalty >= 0, "bump_penalty", f"{self.bump_penalty} is negative; it is subtracted")
 
     @classmethod
     def open(cls, height, width, **rules):
         """A field without walls, the start in the upper left corner."""
-        if height < 1 or width < 1 or height * width < 2:
-            raise ValueError(f"height, width: a grid of {height} x {width} has no room for a start and a goal")
+        room = height >= 1 and width >= 1 and height * width >= 2
+        require(room, "height, width", f"a grid of {height} x {width} has no room for a start and a goal")
         field = START + FREE * (height * width - 1)
         return cls(tuple(field[i:i + width] for i in range(0, height * width, width)), **rules)
 
-    @property
-    def shape(self):
-        """(H, W)."""
-        return len(self.layout), len(self.layout[0])
-
-    def _is(self, *kinds):
+    def kind(self, *kinds):
         """(S,) bool: the cells of these kinds."""
         return np.isin(list("".join(self.layout)), kinds)
-
-    @property
-    def free_cells(self):
-        """The cells where a goal may be put: free, or a goal on the map. Ascending, (F,) int."""
-        return np.flatnonzero(self._is(FREE, GOAL))
 
     def split_goals(self, rng, n_train, n_held_out):
         """Draw disjoint training and held-out goals from the free cells: (n_train,), (n_held_out,) int."""
         cells = self.free_cells
-        if n_train < 1 or n_held_out < 0 or n_train + n_held_out > len(cells):
-            raise ValueError(f"n_train, n_held_out: {n_train} + {n_held_out} goals do not fit into {len(cells)} free cells")
-        cells = rng.permutation(cells)[: n_train + n_held_out]
-        train, held_out = cells[:n_train], cells[n_train:]
+        fits = n_train >= 1 and n_held_out >= 0 and n_train + n_held_out <= len(cells)
+        require(fits, "n_train, n_held_out", f"{n_train} + {n_held_out} goals do not fit into {len(cells)} free cells")
+        train, held_out = np.split(rng.permutation(cells)[: n_train + n_held_out], [n_train])
         assert not set(train) & set(held_out)
         return train, held_out
 
     def mdps(self, goals=None):
         """The tasks with a goal each, `goals` (N,) cells, or one task with the goals on the map: MDP of N tasks.
-
-        Walls are unreachable and count as terminal.
-        """
+        Walls are unreachable and count as terminal."""
         h, w = self.shape
-        fixed = self._is(GOAL)
         if goals is None:
-            if not fixed.any():
-                raise ValueError(f"goals: the map has no goal, {GOAL!r}, and none are given")
-            goal = fixed[None]
+            goal = self.kind(GOAL)[None]
+            require(goal.any(), "goals", f"the map has no goal, {GOAL!r}, and none are given")
         else:
             goals = np.atleast_1d(goals)
-            if goals.ndim != 1 or not goals.size or not np.issubdtype(goals.dtype, np.integer):
-                raise ValueError(f"goals: expected one cell per task, (N,) integers, got shape {goals.shape}")
+            fits = goals.ndim == 1 and goals.size and np.issubdtype(goals.dtype, np.integer)
+            require(fits, "goals", f"expected one cell per task, (N,) integers, got shape {goals.shape}")
             require(np.isin(goals, self.free_cells), "goals", f"not one of the {len(self.free_cells)} free cells of the map")
             goal = goals[:, None] == np.arange(h * w)
-        wall, pit, n = self._is(WALL), self._is(PIT), len(goal)
+        wall, pit, n = self.kind(WALL), self.kind(PIT), len(goal)
 
         cell = np.stack(np.divmod(np.arange(h * w), w), -1)[:, None] + MOVES  # (S, 4, 2)
         inside = ((cell >= 0) & (cell < (h, w))).all(-1)
@@ -114,8 +90,8 @@ class GridWorld:
 
         terminal = goal | pit | wall
         end = terminal[:, :, None, None]
-        rewards = (self.step_reward - self.bump_penalty * bump + self.goal_reward * goal[:, target] + self.pit_reward * pit[target])
-        start = np.broadcast_to(self._is(START) / self._is(START).sum(), (n, h * w))
+        rewards = self.step_reward - self.bump_penalty * bump + self.goal_reward * goal[:, target] + self.pit_reward * pit[target]
+        start = np.broadcast_to(self.kind(START) / self.kind(START).sum(), (n, h * w))
         return MDP(np.where(end, np.arange(h * w)[:, None, None], target), np.broadcast_to(chance, rewards.shape),
                    np.where(end, 0.0, rewards), start, terminal, self.discount, self.horizon)
 
@@ -123,8 +99,8 @@ class GridWorld:
         """The map as text, with the goal (a cell), and the greedy policy's actions (S,) as arrows on the free cells."""
         cells = np.array(list("".join(self.layout)))
         if actions is not None:
-            cells = np.where(self._is(START, FREE), np.array(list(ARROWS))[np.asarray(actions)], cells)
+            cells = np.where(self.kind(START, FREE), np.array(list(ARROWS))[actions], cells)
         if goal is not None:
-            cells[self._is(GOAL)] = FREE
+            cells[self.kind(GOAL)] = FREE
             cells[goal] = GOAL
         return "\n".join("".join(row) for row in cells.reshape(self.shape))

@@ -1,8 +1,8 @@
 """Surrogates: pure functions of recorded arrays whose derivatives are estimators. Sums over time, means over episodes.
 
-Only log-probabilities depend on θ; rewards, masks and baselines are what was recorded. log π(a_t|s_t), rewards and baselines
-are (T, N, K), a surrogate is (N,). All of them have the same first derivative, the REINFORCE estimate of ∇J; they differ in the
-second, which is what MAML differentiates its inner step by:
+Only log-probabilities depend on θ; rewards, masks and baselines are what was recorded. log π(a_t|s_t), rewards and baselines are (T, N, K),
+a surrogate is (N,). All of them have the same first derivative, the REINFORCE estimate of ∇J; they differ in the second, which is what MAML
+differentiates its inner step by:
 
     first_order  Ĥ = 0                naive's, taken as a constant
     naive        Ĥ → H₂               Σ γᵗ log π_t (G_t − b_t)
@@ -10,10 +10,9 @@ second, which is what MAML differentiates its inner step by:
     dice         Ĥ → H                Σ γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ γᵗ (1 − □(log π_t)) b_t
     loaded_dice  Ĥ → H at λ = 1       Σ γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)],  w_t = λ w_{t−1} + log π_t
 
-with □(x) = exp(x − ⊥x), which is 1 but differentiates like a product of probabilities, and H = H₁ + H₂ + H₁₂ + H₁₂ᵀ the Hessian of
-J: H₁ = E Σ γᵗ ∇log π_t ∇log π_tᵀ G_t, H₂ = E Σ γᵗ ∇²log π_t G_t, H₁₂ = E Σ γᵗ ∇log π_t (∇Q_t)ᵀ. (With a baseline that does not
-depend on the action, lvc and dice keep theirs, and naive's becomes H₂ − E Σ γᵗ b_t ∇²log π_t.)
-"""
+with □(x) = exp(x − ⊥x), which is 1 but differentiates like a product of probabilities, and H = H₁ + H₂ + H₁₂ + H₁₂ᵀ the Hessian of J: H₁ =
+E Σ γᵗ ∇log π_t ∇log π_tᵀ G_t, H₂ = E Σ γᵗ ∇²log π_t G_t, H₁₂ = E Σ γᵗ ∇log π_t (∇Q_t)ᵀ. (With a baseline that does not depend on the
+action, lvc and dice keep theirs, and naive's becomes H₂ − E Σ γᵗ b_t ∇²log π_t.)"""
 
 import autograd.numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
@@ -52,10 +51,7 @@ defvjp(scatter, lambda ans, steps, s, a, n_states, n_actions: lambda g: gather(g
 
 
 def reinforce_weights(episodes, discount, *, baseline=no_baseline, drop_discount=False):
-    """γᵗ (G_t − b_t) on the steps that were taken, 0 on masked ones: Episodes → (T, N, K).
-
-    drop_discount leaves γᵗ out: what many texts print, and the gradient of nothing in particular.
-    """
+    """γᵗ (G_t − b_t), 0 on masked steps: Episodes → (T, N, K). drop_discount leaves γᵗ out: the gradient of nothing in particular."""
     returns = reward_to_go(episodes.rewards * episodes.mask, discount)
     weights = (returns - baseline(returns, episodes)) * episodes.mask
     return weights if drop_discount else weights * discounts(discount, len(returns), returns)
@@ -73,9 +69,7 @@ def gather_log_probs(log_pi, states, actions):
 
 def reinforce(log_probs, weights):
     """Σ_t mean_k w_t log π(a_t|s_t): (T, N, K), (T, N, K) → (N,). Its gradient is the REINFORCE estimate of ∇J.
-
-    With w_t = γᵗ (G_t − b_t): ∇J = E Σ_t γᵗ ∇log π(a_t|s_t) Q_t(s_t, a_t). Williams (1992); Sutton & Barto (2018), §13.3.
-    """
+    With w_t = γᵗ (G_t − b_t): ∇J = E Σ_t γᵗ ∇log π(a_t|s_t) Q_t(s_t, a_t). Williams (1992); Sutton & Barto (2018), §13.3."""
     return np.sum(np.mean(log_probs * weights, -1), 0)
 
 
@@ -95,11 +89,8 @@ def lvc(log_probs, rewards, baseline, mask, discount):
 
 
 def dice(log_probs, rewards, baseline, mask, discount):
-    """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), §4.
-
-    The baseline is added beside the product: put inside it, as r_t − b_t, it would bias the first derivative already. (It lowers the
-    variance of the first derivative; Mao et al. (2019) add another for the second, which is not here.)
-    """
+    """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), §4. (Mao et al. (2019) add a baseline for the
+    second derivative, which is not here.) Inside the product, as r_t − b_t, the baseline would bias the first derivative already."""
     steps = magic_box(np.cumsum(log_probs * mask, 0)) * rewards + (1 - magic_box(log_probs)) * baseline
     return np.sum(np.mean(steps * mask * discounts(discount, len(mask), mask), -1), 0)
 
@@ -122,18 +113,22 @@ def _weights(rewards, baseline, mask, discount):
 
 def log_likelihood(log_pi, episodes):
     """log p(D) = Σ_k Σ_t log π(a_t|s_t) of all episodes of a task, up to what does not depend on θ: (N, S, A) → (N,)."""
-    counts = scatter(episodes.mask.astype(float), episodes.states, episodes.actions, *np.shape(log_pi)[1:])
-    return np.sum(log_pi * counts, (-2, -1))
+    return reinforce_folded(log_pi, scatter(episodes.mask * 1.0, episodes.states, episodes.actions, *np.shape(log_pi)[1:]))
+
+
+def td_errors(v, episodes, discount, lam):
+    """V̂_t − V(s_t), V̂ the λ-return: one-step TD errors at λ = 0, the error against the returns at λ = 1: V (N, S) → (T, N, K).
+    Where an episode was truncated V(s_T) stands for the rest, so with rollouts shorter than the horizon V is that of no horizon."""
+    bootstrap = at_states(v, episodes.last_states[None])[0] * episodes.truncated
+    return gae(episodes.rewards * episodes.mask, at_states(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
 
 
 def advantages(policy, theta, episodes, discount, *, baseline, lam):
     """Â_t, 0 on masked steps, (T, N, K): GAE(γ, λ) with the values of an ActorCritic, differentiable through θ (N, F, A + 1), or
     G_t − b_t for a policy that has none."""
-    if not hasattr(policy, "values"):
-        return reinforce_weights(episodes, discount, baseline=baseline, drop_discount=True)
-    v = policy.values(theta)
-    bootstrap = at_states(v, episodes.last_states[None])[0] * episodes.truncated
-    return gae(episodes.rewards * episodes.mask, at_states(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
+    if hasattr(policy, "values"):
+        return td_errors(policy.values(theta), episodes, discount, lam)
+    return reinforce_weights(episodes, discount, baseline=baseline, drop_discount=True)
 
 
 def at_states(v, states):
@@ -143,7 +138,7 @@ def at_states(v, states):
 
 def visits(episodes, n_states):
     """ν(s), the share of a task's unmasked steps that were taken in s: (N, S), rows summing to one."""
-    counts = scatter(episodes.mask.astype(float), episodes.states, np.zeros(episodes.states.shape, int), n_states, 1)[..., 0]
+    counts = fold(episodes.mask * 1.0, episodes.states, np.zeros(episodes.states.shape, int), n_states, 1)[..., 0]
     return counts / counts.sum(1, keepdims=True)
 
 

@@ -1,9 +1,8 @@
 """MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k inner updates go furthest.
 
-With inner REINFORCE it is MAML. With inner PPO or TRPO it is what many introductions call RL²: an inner problem that turns θ into a
-task's own θ_i* by a standard algorithm, and an outer one that ascends Σ_i J_i(θ_i*(θ)). (The name belongs to the recurrent form in
-Duan et al. 2016.) The outer gradient goes through the inner algorithm, or, with updates.FirstOrder around it, stops at θ_i*.
-"""
+With inner REINFORCE it is MAML. With inner PPO or TRPO it is what many introductions call RL²: an inner problem that turns θ into a task's
+own θ_i* by a standard algorithm, and an outer one that ascends Σ_i J_i(θ_i*(θ)). (The name belongs to the recurrent form in Duan et al.
+2016.) The outer gradient goes through the inner algorithm, or, with updates.FirstOrder around it, stops at θ_i*."""
 
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import autograd.numpy as np
 from autograd import grad
 
 from metarl_np.losses import gather, log_likelihood, reinforce_folded
+from metarl_np.mdp import require
 from metarl_np.optim import adam
 from metarl_np.policies import NotFinite
 from metarl_np.returns import discounted_return, leave_one_out_baseline
@@ -30,27 +30,27 @@ class Adaptation:
 
 
 def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
-    """k = `steps` inner updates θ_i ← U(θ_i, D) in every task at once, each on `episodes` = K new episodes per task: Adaptation.
-
-    theta: shared (F, A), or one per task (N, F, A). inner: the update, such as updates.Reinforce(α). Finn et al. (2017),
-    Algorithm 3, lines 5–8. Raises ValueError on k < 0, on parameters that are not finite, and as `rollout` does.
-    """
-    if steps < 0:
-        raise ValueError(f"steps: {steps} is negative")
+    """k = `steps` inner updates θ_i ← U(θ_i, D) in every task at once, each on `episodes` = K new episodes per task, from θ (F, A), shared,
+    or (N, F, A): Adaptation. Finn et al. (2017), Algorithm 3, lines 5–8. Raises ValueError on k < 0, and as `rollout` does."""
+    require(steps >= 0, "steps", f"{steps} is negative")
     return _follow(lambda j, log_pi: rollout(rng, mdps, log_pi, episodes), mdps, policy, theta, inner, steps)
 
 
-def replay(mdps, policy, theta, inner, episodes):
-    """The same on k + 1 recorded Episodes, the last being the query: θ (F, A) or (N, F, A) → Adaptation.
-
-    Raises ValueError if episodes do not have N tasks, or were sampled with other parameters than those that their step leads to.
-    """
-    for j, e in enumerate(episodes):
-        if e.states.shape[1] != len(mdps) or e.states.max() >= mdps.shape[1] or e.actions.max() >= mdps.shape[2]:
-            raise ValueError(f"episodes[{j}]: {e.states.shape[1]} tasks, or their states or actions, do not fit N, S, A = {mdps.shape}")
+def replay(mdps, policy, theta, inner, episodes, names=None):
+    """The same on k + 1 recorded Episodes, the last being the query: θ (F, A) or (N, F, A) → Adaptation. Raises ValueError, with the name
+    of the Episodes, if they do not fit the tasks, or have log-probabilities that are not those of the parameters which sampled them."""
+    names = [f"episodes[{j}]" for j in range(len(episodes))] if names is None else names
+    n, s, a = mdps.shape
+    for name, e in zip(names, episodes):
+        require(e.states.shape[1] == n, name, f"{e.states.shape[1]} tasks, where there should be {n}")
+        for what, x, size in (("states", e.states, s), ("actions", e.actions, a)):
+            require(x.min() >= 0 and x.max() < size, name, f"{what} outside 0..{size - 1}")
     path = _follow(lambda j, log_pi: episodes[j], mdps, policy, theta, inner, len(episodes) - 1)
-    for j, e in enumerate(episodes):
-        require_own(f"episodes[{j}]", policy.log_pi(path.thetas[j]), e)
+    for name, e, adapted in zip(names, episodes, path.thetas):
+        if e.log_probs is not None:
+            gap = abs(gather(policy.log_pi(adapted), e.states, e.actions) - e.log_probs)[e.mask].max(initial=0.0)
+            require(gap < 1e-4, name, "recorded log-probabilities do not belong to the parameters that its inner step leads to: "
+                    f"they differ by up to {gap:.2g}")
     return path
 
 
@@ -66,29 +66,17 @@ def _follow(draw, mdps, policy, theta, inner, steps):
     return Adaptation(thetas, episodes, data, returns, query)
 
 
-def require_own(name, log_pi, episodes):
-    """Raise ValueError unless the log-probabilities recorded in Episodes, if they were, are those of log π (N, S, A)."""
-    if episodes.log_probs is not None:
-        gap = abs(gather(log_pi, episodes.states, episodes.actions) - episodes.log_probs)[episodes.mask]
-        if not gap.max(initial=0.0) < 1e-4:
-            raise ValueError(f"{name}: recorded log-probabilities do not belong to the parameters that its inner step leads to: "
-                             f"they differ by up to {gap.max():.2g}")
-
-
 def per_task(mdps, theta):
     """A copy of θ for each task, so that one backward pass over the sum of the tasks gives each its own gradient: (N, F, A)."""
-    if np.ndim(theta) == 3 and np.shape(theta)[0] != len(mdps):
-        raise ValueError(f"theta: parameters of {np.shape(theta)[0]} tasks, where there are {len(mdps)}")
+    require(np.ndim(theta) != 3 or len(theta) == len(mdps), "theta", f"shape {np.shape(theta)}, where there are {len(mdps)} tasks")
     return np.zeros((len(mdps),) + np.shape(theta)[-2:]) + theta
 
 
 def meta_objective(policy, theta, path, inner, outer, score=None):
     """L_i(U(…U(θ_i, D_i1)…, D_ik)) per task, at the fixed data of `path`: θ (N, F, A) → (N,). Finn et al. (2017), eq. 1 and 4.
-
-    outer: adapted parameters (N, F, A) → (N,), the surrogate of the query episodes or the exact J. score (N,): if given,
-    + (J_i − c_i) Σ_j log p(D_ij), the change of the inner data's own distribution with θ (E-MAML: Stadie et al. 2018;
-    Al-Shedivat et al. 2018), for every inner step and through the parameters that drew it.
-    """
+    outer: adapted parameters (N, F, A) → (N,), the surrogate of the query episodes or the exact J. score: None, or J_i − c_i (N,), which
+    adds (J_i − c_i) Σ_j log p(D_ij), the change of the inner data's own distribution with θ, for every inner step and through the
+    parameters that drew it (E-MAML: Stadie et al. 2018; Al-Shedivat et al. 2018)."""
     log_p = 0.0
     for data, episodes in zip(path.data, path.episodes):
         if score is not None:
@@ -99,9 +87,7 @@ def meta_objective(policy, theta, path, inner, outer, score=None):
 
 def meta_gradient(policy, path, inner, *, outer=None, score=None):
     """The gradient of `meta_objective` at path.thetas[0] in one backward pass, per task: (N, F, A). MAML's is its mean over tasks.
-
-    What it estimates depends on inner.estimator and score: `naive` with score is unbiased for ∇E_D[J(U(θ, D))].
-    """
+    What it estimates depends on inner.estimator and score: `naive` with score is unbiased for ∇E_D[J(U(θ, D))]."""
     if outer is None:
         def outer(theta):
             return reinforce_folded(policy.log_pi(theta), path.query)
@@ -126,14 +112,10 @@ class Iteration:
 
 def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episodes, step_size, optimiser=adam, score=False):
     """Meta-train θ by `iterations` outer steps of size β = `step_size`: a generator of Iteration. Finn et al. (2017), Algorithm 3.
-
-    sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. Raises ValueError on a θ of several tasks or a step
-    size that is not finite; a NaN or infinity that comes up raises FloatingPointError, naming the iteration and the quantity.
-    """
-    if np.ndim(theta) != 2:
-        raise ValueError(f"theta: expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
-    if not np.isfinite(step_size):
-        raise ValueError(f"step_size: {step_size} is not finite")
+    sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. Raises ValueError on a θ of several tasks or a step size
+    that is not finite; a NaN or infinity that comes up raises FloatingPointError, naming the iteration and the quantity."""
+    require(np.ndim(theta) == 2, "theta", f"expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
+    require(np.isfinite(step_size), "step_size", f"{step_size} is not finite")
     state = None
     for iteration in range(iterations):
         try:
@@ -148,10 +130,7 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
         yield Iteration(iteration, theta, path.returns.mean(1), np.linalg.norm(g))
 
 
-def train_multi_task(rng, sample_tasks, policy, theta, *, iterations, episodes, step_size, optimiser=adam):
-    """Multi-task learning: one policy for all tasks, θ ← θ + β (1/N) Σ_i ∇J_i(θ), a generator of Iteration.
-
-    What MAML is to be measured against: the same tasks, the same data, no inner step. With one task it is plain REINFORCE.
-    """
-    return train(rng, sample_tasks, policy, theta, Reinforce(0.0), iterations=iterations, steps=0, episodes=episodes,
-                 step_size=step_size, optimiser=optimiser)
+def train_multi_task(rng, sample_tasks, policy, theta, **settings):
+    """Multi-task learning: one policy for all tasks, θ ← θ + β (1/N) Σ_i ∇J_i(θ), a generator of Iteration; settings as `train`'s. What
+    MAML is to be measured against: the same tasks and data, no inner step. With one task it is plain REINFORCE."""
+    return train(rng, sample_tasks, policy, theta, Reinforce(0.0), steps=0, **settings)

@@ -1,6 +1,6 @@
 """The tabular Markov decision process: a batch of N tasks (S, A, P, R, γ) in one read-only object."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -8,19 +8,17 @@ from autograd.extend import notrace_primitive
 
 
 def require(good, argument, why, axes=("task", "state", "action", "successor")):
-    """Raise ValueError naming `argument` and the first place where the boolean array `good` (N, S, …) is False."""
-    good = np.asarray(good)
+    """Raise ValueError naming `argument`, and the first place where `good` (N, S, …) is False, unless it is True everywhere."""
+    good = np.asarray(good, bool)
     if not good.all():
-        place = np.argwhere(~good)[0]
-        where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, place))
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, np.argwhere(~good)[0]))
         raise ValueError(f"{argument}: {why}" + (f" (at {where})" if where else ""))
 
 
 @notrace_primitive
 def require_log_pi(log_pi, shape):
     """Raise ValueError, naming task and state, unless log_pi (S, A) or (N, S, A) are log-probabilities for `shape` = (N, S, A)."""
-    if np.shape(log_pi) not in (shape[1:], shape):
-        raise ValueError(f"log_pi: expected shape {shape[1:]} or {shape}, got {np.shape(log_pi)}")
+    require(np.shape(log_pi) in (shape[1:], shape), "log_pi", f"expected shape {shape[1:]} or {shape}, got {np.shape(log_pi)}")
     total = np.broadcast_to(np.exp(np.minimum(log_pi, 1.0)).sum(-1), shape[:2])
     require(abs(total - 1) < 1e-6, "log_pi", "not log-probabilities; are the parameters finite?")
 
@@ -28,11 +26,9 @@ def require_log_pi(log_pi, shape):
 @dataclass(frozen=True, eq=False)
 class MDP:
     """N finite MDPs of one size, as successor lists: from (s, a) the z-th of Z successors follows with its probability.
-
-    A terminal state is absorbing and pays nothing; reaching the horizon T ends an episode too. Rewards may differ between two
-    entries with the same next state, so a Bernoulli reward is two successors. Raises ValueError (argument, task, state) on
-    anything that is not an MDP. Sutton & Barto (2018), §3.1.
-    """
+    A terminal state is absorbing and pays nothing; reaching the horizon T ends an episode too. Rewards may differ between two entries with
+    the same next state, so a Bernoulli reward is two successors. Raises ValueError (argument, task, state) on anything that is not an MDP.
+    Sutton & Barto (2018), §3.1."""
 
     successors: np.ndarray  # (N, S, A, Z) next state s'
     probabilities: np.ndarray  # (N, S, A, Z) P(z | s, a)
@@ -42,116 +38,97 @@ class MDP:
     discount: float  # γ in [0, 1]
     horizon: int  # T, time steps in an episode
     reward_noise: np.ndarray = 0.0  # (N,) or a scalar: standard deviation of Gaussian noise that the sampler adds to a reward
+    shape = property(lambda self: self.successors.shape[:3])  # (N, S, A): tasks, states, actions
 
     def __post_init__(self):
         z = np.asarray(self.successors)
-        if z.ndim != 4 or not z.size:
-            raise ValueError(f"successors: expected shape (N, S, A, Z) with no empty axis, got {z.shape}")
-        if not np.issubdtype(z.dtype, np.integer):
-            raise ValueError(f"successors: expected integers, got {z.dtype}")
+        require(z.ndim == 4 and z.size, "successors", f"expected shape (N, S, A, Z) with no empty axis, got {z.shape}")
+        require(np.issubdtype(z.dtype, np.integer), "successors", f"expected integers, got {z.dtype}")
         n, s = z.shape[:2]
         require((z >= 0) & (z < s), "successors", f"a successor outside 0..{s - 1}")
-        shapes = dict(probabilities=z.shape, rewards=z.shape, start=(n, s), terminal=(n, s))
-        if np.shape(self.reward_noise) not in ((), (n,)):
-            raise ValueError(f"reward_noise: expected a number or shape ({n},), got {np.shape(self.reward_noise)}")
-        arrays = dict(successors=z.astype(np.int32), reward_noise=np.array(np.broadcast_to(self.reward_noise, n), float))
-        for name, shape in shapes.items():
-            arrays[name] = np.array(getattr(self, name), bool if name == "terminal" else float)
-            if arrays[name].shape != shape:
-                raise ValueError(f"{name}: expected shape {shape}, got {arrays[name].shape}")
-        p, r, end = arrays["probabilities"], arrays["rewards"], arrays["terminal"]
-        require(p >= 0, "probabilities", "negative or NaN")
-        require(abs(p.sum(-1) - 1) < 1e-6, "probabilities", "do not sum to one")
+        arrays = dict(successors=z.astype(np.int32))
+        for name, shape in dict(probabilities=z.shape, rewards=z.shape, start=(n, s), terminal=(n, s), reward_noise=(n,)).items():
+            x = np.array(getattr(self, name), bool if name == "terminal" else float)
+            x = np.repeat(x, n) if name == "reward_noise" and x.ndim == 0 else x
+            require(x.shape == shape, name, f"expected shape {shape}, got {x.shape}")
+            arrays[name] = x
+        p, r, start, end, noise = (arrays[name] for name in ("probabilities", "rewards", "start", "terminal", "reward_noise"))
+        for name, x in (("probabilities", p), ("start", start)):
+            require(x >= 0, name, "negative or NaN")
+            require(abs(x.sum(-1) - 1) < 1e-6, name, "does not sum to one")
+            arrays[name] = x / x.sum(-1, keepdims=True)  # float32 arrays are welcome: what is left of 1 is shared out
         require(np.isfinite(r), "rewards", "not finite")
-        require(arrays["start"] >= 0, "start", "negative or NaN")
-        require(abs(arrays["start"].sum(-1) - 1) < 1e-6, "start", "does not sum to one")
-        for name in ("probabilities", "start"):  # float32 arrays are welcome: what is left of 1 is shared out
-            arrays[name] = arrays[name] / arrays[name].sum(-1, keepdims=True)
-        require((arrays["start"] == 0) | ~end, "start", "probability on a terminal state: such an episode has no step")
-        own = z == np.arange(s)[:, None, None]
-        require(~end[..., None, None] | (p == 0) | (own & (r == 0)), "terminal", "a terminal state must be absorbing and pay 0")
-        require((arrays["reward_noise"] >= 0) & np.isfinite(arrays["reward_noise"]), "reward_noise", "negative or not finite")
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount: {self.discount} is outside [0, 1]")
-        if not 1 <= self.horizon < np.inf or self.horizon != int(self.horizon):
-            raise ValueError(f"horizon: {self.horizon} is not a whole number of at least 1")
+        require((start == 0) | ~end, "start", "probability on a terminal state: such an episode has no step")
+        stays = (p == 0) | ((z == np.arange(s)[:, None, None]) & (r == 0))
+        require(stays | ~end[..., None, None], "terminal", "a terminal state must be absorbing and pay 0")
+        require((noise >= 0) & np.isfinite(noise), "reward_noise", "negative or not finite")
+        require(0 <= self.discount <= 1, "discount", f"{self.discount} is outside [0, 1]")
+        whole = 1 <= self.horizon < np.inf and self.horizon == int(self.horizon)
+        require(whole, "horizon", f"{self.horizon} is not a whole number of at least 1")
         object.__setattr__(self, "horizon", int(self.horizon))
-        self._set(arrays)
-
-    def _set(self, arrays):
-        for name, array in arrays.items():
-            object.__setattr__(self, name, _read_only(array))
-        return self
+        for name, x in arrays.items():
+            object.__setattr__(self, name, _read_only(x))
 
     @classmethod
-    def from_dense(cls, P, R, start, *, discount, horizon, terminal=None, reward_noise=0.0):
+    def from_dense(cls, P, R, start, *, discount, horizon, terminal=False, reward_noise=0.0):
         """One task from P (S, A, S), R (S, A) or (S, A, S), or N from P (N, S, A, S), R (N, S, A) or (N, S, A, S).
-
-        start: a state, or a distribution (S,) or (N, S). terminal: (S,) or (N, S) bool. Raises ValueError as MDP does.
-        """
+        start: a state, or a distribution (S,) or (N, S). terminal: bool, (S,) or (N, S). Raises ValueError as MDP does."""
         P, R = np.asarray(P, float), np.asarray(R, float)
-        if P.ndim not in (3, 4) or P.shape[-1] != P.shape[-3] or not P.size:
-            raise ValueError(f"P: expected shape (S, A, S) or (N, S, A, S), got {P.shape}")
-        if R.shape not in (P.shape, P.shape[:-1]):
-            raise ValueError(f"R: expected shape {P.shape[:-1]} or {P.shape}, got {R.shape}")
-        one = P.ndim == 3
+        fits = P.ndim in (3, 4) and P.shape[-1] == P.shape[-3] and P.size
+        require(fits, "P", f"expected shape (S, A, S) or (N, S, A, S), got {P.shape}")
+        require(R.shape in (P.shape, P.shape[:-1]), "R", f"expected shape {P.shape[:-1]} or {P.shape}, got {R.shape}")
         R = np.broadcast_to(R if R.ndim == P.ndim else R[..., None], P.shape)
-        P, R = (P[None], R[None]) if one else (P, R)
+        P, R = (P[None], R[None]) if P.ndim == 3 else (P, R)
         require(P >= 0, "P", "negative or NaN")
         require(abs(P.sum(-1) - 1) < 1e-6, "P", "does not sum to one")
         require(np.isfinite(R), "R", "not finite")
         n, s = P.shape[:2]
-        order = np.argsort(P == 0, axis=-1, kind="stable")[..., : max(1, (P != 0).sum(-1).max())]  # what can happen, first
-        return cls(
-            order, np.take_along_axis(P, order, -1), np.take_along_axis(R, order, -1) * (np.take_along_axis(P, order, -1) != 0),
-            _per_task(start, n, s), _broadcast("terminal", False if terminal is None else terminal, n, s),
-            discount, horizon, reward_noise)
+        order = np.argsort(P == 0, axis=-1, kind="stable")[..., : (P != 0).sum(-1).max()]  # what can happen, first
+        p, r = np.take_along_axis(P, order, -1), np.take_along_axis(R, order, -1)
+        start, terminal = _start(start, n, s), _per_task("terminal", terminal, n, s)
+        return cls(order, p, r * (p != 0), start, terminal, discount, horizon, reward_noise)
 
     @classmethod
     def from_gymnasium(cls, tables, start, *, discount, horizon, reward_noise=0.0):
         """Tasks from Gymnasium's toy-text table(s) `env.unwrapped.P`, {s: {a: [(p, s', r, done), …]}}, one or a sequence.
-
-        start: a state, or `env.unwrapped.initial_state_distrib` (S,) or (N, S). `done` sits on transitions: such a transition
-        leads to an absorbing state, s' itself, or one that is appended where s' is a start or is reached without done as well.
-        Duplicates are merged and rows of probability zero dropped.
-        """
+        start: a state, or `env.unwrapped.initial_state_distrib` (S,) or (N, S). `done` sits on transitions: such a transition leads to an
+        absorbing state, s' itself, or one that is appended where s' is a start or is reached without done as well. Duplicates are merged
+        and rows of probability zero dropped."""
         tables = [tables] if isinstance(tables, dict) else list(tables)
-        if not tables or any(sorted(t) != list(range(len(tables[0]))) for t in tables) or not tables[0]:
-            raise ValueError("tables: every table needs the states 0..S-1 as keys, the same for all tasks")
-        n, s, a = len(tables), len(tables[0]), len(tables[0][0])
-        starts = _per_task(start, n, s)
-        rows, terminal, appended = {}, np.zeros((n, 2 * s), bool), np.zeros(n, int)
-        for i, table in enumerate(tables):
-            for state in range(s):
-                if sorted(table[state]) != list(range(a)):
-                    raise ValueError(f"tables: expected the actions 0..{a - 1} (at task {i}, state {state})")
-                if any(len(e) != 4 or e[1] != int(e[1]) for entries in table[state].values() for e in entries):
-                    raise ValueError(f"tables: expected entries (p, s', r, done) (at task {i}, state {state})")
-            entries = [(state, action, *e) for state in range(s) for action in range(a) for e in table[state][action] if e[0] != 0]
-            for state, action, p, z, _, _ in entries:
-                if not p > 0 or not 0 <= z < s:
-                    why = f"successor {z} outside 0..{s - 1}" if p > 0 else f"probability {p} is negative or NaN"
-                    raise ValueError(f"tables: {why} (at task {i}, state {state}, action {action})")
-            done = {z for _, _, _, z, _, end in entries if end}
-            shared = {z for state, _, _, z, _, end in entries if not end and z != state} | set(np.flatnonzero(starts[i]))
-            alias = {z: s + j for j, z in enumerate(sorted(done & shared))} | {z: z for z in done - shared}
-            appended[i] = len(done & shared)
-            terminal[i, list(alias.values()) + list(range(s + appended[i], 2 * s))] = True  # what only fills up, too
-            for state, action, p, z, r, end in entries:
-                if not terminal[i, state]:
-                    key = (alias[z] if end else z, float(r))
-                    row = rows.setdefault((i, state, action), {})
-                    row[key] = row.get(key, 0.0) + p
-        total = s + appended.max()
-        shape = (n, total, a, max((len(row) for row in rows.values()), default=1))
-        successors = np.broadcast_to(np.arange(total)[:, None, None], shape).astype(np.int32)
+        states = np.arange(len(tables[0]) if tables else 0)
+        require(len(states) and all(sorted(t) == states.tolist() for t in tables), "tables",
+                "every table needs the states 0..S-1 as keys, the same for all tasks")
+        n, s, a = len(tables), len(states), len(tables[0][0])
+        start = _start(start, n, s)
+        require([[sorted(t[j]) == list(range(a)) for j in range(s)] for t in tables], "tables", f"expected the actions 0..{a - 1}")
+        entries = [(i, j, k, *e) for i, t in enumerate(tables) for j in range(s) for k in range(a) for e in t[j][k]]
+        require(all(len(e) == 7 for e in entries), "tables", "expected entries (p, s', r, done)")
+        entries = np.array([e for e in entries if e[3] != 0], float).reshape(-1, 7)
+        (task, state, action), (p, z, r, done) = entries[:, :3].T.astype(int), entries[:, 3:].T
+        good, wrong = np.ones((n, s, a), bool), ~(p > 0) | ~np.isin(z, states)
+        good[task[wrong], state[wrong], action[wrong]] = False
+        require(good, "tables", f"a probability that is negative or NaN, or a successor outside 0..{s - 1}")
+
+        z, done = z.astype(int), done != 0
+        by_done, otherwise, on = np.zeros((n, s), bool), start > 0, ~done & (z != state)
+        by_done[task[done], z[done]] = otherwise[task[on], z[on]] = True
+        both = by_done & otherwise  # done leads to a copy of these
+        total = s + both.sum(1).max()
+        terminal = np.concatenate([by_done & ~otherwise, np.ones((n, total - s), bool)], 1)  # what only fills up, too
+        z = np.where(done, np.where(both, s - 1 + np.cumsum(both, 1), states)[task, z], z)
+        left = ~terminal[task, state]  # what a table says about a state that is an end is not looked at
+        cells, which = np.unique(np.stack([task, state, action, z, r])[:, left], axis=1, return_inverse=True)  # duplicates are one
+        task, state, action, z = cells[:4].astype(int)
+        row = (task * s + state) * a + action
+        slot = np.arange(len(row)) - np.searchsorted(row, row)
+        shape = (n, total, a, slot.max(initial=0) + 1)
+        successors = np.broadcast_to(np.arange(total)[:, None, None], shape).copy()
         probabilities, rewards = np.zeros(shape), np.zeros(shape)
-        probabilities[..., 0] = terminal[:, :total, None]
-        for place, row in rows.items():
-            for j, ((z, r), p) in enumerate(row.items()):
-                successors[place + (j,)], rewards[place + (j,)], probabilities[place + (j,)] = z, r, p
-        starts = np.concatenate([starts, np.zeros((n, total - s))], 1)
-        return cls(successors, probabilities, rewards, starts, terminal[:, :total], discount, horizon, reward_noise)
+        probabilities[..., 0] = terminal[..., None]
+        place = task, state, action, slot
+        successors[place], rewards[place], probabilities[place] = z, cells[4], np.bincount(which.ravel(), p[left])
+        start = np.concatenate([start, np.zeros((n, total - s))], 1)
+        return cls(successors, probabilities, rewards, start, terminal, discount, horizon, reward_noise)
 
     def __len__(self):
         return len(self.successors)
@@ -159,17 +136,12 @@ class MDP:
     def __getitem__(self, tasks):
         """The sub-batch of the tasks that an integer, slice or index array names (always a batch, of one task at least)."""
         tasks = np.atleast_1d(np.arange(len(self))[tasks])
-        if not tasks.size or tasks.ndim > 1:
-            raise ValueError(f"tasks: expected an integer, a slice or a list of at least one task, got shape {tasks.shape}")
+        require(tasks.size and tasks.ndim == 1, "tasks", f"expected an integer, a slice or a list of at least one, got {tasks.shape}")
         new = object.__new__(MDP)  # checked when it was made: a part of it need not be checked again
-        for name in ("discount", "horizon"):
-            object.__setattr__(new, name, getattr(self, name))
-        return new._set({f.name: getattr(self, f.name)[tasks] for f in fields(self) if f.name not in ("discount", "horizon")})
-
-    @property
-    def shape(self):
-        """(N, S, A): tasks, states, actions."""
-        return self.successors.shape[:3]
+        for f in fields(self):
+            x = getattr(self, f.name)
+            object.__setattr__(new, f.name, _read_only(x[tasks]) if isinstance(x, np.ndarray) else x)
+        return new
 
     @cached_property
     def next_rows(self):
@@ -190,42 +162,32 @@ class MDP:
 
     def with_time(self):
         """The same MDPs with time in the state, t·S + s for t = 0 … T, the states at T being terminal: S' = (T + 1)·S.
-
-        A policy on it may depend on time, as the optimal one for a finite horizon does. The original state is s' mod S.
-        """
-        n, s, a, z = self.successors.shape
-        copies = self.horizon + 1
-        end = np.repeat(self.terminal[:, None], copies, 1)
-        end[:, -1] = True
-        end = end.reshape(n, copies * s)
-        own = np.arange(copies * s)[:, None, None]
-        after = self.successors[:, None] + (np.arange(1, copies + 1) * s)[:, None, None, None]  # a copy's successors are in the next
-        stay = end[:, :, None, None]
+        A policy on it may depend on time, as the optimal one for a finite horizon does. The original state is s' mod S."""
+        n, s, _ = self.shape
+        size = (self.horizon + 1) * s
 
         def repeat(x):
-            return np.repeat(x[:, None], copies, 1).reshape((n, copies * s) + x.shape[2:])
-        start = np.concatenate([self.start, np.zeros((n, self.horizon * s))], 1)
-        return MDP(np.where(stay, own, after.reshape(n, copies * s, a, z)), repeat(self.probabilities),
-                   np.where(stay, 0.0, repeat(self.rewards)), start, end, self.discount, self.horizon, self.reward_noise)
+            return np.repeat(x[:, None], self.horizon + 1, 1).reshape((n, size) + x.shape[2:])
+
+        own, end = np.arange(size)[:, None, None], repeat(self.terminal)
+        end[:, -s:] = True
+        after = repeat(self.successors) + (own // s + 1) * s  # a copy's successors are in the next
+        stay = end[..., None, None]
+        return replace(self, successors=np.where(stay, own, after), probabilities=repeat(self.probabilities), terminal=end,
+                       rewards=np.where(stay, 0.0, repeat(self.rewards)), start=np.pad(self.start, ((0, 0), (0, size - s))))
 
     def auto_reset(self):
         """The continuing MDPs in which what leads into a terminal state leads to the start distribution instead.
-
         The reward of the last transition is kept, and nothing is terminal any more. The Z of the result is Z times the largest number of
-        start states of a task, so that a step of the sampler costs the same as without.
-        """
-        n, s, a, z = self.successors.shape
-        starts, chances = self.start_support
-        b = starts.shape[1]
-        ends = np.take_along_axis(self.terminal, self.successors.reshape(n, -1), 1).reshape(n, s, a, z, 1)
-        ends = ends & ~self.terminal[:, :, None, None, None]
-        stay = np.arange(b) == 0  # what does not end uses the first of its B entries
-        successors = np.where(ends, starts[:, None, None, None], self.successors[..., None])
-        probabilities = self.probabilities[..., None] * np.where(ends, chances[:, None, None, None], stay)
-        rewards = np.broadcast_to(self.rewards[..., None], probabilities.shape)
-        flat = (n, s, a, z * b)
-        return MDP(successors.reshape(flat), probabilities.reshape(flat), rewards.reshape(flat), self.start,
-                   np.zeros_like(self.terminal), self.discount, self.horizon, self.reward_noise)
+        start states of a task, so that a step of the sampler costs the same as without."""
+        starts, chances = (x[:, None, None, None] for x in self.start_support)  # (N, 1, 1, 1, B)
+        ends = self.terminal.ravel()[self.next_rows] & ~self.terminal[..., None, None]
+        first = np.arange(starts.shape[-1]) == 0  # what does not end uses the first of its B entries
+        successors = np.where(ends[..., None], starts, self.successors[..., None])
+        probabilities = self.probabilities[..., None] * np.where(ends[..., None], chances, first)
+        flat = self.shape + (-1,)
+        return replace(self, successors=successors.reshape(flat), probabilities=probabilities.reshape(flat),
+                       rewards=np.repeat(self.rewards, len(first), -1), terminal=np.zeros_like(self.terminal))
 
 
 def _read_only(array):
@@ -233,16 +195,14 @@ def _read_only(array):
     return array
 
 
-def _per_task(start, n, s):
+def _start(start, n, s):
     """A start state or distribution as (N, S)."""
     if np.ndim(start) == 0:
-        if not np.isfinite(start) or start != int(start) or not 0 <= start < s:
-            raise ValueError(f"start: state {start} outside 0..{s - 1}")
-        start = np.arange(s) == int(start)
-    return _broadcast("start", start, n, s).astype(float)
+        require(start in range(s), "start", f"state {start} outside 0..{s - 1}")
+        start = np.arange(s) == start
+    return _per_task("start", start, n, s)
 
 
-def _broadcast(name, array, n, s):
-    if np.ndim(array) and np.shape(array) not in ((s,), (n, s)):
-        raise ValueError(f"{name}: expected shape ({s},) or ({n}, {s}), got {np.shape(array)}")
+def _per_task(name, array, n, s):
+    require(np.shape(array) in ((), (s,), (n, s)), name, f"expected shape ({s},) or ({n}, {s}), got {np.shape(array)}")
     return np.broadcast_to(array, (n, s))

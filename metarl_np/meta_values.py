@@ -1,33 +1,20 @@
 """A meta-learned value function: the V_θ from which k TD(λ) steps on a new task's episodes come closest to its V^π.
 
-MAML's two levels with regression in both: V (S,) is a table shared by all tasks, or (N, S) one per task. The policy is fixed.
-"""
-
-from dataclasses import dataclass
+MAML's two levels with regression in both: V (S,) is a table shared by all tasks, or (N, S) one per task. The policy is fixed."""
 
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.losses import at_states, scatter, stop
+from metarl_np.losses import at_states, fold, stop, td_errors
+from metarl_np.mdp import require
 from metarl_np.optim import adam
-from metarl_np.returns import gae
 from metarl_np.rollouts import rollout
-
-
-def td_errors(v, episodes, discount, lam):
-    """V̂_t − V(s_t), V̂ the λ-return: one-step TD errors at λ = 0, the error against the returns at λ = 1: V (N, S) → (T, N, K).
-
-    Where a row was truncated V(s_T) stands for the rest, so with rollouts shorter than the horizon V is that of no horizon.
-    """
-    bootstrap = at_states(v, episodes.last_states[None])[0] * episodes.truncated
-    return gae(episodes.rewards * episodes.mask, at_states(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
 
 
 def value_step(v, episodes, *, step_size, discount, lam=1.0):
     """V'(s) = V(s) + α Σ_t mean_k [s_t = s] (V̂_t − V(s_t)): V (N, S) → (N, S). Sutton & Barto (2018), eq. 12.2, offline."""
-    errors = td_errors(v, episodes, discount, lam)
-    update = scatter(errors, episodes.states, np.zeros(episodes.states.shape, int), np.shape(v)[1], 1)[..., 0]
-    return v + step_size * update / episodes.states.shape[2]
+    states = episodes.states
+    return v + step_size * fold(td_errors(v, episodes, discount, lam), states, np.zeros(states.shape, int), np.shape(v)[1], 1)[..., 0]
 
 
 def value_error(v, episodes, discount):
@@ -37,50 +24,38 @@ def value_error(v, episodes, discount):
     return 0.5 * np.sum(errors**2, (0, 2)) / episodes.mask.sum((0, 2))
 
 
-@dataclass(frozen=True, eq=False)
-class ValueAdaptation:
-    """What k value steps in N tasks went through."""
-
-    values: list  # k+1 arrays (N, S)
-    episodes: list  # k+1 Episodes; the last are the query
-
-
 def adapt_values(rng, mdps, log_pi, v, *, steps, step_size, episodes, length=None, lam=1.0):
-    """k = `steps` value steps in every task at once, each on K new episodes of `length` steps under log π: ValueAdaptation.
-
-    log π (S, A) or (N, S, A); V (S,), shared, or (N, S). Raises ValueError on a step size that is not finite, and as `rollout` does.
-    """
-    if steps < 0 or not np.isfinite(step_size) or not 0 <= lam <= 1:
-        raise ValueError(f"steps, step_size, lam: {steps} must not be negative, {step_size} must be finite, {lam} must be in [0, 1]")
+    """k = `steps` value steps in every task at once, each on K new episodes of `length` steps under log π (S, A) or (N, S, A), from V (S,),
+    shared, or (N, S): V after 0..k steps (N, S) and the k + 1 Episodes, the last being the query, as two lists."""
+    require(steps >= 0, "steps", f"{steps} is negative")
+    require(np.isfinite(step_size), "step_size", f"{step_size} is not finite")
+    require(0 <= lam <= 1, "lam", f"{lam} is outside [0, 1]")
     values, data = [np.zeros(mdps.shape[:2]) + v], []
     for j in range(steps + 1):
         data.append(rollout(rng, mdps, log_pi, episodes, steps=length))
         if j < steps:
             values.append(value_step(values[j], data[j], step_size=step_size, discount=mdps.discount, lam=lam))
-    return ValueAdaptation(values, data)
+    return values, data
 
 
-def meta_value_objective(v, path, *, step_size, discount, lam=1.0):
-    """The adapted value error on the query episodes, per task, at fixed data: V (N, S) → (N,)."""
-    for episodes in path.episodes[:-1]:
+def meta_value_objective(v, data, *, step_size, discount, lam=1.0):
+    """The adapted value error on the last of `data`, the query Episodes, after a step on each of the others: V (N, S) → (N,)."""
+    for episodes in data[:-1]:
         v = value_step(v, episodes, step_size=step_size, discount=discount, lam=lam)
-    return value_error(v, path.episodes[-1], discount)
+    return value_error(v, data[-1], discount)
 
 
-def train_values(rng, sample_tasks, log_pi, v, *, iterations, steps, inner_step_size, episodes, step_size, length=None, lam=1.0,
-                 optimiser=adam):
+def train_values(rng, sample_tasks, log_pi, v, *, iterations, inner_step_size, step_size, lam=1.0, optimiser=adam, **sizes):
     """Meta-train V (S,) by `iterations` descent steps on the adapted value error: a generator of (V, mean error before the step).
-
-    sample_tasks(rng) → MDP. Raises FloatingPointError, naming the iteration, if the error or V is not finite.
-    """
+    sizes: steps, episodes and length of `adapt_values`. Raises FloatingPointError, naming the iteration, where something is not finite."""
     state = None
     for iteration in range(iterations):
         mdps = sample_tasks(rng)
-        path = adapt_values(rng, mdps, log_pi, v, steps=steps, step_size=inner_step_size, episodes=episodes, length=length, lam=lam)
+        values, data = adapt_values(rng, mdps, log_pi, v, step_size=inner_step_size, lam=lam, **sizes)
         settings = dict(step_size=inner_step_size, discount=mdps.discount, lam=lam)
-        g = grad(lambda x: np.sum(meta_value_objective(x, path, **settings)))(path.values[0]).mean(0)
+        g = grad(lambda x: np.sum(meta_value_objective(x, data, **settings)))(values[0]).mean(0)
         v, state = optimiser(v, -g, state, step_size=step_size)
-        error = value_error(path.values[-1], path.episodes[-1], mdps.discount).mean()
+        error = value_error(values[-1], data[-1], mdps.discount).mean()
         if not np.isfinite(error) or not np.isfinite(v).all():
             raise FloatingPointError(f"iteration {iteration}: value error or values that are not finite")
         yield v, error

@@ -17,11 +17,9 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     """x with A x = b in N problems at once, A symmetric positive definite: b (N, …), matvec: (N, …) → (N, …), x (N, …).
-
     Stops when every residual is below tolerance · |b|, or after max_iterations (by default four times the number of unknowns, since
-    rounding costs some; every second lot begins anew from the true residual). Raises ValueError if a residual is then still above
-    1e-4 · |b|, unless max_iterations was given. Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2.
-    """
+    rounding costs some; every second lot begins anew from the true residual). Raises ValueError if a residual is then still above 1e-4 ·
+    |b|, unless max_iterations was given. Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2."""
     def dot(p, q):
         return np.sum(p * q, axis=tuple(range(1, b.ndim)), keepdims=True)
     x, r = np.zeros(b.shape), np.array(b, float)

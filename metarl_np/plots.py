@@ -40,31 +40,23 @@ def curve(ax, x, mean, spread, *, label, colour, marker="o"):
 
 def heat_map(ax, grid, cells, *, label=None, vmin=None, vmax=None):
     """A number per cell (S,) as colours on the map of `grid`, walls grey, with a colour bar if `label` is given."""
-    image = np.ma.masked_where(_is(grid, WALL), np.reshape(cells, grid.shape))
-    colours = plt.get_cmap("cividis").with_extremes(bad="#999999")
-    shown = ax.imshow(image, cmap=colours, vmin=vmin, vmax=vmax)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    image = np.ma.masked_where(grid.kind(WALL), cells).reshape(grid.shape)
+    shown = ax.imshow(image, cmap=plt.get_cmap("cividis").with_extremes(bad="#999999"), vmin=vmin, vmax=vmax)
+    ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    for (r, c), kind in np.ndenumerate(np.array([list(row) for row in grid.layout])):
-        if kind in START + PIT:
-            ax.text(c - 0.42, r - 0.42, kind, ha="left", va="top", color="white", weight="bold", size=9, path_effects=OUTLINE)
+    for cell in np.flatnonzero(grid.kind(START, PIT)):
+        r, c = divmod(cell, grid.shape[1])
+        ax.text(c - 0.42, r - 0.42, grid.layout[r][c], ha="left", va="top", color="white", weight="bold", size=9, path_effects=OUTLINE)
     if label:
         ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
 
 
 def arrows(ax, grid, pi, goal, *, least=0.05):
     """A policy π (S, 4) as one arrow a move, as long as the move is likely, and a star on the goal cell."""
-    height, width = grid.shape
-    skip = _is(grid, WALL, PIT).ravel() | (np.arange(height * width) == goal)
-    for cell, (r, c) in enumerate(np.ndindex(height, width)):
+    style = dict(arrowstyle="-|>", color="white", lw=1.2, shrinkA=0, shrinkB=0, mutation_scale=7, path_effects=OUTLINE)
+    for cell in np.setdiff1d(np.flatnonzero(~grid.kind(WALL, PIT)), goal):
+        r, c = divmod(cell, grid.shape[1])
         for (dr, dc), p in zip(MOVES, pi[cell]):
-            if p > least and not skip[cell]:
-                ax.annotate("", (c + 0.45 * p * dc, r + 0.45 * p * dr), (c, r),
-                            arrowprops=dict(arrowstyle="-|>", color="white", lw=1.2, shrinkA=0, shrinkB=0, mutation_scale=7,
-                                            path_effects=OUTLINE))
-    ax.plot(goal % width, goal // width, marker="*", markersize=15, color=COLOURS["red"], markeredgecolor="white")
-
-
-def _is(grid, *kinds):
-    return np.array([[cell in kinds for cell in row] for row in grid.layout])
+            if p > least:
+                ax.annotate("", (c + 0.45 * p * dc, r + 0.45 * p * dr), (c, r), arrowprops=style)
+    ax.plot(goal % grid.shape[1], goal // grid.shape[1], marker="*", markersize=15, color=COLOURS["red"], markeredgecolor="white")

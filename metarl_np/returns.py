@@ -1,6 +1,6 @@
 """Recorded episodes, and what is computed from their rewards: returns, advantages and baselines. Axes (T, N, K)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import autograd.numpy as np
@@ -19,17 +19,16 @@ class Episodes:
     last_states: np.ndarray  # (N, K) s_T
     truncated: np.ndarray  # (N, K) bool: cut before the horizon and before a terminal state
 
-    def part(self, episodes):
-        """Only these of the K episodes, a slice or an index array: Episodes."""
-        cut = [getattr(self, name)[..., episodes] for name in ("states", "actions", "rewards", "mask", "last_states", "truncated")]
-        return Episodes(*cut[:4], self.log_pi, *cut[4:])
+    def part(self, episodes=slice(None), tasks=slice(None)):
+        """Only these of the K episodes and of the N tasks, slices or index arrays: Episodes."""
+        cut = {f.name: getattr(self, f.name)[..., tasks, :][..., episodes] for f in fields(self) if f.name != "log_pi"}
+        return Episodes(log_pi=None if self.log_pi is None else self.log_pi[tasks], **cut)
 
     @cached_property
     def log_probs(self):
         """log π(a_t|s_t) when it was sampled, (T, N, K) float32, made from the table at first use; None if that is not known."""
-        if self.log_pi is None:
-            return None
-        return self.log_pi.astype(np.float32)[np.arange(self.states.shape[1])[:, None], self.states, self.actions]
+        task = np.arange(self.states.shape[1])[:, None]
+        return None if self.log_pi is None else self.log_pi.astype(np.float32)[task, self.states, self.actions]
 
 
 def discounts(discount, steps, like):
@@ -56,13 +55,10 @@ defvjp(reward_to_go, lambda ans, rewards, discount: lambda g: reward_to_go(g[::-
 
 def gae(rewards, values, mask, bootstrap, *, discount, lam):
     """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16.
-
-    rewards, values V(s_t), mask: (T, …); bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated
-    or the horizon is reached. An episode that terminated earlier is masked from then on, and what is masked has value 0.
-    """
+    rewards, values V(s_t), mask: (T, …); bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated or the horizon is
+    reached. What is masked, after an earlier end, has value 0."""
     values = np.concatenate([values * mask, (bootstrap * mask[-1])[None]])
-    deltas = (rewards + discount * values[1:] - values[:-1]) * mask
-    return reward_to_go(deltas, discount * lam)
+    return reward_to_go((rewards + discount * values[1:] - values[:-1]) * mask, discount * lam)
 
 
 def no_baseline(returns, episodes=None):
@@ -71,31 +67,24 @@ def no_baseline(returns, episodes=None):
 
 
 def time_mean_baseline(returns, episodes=None):
-    """b_t = (1/K) Σ_k G_{t,k}, a finished episode counting with 0: (T, N, K) → (T, N, K).
-
-    Biased: each episode is scored by a mean that contains it, and the expected gradient is exactly (1 − 1/K) ∇J.
-    """
+    """b_t = (1/K) Σ_k G_{t,k}, a finished episode counting with 0: (T, N, K) → (T, N, K). Biased: each episode is scored by a mean that
+    contains it, and the expected gradient is exactly (1 − 1/K) ∇J."""
     return np.broadcast_to(returns.mean(-1, keepdims=True), returns.shape)
 
 
 def leave_one_out_baseline(returns, episodes=None):
-    """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2.
-
-    Where all returns are equal it is exactly them: advantages of 1e-17 would be a direction for TRPO, whose step has its length anyway.
-    """
+    """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2."""
     k = returns.shape[-1]
     if k < 2:
         raise ValueError("episodes: a leave-one-out baseline needs at least 2 episodes per task")
-    first = returns[..., :1]
+    first = returns[..., :1]  # taken off, so that equal returns have no advantages of 1e-17: TRPO's step has its length anyway
     above = returns - first
     return first + (above.sum(-1, keepdims=True) - above) / (k - 1)
 
 
 def linear_baseline(features, ridge=1e-6):
     """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, w by ridge regression on each task's returns: φ (S, F).
-
-    Returns a function of returns (T, N, K) and their Episodes. Biased: it is fitted on the very episodes that it then scores.
-    """
+    Returns a function of returns (T, N, K) and their Episodes. Biased: it is fitted on the very episodes that it then scores."""
     def baseline(returns, episodes):
         if episodes.states.max() >= len(features):
             raise ValueError(f"features: {len(features)} rows, where the episodes visit state {episodes.states.max()}")

@@ -1,17 +1,16 @@
 """Batched sampling of episodes: the hot core. Python runs once per time step; tasks and episodes are array axes.
 
-One 32-bit random number per step decides the action and the successor together. For each (task, state) the A·Z joint
-outcomes, of probability π(a|s) P(z|s,a), are laid out as an alias table (Walker 1977; Vose 1991): W columns (a power of two) of
-equal probability, each split by one threshold between two outcomes. The high bits of the number name the column and
-the whole of it is compared with the column's threshold; after that the reward, the action and the next state are each
-one look-up. The rows that a step touches fit in the cache, since lanes (task, episode) are run a chunk at a time.
-"""
+One 32-bit random number per step decides the action and the successor together. For each (task, state) the A·Z joint outcomes, of
+probability π(a|s) P(z|s,a), are laid out as an alias table (Walker 1977; Vose 1991): W columns (a power of two) of equal probability, each
+split by one threshold between two outcomes. The high bits of the number name the column and the whole of it is compared with the column's
+threshold; after that the reward, the action and the next state are each one look-up. The rows that a step touches fit in the cache, since
+lanes (task, episode) are run a chunk at a time."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_np.mdp import require_log_pi
+from metarl_np.mdp import require, require_log_pi
 from metarl_np.returns import Episodes
 
 CHUNK = 8192  # lanes whose working rows fit in a core's cache
@@ -32,11 +31,8 @@ class SamplingTables:
 
 
 def sampling_tables(mdps, log_pi):
-    """Alias tables of the joint (action, successor) outcomes of `mdps` under log π (S, A) or (N, S, A).
-
-    A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens. Raises ValueError if log π is
-    not one, naming task and state.
-    """
+    """Alias tables of the joint (action, successor) outcomes of `mdps` under log π (S, A) or (N, S, A). Raises ValueError if it is not one.
+    A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens."""
     n, s, a, z = mdps.successors.shape
     require_log_pi(log_pi, (n, s, a))
     pi = np.exp(log_pi)
@@ -58,10 +54,8 @@ def sampling_tables(mdps, log_pi):
 
 def _alias_tables(p):
     """p (R, W) rows of probabilities, W a power of two → thresholds (R, W) uint32, aliases (R, W).
-
-    Columns sorted by weight w = W·p; the light ones (w < 1) are filled up, from the left, by the open heavy one, whose rest
-    x shrinks by 1 − w each time; once x < 1 it is filled up itself, by the next heavy one to its left.
-    """
+    Columns are sorted by weight w = W·p; the light ones (w < 1) are filled up, from the left, by the open heavy one, whose rest shrinks by
+    1 − w each time; once that is below 1 it is filled up itself, by the next heavy one to its left."""
     rows, width = p.shape
     order = np.argsort(p, axis=1)
     w = np.take_along_axis(p, order, 1) * (width / p.sum(1, keepdims=True))
@@ -88,25 +82,26 @@ def _alias_tables(p):
 
 def rollout(rng, mdps, log_pi, episodes, *, steps=None):
     """Sample `episodes` = K episodes per task under log π (S, A) or (N, S, A): Episodes with axes (T, N, K), T = mdps.horizon.
-
-    `steps` below the horizon truncates. 13 bytes per step: states and actions int32, rewards float32, mask bool. The
-    resolution of a probability is that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. `log_pi` may also
-    be the SamplingTables made from it. Raises ValueError on a policy that is not one, K < 1, or steps outside 1..horizon.
-    """
+    `steps` below the horizon truncates. 13 bytes per step: states and actions int32, rewards float32, mask bool. The resolution of a
+    probability is that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. `log_pi` may also be the SamplingTables made
+    from it. Raises ValueError on a policy that is not one, K < 1, or steps outside 1..horizon."""
     steps = mdps.horizon if steps is None else steps
-    if not 1 <= steps <= mdps.horizon:
-        raise ValueError(f"steps: {steps} is outside 1..horizon = {mdps.horizon}")
-    if episodes < 1:
-        raise ValueError(f"episodes: {episodes} is less than 1")
+    require(1 <= steps <= mdps.horizon, "steps", f"{steps} is outside 1..horizon = {mdps.horizon}")
+    require(episodes >= 1, "episodes", f"{episodes} is less than 1")
     tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
-    n, s, _ = mdps.shape
-    if tables.log_pi.shape != mdps.shape:
-        raise ValueError(f"log_pi: tables made for (N, S, A) = {tables.log_pi.shape}, the tasks are {mdps.shape}")
-    lanes = n * episodes
+    made = tables.log_pi.shape
+    require(made == mdps.shape, "log_pi", f"tables made for (N, S, A) = {made}, the tasks are {mdps.shape}")
+    (n, s, _), lanes = mdps.shape, mdps.shape[0] * episodes
     states, actions = np.empty((steps, lanes), np.int32), np.empty((steps, lanes), np.int32)
     rewards, last = np.empty((steps, lanes), np.float32), np.empty(lanes, np.int32)
     mask = np.broadcast_to(True, (steps, lanes)) if tables.alive is None else np.empty((steps, lanes), bool)
-    first = _first_states(rng, *tables.start, episodes)
+    first, cumulative = tables.start
+    if first.shape[1] == 1:
+        first = np.repeat(first.astype(np.int32), episodes)
+    else:  # by inversion of each task's cumulative distribution, in one sorted array
+        task = np.arange(n)[:, None]
+        u = np.minimum(rng.random((n, episodes)) + task, np.nextafter(task + 1, 0))
+        first = first.ravel()[np.searchsorted(cumulative, u.ravel(), side="right")].astype(np.int32)
     chunks = range(0, lanes, CHUNK)
     for low, child in zip(chunks, rng.spawn(len(chunks))):  # a chunk's numbers do not depend on who runs it
         part = slice(low, low + CHUNK)
@@ -150,16 +145,6 @@ def _run(rng, tables, first, offset, noise, states, actions, rewards, mask, last
             rewards[t] += noise * rng.standard_normal(lanes, np.float32) * mask[t]
     np.right_shift(row, bits, out=cell)
     np.subtract(cell, offset, out=last, casting="unsafe")
-
-
-def _first_states(rng, states, cumulative, episodes):
-    """Start states of all lanes (N·K,), by inversion of each task's cumulative distribution in one sorted array."""
-    n, b = states.shape
-    if b == 1:
-        return np.repeat(states.astype(np.int32), episodes)
-    task = np.arange(n)[:, None]
-    u = np.minimum(rng.random((n, episodes)) + task, np.nextafter(task + 1, 0))
-    return states.ravel()[np.searchsorted(cumulative, u.ravel(), side="right")].astype(np.int32)
 
 
 def successor_table(mdps):

@@ -8,6 +8,7 @@ from autograd import grad
 from autograd.extend import defvjp, primitive
 
 from metarl_np.losses import advantages, fold, mean_kl, stop, visits
+from metarl_np.mdp import require
 from metarl_np.optim import conjugate_gradient
 from metarl_np.returns import discounts, leave_one_out_baseline
 
@@ -39,13 +40,10 @@ defvjp(natural_direction,
 
 @dataclass(frozen=True)
 class TRPO:
-    """θ' = θ + c^j √(2δ / xᵀFx) x, x = (F + λI)⁻¹ g, j the first exponent at which the *ratio* surrogate Σ_t γᵗ (π/π_old) Â_t improves
-    and KL̄(π_old‖π) ≤ δ.
-
-    λ > 0, since a softmax's Fisher matrix is singular. A task where no j ≤ max_backtracks will do keeps its parameters, and its exponent
-    is −1 in the prepared data. The derivative is that at frozen j. A critic's column is not moved: an outer gradient through the advantages
-    can learn it, a first-order one cannot. Raises ValueError on δ ≤ 0, λ ≤ 0, or a λ so small that the system cannot be solved.
-    """
+    """θ' = θ + c^j √(2δ / xᵀFx) x, x = (F + λI)⁻¹ g, j the first exponent at which the *ratio* surrogate Σ_t γᵗ (π/π_old) Â_t improves and
+    KL̄(π_old‖π) ≤ δ; where no j ≤ max_backtracks will do the parameters stay, and the exponent is −1 in the prepared data. The derivative
+    is that at frozen j. λ > 0, since a softmax's Fisher matrix is singular. A critic's column is not moved: an outer gradient through the
+    advantages can learn it, a first-order one cannot. Raises ValueError on settings outside their range, or a λ too small to solve with."""
 
     radius: float = 0.01  # δ, nats
     damping: float = 1e-3  # λ
@@ -55,17 +53,15 @@ class TRPO:
     baseline: Callable = leave_one_out_baseline  # for policies without values
 
     def __post_init__(self):
-        if not 0 < self.radius < np.inf or not 0 < self.damping < np.inf:
-            raise ValueError(f"radius, damping: {self.radius} and {self.damping} must be positive")
-        if not 0 <= self.lam <= 1:
-            raise ValueError(f"lam: {self.lam} is outside [0, 1]")
-        if not 0 < self.shrink < 1 or self.max_backtracks not in range(1000):
-            raise ValueError(f"shrink, max_backtracks: {self.shrink} must be between 0 and 1, {self.max_backtracks} a whole number")
+        for name in ("radius", "damping"):
+            require(0 < getattr(self, name) < np.inf, name, f"{getattr(self, name)} must be positive")
+        require(0 <= self.lam <= 1, "lam", f"{self.lam} is outside [0, 1]")
+        require(0 < self.shrink < 1, "shrink", f"{self.shrink} must be between 0 and 1")
+        require(self.max_backtracks in range(1000), "max_backtracks", f"{self.max_backtracks} is not a whole number")
 
     def prepare(self, mdps, policy, theta, episodes):
         """(Episodes, γ, ν (N, S), exponents (N,))."""
-        nu = visits(episodes, policy.n_states)
-        table = self._table(policy, theta, episodes, mdps.discount)
+        nu, table = visits(episodes, policy.n_states), self._table(policy, theta, episodes, mdps.discount)
         return episodes, mdps.discount, nu, self.search(policy, theta, table, nu)
 
     def full_step(self, policy, theta, table, nu):
@@ -82,8 +78,8 @@ class TRPO:
         exponent, old, full = np.full(len(theta), -1), policy.log_pi(theta), self.full_step(policy, theta, table, nu)
         for j in range(self.max_backtracks + 1):
             new = theta + self.shrink**j * full
-            gain = np.sum(np.expm1(policy.log_pi(new) - old) * table, (1, 2))
-            good = (gain > 0) & (mean_kl(policy, theta, new, nu) <= self.radius)
+            good = np.sum(np.expm1(policy.log_pi(new) - old) * table, (1, 2)) > 0
+            good = good & (mean_kl(policy, theta, new, nu) <= self.radius)
             exponent = np.where((exponent < 0) & good, j, exponent)
         return exponent
 

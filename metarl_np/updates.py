@@ -1,20 +1,20 @@
 """One learner: a step of REINFORCE or PPO on recorded episodes, as a function θ' = U(θ, D) that autograd differentiates.
 
-An inner update has two parts. `prepare(mdps, policy, theta, episodes)` keeps of the episodes what the step needs, and freezes every
+An inner update has two methods. `prepare(mdps, policy, theta, episodes)` keeps of the episodes what the step needs, and freezes every
 decision that has no derivative (how many epochs; in TRPO, how far the line search went). Calling it, (policy, theta, data) → θ', is then a
-smooth function of θ (N, F, A), one row per task. `trpo` has the third one; a fourth needs no more than these two methods. (An
-attribute `baseline`, if there is one, scores the query episodes too.)
-"""
+smooth function of θ (N, F, A), one row per task. `trpo` has the third; a fourth needs no more. (An attribute `baseline`, if there is one,
+scores the query episodes too.)"""
 
 from dataclasses import dataclass
-from functools import partial
+from numbers import Integral
 from typing import Callable
 
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.losses import (ESTIMATORS, FOLDED, advantages, at_states, fold, gather_log_probs, loaded_dice, magic_box, mean_kl,
-                              reinforce_weights, scatter, stop, visits)
+from metarl_np.losses import (ESTIMATORS, FOLDED, advantages, at_states, fold, gather_log_probs, magic_box, mean_kl, reinforce_weights,
+                              stop, visits)
+from metarl_np.mdp import require
 from metarl_np.policies import entropy
 from metarl_np.returns import discounts, leave_one_out_baseline, reward_to_go
 
@@ -27,11 +27,8 @@ def reinforce_table(mdps, episodes, *, baseline=leave_one_out_baseline):
 
 @dataclass(frozen=True)
 class Reinforce:
-    """θ' = θ + α ∇L(θ; D), L a REINFORCE surrogate: plain gradient ascent, or MAML's inner step.
-
-    `estimator` names the surrogate (losses.ESTIMATORS). All give the same θ'; what differs is ∂θ'/∂θ = I + α Ĥ. Raises ValueError
-    on a step size that is not finite, an unknown estimator, or λ outside [0, 1].
-    """
+    """θ' = θ + α ∇L(θ; D), L a REINFORCE surrogate: plain gradient ascent, or MAML's inner step. `estimator` names the surrogate
+    (losses.ESTIMATORS): all give the same θ'; what differs is ∂θ'/∂θ = I + α Ĥ. Raises ValueError on settings outside their range."""
 
     step_size: float  # α
     baseline: Callable = leave_one_out_baseline  # (returns, episodes) → (T, N, K)
@@ -39,10 +36,9 @@ class Reinforce:
     lam: float = 1.0  # λ of loaded_dice
 
     def __post_init__(self):
-        require_finite("step_size", self.step_size)
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(f"estimator: {self.estimator!r} is not one of {', '.join(ESTIMATORS)}")
-        require_unit("lam", self.lam)
+        require(np.isfinite(self.step_size), "step_size", f"{self.step_size} is not finite")
+        require(self.estimator in ESTIMATORS, "estimator", f"{self.estimator!r} is not one of {', '.join(ESTIMATORS)}")
+        require(0 <= self.lam <= 1, "lam", f"{self.lam} is outside [0, 1]")
 
     def prepare(self, mdps, policy, theta, episodes):
         """W (N, S, A) of recorded Episodes where the estimator folds, else their steps."""
@@ -59,10 +55,8 @@ class Reinforce:
             score = policy.weighted_score(theta, weights)
             return stop(score) if self.estimator == "first_order" else score
         states, actions, recorded = data
-        surrogate = ESTIMATORS[self.estimator]
-        if surrogate is loaded_dice:
-            surrogate = partial(loaded_dice, lam=self.lam)
-        return grad(lambda th: np.sum(surrogate(gather_log_probs(policy.log_pi(th), states, actions), *recorded)))(theta)
+        surrogate, options = ESTIMATORS[self.estimator], dict(lam=self.lam) if self.estimator == "loaded_dice" else {}
+        return grad(lambda th: np.sum(surrogate(gather_log_probs(policy.log_pi(th), states, actions), *recorded, **options)))(theta)
 
     def __call__(self, policy, theta, data):
         """θ' from prepared D, per task: θ (N, F, A) → (N, F, A)."""
@@ -71,38 +65,25 @@ class Reinforce:
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """The same update with ∂θ'/∂θ = I: the outer gradient stops at θ'. Finn et al. (2017), §5.2.
-
-    What acts only through the inner step, such as a critic's column, gets no gradient then.
-    """
+    """The same update with ∂θ'/∂θ = I: the outer gradient stops at θ', and what acts only through the inner step, such as a critic's
+    column, gets none. Finn et al. (2017), §5.2."""
 
     inner: Callable
-
-    @property
-    def baseline(self):
-        """The inner update's: the query is scored with it."""
-        return getattr(self.inner, "baseline", leave_one_out_baseline)
-
-    def prepare(self, mdps, policy, theta, episodes):
-        """What the inner update prepares."""
-        return self.inner.prepare(mdps, policy, theta, episodes)
+    baseline = property(lambda self: getattr(self.inner, "baseline", leave_one_out_baseline))  # scores the query
+    prepare = property(lambda self: self.inner.prepare)
 
     def __call__(self, policy, theta, data):
         """θ + ⊥(U(θ) − θ)."""
-        plain = stop(theta)
-        return theta + (self.inner(policy, plain, data) - plain)
+        return theta + (self.inner(policy, stop(theta), data) - stop(theta))
 
 
 @dataclass(frozen=True)
 class PPO:
     """Ascent on the clipped surrogate, `epochs` times through the episodes. Schulman et al. (2017), eq. 7 and 9, with γᵗ:
-
     Σ_t γᵗ min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) + c_H Σ_t γᵗ H(π(·|s_t)) − c_V Σ_t γᵗ ½ (V(s_t) − V̂_t)²,   ρ_t = π/π_old,
-
-    mean over episodes. Steps are plain ascent and minibatches are cut in order, episodes being exchangeable, so that θ' is a
-    plain function of θ: through π_old, and through the advantages of an ActorCritic. A task stops when its KL̄(π_old‖π) after an epoch
-    is above target_kl. Raises ValueError on a clip range or KL that is not positive, no epochs, or minibatches that do not divide K.
-    """
+    mean over episodes. Steps are plain ascent and minibatches are cut in order, episodes being exchangeable, so that θ' is a plain function
+    of θ: through π_old, and through the advantages of an ActorCritic. A task stops when its KL̄(π_old‖π) after an epoch is above target_kl.
+    Raises ValueError on a setting outside its range, or minibatches that do not divide K."""
 
     step_size: float  # α
     clip: float = 0.2  # ε
@@ -116,33 +97,30 @@ class PPO:
 
     def __post_init__(self):
         for name in ("step_size", "entropy", "value"):
-            require_finite(name, getattr(self, name))
-        require_unit("lam", self.lam)
-        if not 0 < self.clip < np.inf or not self.target_kl > 0:
-            raise ValueError(f"clip, target_kl: {self.clip} and {self.target_kl} must be positive")
-        if any(n not in range(1, 10**9) for n in (self.epochs, self.minibatches)):
-            raise ValueError(f"epochs, minibatches: {self.epochs} and {self.minibatches} must be whole numbers of at least 1")
+            require(np.isfinite(getattr(self, name)), name, f"{getattr(self, name)} is not finite")
+        require(0 <= self.lam <= 1, "lam", f"{self.lam} is outside [0, 1]")
+        require(0 < self.clip < np.inf and self.target_kl > 0, "clip, target_kl", f"{self.clip}, {self.target_kl} must be positive")
+        for name in ("epochs", "minibatches"):
+            n = getattr(self, name)
+            require(isinstance(n, Integral) and n >= 1, name, f"{n} is not a whole number of at least 1")
 
     def prepare(self, mdps, policy, theta, episodes):
         """(Episodes, γ, number of epochs until each task stops (N,))."""
-        if episodes.states.shape[2] % self.minibatches:
-            raise ValueError(f"minibatches: {self.minibatches} do not divide {episodes.states.shape[2]} episodes")
-        nu, done = visits(episodes, policy.n_states), np.full(len(theta), self.epochs)
-        if self.target_kl < np.inf:
-            new = theta
-            for epoch in range(self.epochs):
-                new = self._epoch(policy, new, theta, (episodes, mdps.discount, done), epoch)
-                done = np.where((done > epoch) & (mean_kl(policy, theta, new, nu) > self.target_kl), epoch + 1, done)
-        return episodes, mdps.discount, done
+        k = episodes.states.shape[2]
+        require(k % self.minibatches == 0, "minibatches", f"{self.minibatches} do not divide {k} episodes")
+        nu, data = visits(episodes, policy.n_states), (episodes, mdps.discount, np.full(len(theta), self.epochs))
+        for epoch, new in enumerate(self._epochs(policy, theta, data)) if self.target_kl < np.inf else ():
+            beyond = mean_kl(policy, theta, new, nu) > self.target_kl
+            np.minimum(data[2], epoch + 1, out=data[2], where=beyond)  # in place: the epochs that follow leave these tasks alone
+        return data
 
     def objective(self, policy, theta, old, episodes, advantage, discount):
         """The surrogate of some episodes and their Â (T, N, K), per task: θ, θ_old (N, F, A) → (N,)."""
-        states, actions, k = episodes.states, episodes.actions, episodes.states.shape[2]
-        log_pi, gamma_t = policy.log_pi(theta), episodes.mask * discounts(discount, len(states), states)
-        ratio = np.exp(log_pi - policy.log_pi(old))
+        states, log_pi = episodes.states, policy.log_pi(theta)
+        gamma_t, ratio = episodes.mask * discounts(discount, len(states), states), np.exp(log_pi - policy.log_pi(old))
 
         def table(steps):
-            return scatter(steps * gamma_t, states, actions, policy.n_states, policy.n_actions)
+            return fold(steps * gamma_t, states, episodes.actions, policy.n_states, policy.n_actions)
 
         up, down = table(np.maximum(advantage, 0.0)), table(np.minimum(advantage, 0.0))  # where Â < 0 the lower clip is the one that acts
         total = np.sum(np.minimum(ratio, 1 + self.clip) * up + np.maximum(ratio, 1 - self.clip) * down, (1, 2))
@@ -150,35 +128,22 @@ class PPO:
             total = total + self.entropy * np.sum(np.sum(table(np.ones(states.shape)), -1) * entropy(log_pi), -1)
         if hasattr(policy, "values"):
             target = advantage + at_states(policy.values(old), states)
-            total = total - 0.5 * self.value * np.sum(gamma_t * (at_states(policy.values(theta), states) - target) ** 2, (0, 2))
-        return total / k
+            errors = np.mean(gamma_t * (at_states(policy.values(theta), states) - target) ** 2, 2)
+            total = total - 0.5 * self.value * np.sum(errors, 0)
+        return total
 
-    def _epoch(self, policy, theta, old, data, epoch):
-        """One pass over the minibatches, in the tasks that have not stopped."""
+    def _epochs(self, policy, old, data):
+        """θ after each pass over the minibatches, in the tasks that have not stopped: a generator."""
         episodes, discount, done = data
+        theta, size = old, episodes.states.shape[2] // self.minibatches
         advantage = advantages(policy, old, episodes, discount, baseline=self.baseline, lam=self.lam)
-        go = (done > epoch)[:, None, None] * self.step_size
-        size = episodes.states.shape[2] // self.minibatches
-        for part in (slice(i * size, (i + 1) * size) for i in range(self.minibatches)):
-            g = grad(lambda th: np.sum(self.objective(policy, th, old, episodes.part(part), advantage[..., part], discount)))(theta)
-            theta = theta + go * g
-        return theta
+        for epoch in range(done.max()):
+            for part in (slice(i * size, (i + 1) * size) for i in range(self.minibatches)):
+                g = grad(lambda th: np.sum(self.objective(policy, th, old, episodes.part(part), advantage[..., part], discount)))(theta)
+                theta = theta + (done > epoch)[:, None, None] * self.step_size * g
+            yield theta
 
     def __call__(self, policy, theta, data):
         """θ' from prepared D, per task: θ (N, F, A) → (N, F, A)."""
-        new = theta
-        for epoch in range(data[2].max()):
-            new = self._epoch(policy, new, theta, data, epoch)
-        return new
-
-
-def require_finite(name, value):
-    """Raise ValueError naming an argument that is not a finite number (a scalar)."""
-    if not np.isfinite(value):
-        raise ValueError(f"{name}: {value} is not finite")
-
-
-def require_unit(name, value):
-    """Raise ValueError naming an argument (a scalar) that is not in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: {value} is outside [0, 1]")
+        *_, theta = self._epochs(policy, theta, data)
+        return theta

@@ -1,5 +1,10 @@
+import pathlib
+import sys
+
 import numpy as np
 import pytest
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "demos"))  # what a demo defines is tested too
 
 
 @pytest.fixture(autouse=True)

@@ -214,10 +214,10 @@ def test_the_limit_is_bonferronis():
 def test_log_probs_of_other_parameters_are_refused(rng):
     _, theta, _, records = experience(rng, 2, 2)
     candidates(theta, records)
-    with pytest.raises(ValueError, match=r"log_probs of support\[0\].*do not belong"):
+    with pytest.raises(ValueError, match=r"support\[0\]: .*log-prob.* do not belong"):
         candidates(theta + rng.normal(size=theta.shape), records)
     records[1]["log_probs"] = records[1]["log_probs"] + 0.01
-    with pytest.raises(ValueError, match=r"log_probs of support\[1\].*do not belong"):
+    with pytest.raises(ValueError, match=r"support\[1\]: .*log-prob.* do not belong"):
         candidates(theta, records)
 
 

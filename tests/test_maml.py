@@ -289,7 +289,7 @@ def test_replay_follows_recorded_episodes_and_refuses_those_of_others(tasks, rng
         maml.replay(tasks, policy, theta, Reinforce(2 * ALPHA), path.episodes)
     with pytest.raises(ValueError, match=r"episodes\[0\]: 3 tasks"):
         maml.replay(tasks[:2], policy, theta, INNER, path.episodes)
-    with pytest.raises(ValueError, match="theta: parameters of 3 tasks"):
+    with pytest.raises(ValueError, match=r"theta: shape \(3, 4, 4\), where there are 2 tasks"):
         adapt(rng, tasks[:2], policy, path.thetas[0], INNER, steps=1, episodes=2)
 
 

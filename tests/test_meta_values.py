@@ -11,8 +11,9 @@ from helpers import all_episodes, numerical_gradient, random_tasks
 
 from metarl_np import exact
 from metarl_np.gridworld import GridWorld
+from metarl_np.losses import td_errors
 from metarl_np.mdp import MDP
-from metarl_np.meta_values import adapt_values, meta_value_objective, td_errors, train_values, value_error, value_step
+from metarl_np.meta_values import adapt_values, meta_value_objective, train_values, value_error, value_step
 from metarl_np.returns import Episodes
 from metarl_np.rollouts import rollout
 
@@ -92,13 +93,13 @@ def test_step_and_error_against_loops(rng, tasks, log_pi, lam, steps):
 
 @pytest.mark.parametrize("lam", [0, .6, 1])
 def test_adaptation_is_its_steps(rng, tasks, log_pi, lam):
-    path = adapt_values(rng, tasks, log_pi, np.arange(S), steps=2, step_size=.4, episodes=K, length=3, lam=lam)
-    assert len(path.values) == len(path.episodes) == 3 and path.values[0].tolist() == [[0, 1, 2, 3]] * N
-    for j, e in enumerate(path.episodes):
+    values, data = adapt_values(rng, tasks, log_pi, np.arange(S), steps=2, step_size=.4, episodes=K, length=3, lam=lam)
+    assert len(values) == len(data) == 3 and values[0].tolist() == [[0, 1, 2, 3]] * N
+    for j, e in enumerate(data):
         assert e.states.shape == (3, N, K)
         if j:
-            np.testing.assert_allclose(path.values[j], plain_step(path.values[j - 1], path.episodes[j - 1], .4, .8, lam), atol=1e-14)
-    assert (path.episodes[0].actions != path.episodes[1].actions).any() and (path.episodes[1].actions != path.episodes[2].actions).any()
+            np.testing.assert_allclose(values[j], plain_step(values[j - 1], data[j - 1], .4, .8, lam), atol=1e-14)
+    assert (data[0].actions != data[1].actions).any() and (data[1].actions != data[2].actions).any()
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
@@ -106,16 +107,16 @@ def test_adaptation_is_its_steps(rng, tasks, log_pi, lam):
 def test_meta_gradient_against_finite_differences(rng, tasks, log_pi, steps, lam, length):
     """Through the loops above; the query's targets are held where V was, as they are constants of the objective."""
     v = rng.normal(size=(N, S))
-    path = adapt_values(rng, tasks, log_pi, v, steps=steps, step_size=.4, episodes=3, length=length, lam=lam)
-    targets = lambda_returns(path.values[-1], path.episodes[-1], .8, 1)
+    values, data = adapt_values(rng, tasks, log_pi, v, steps=steps, step_size=.4, episodes=3, length=length, lam=lam)
+    targets = lambda_returns(values[-1], data[-1], .8, 1)
 
     def plain(v):
-        for e in path.episodes[:-1]:
+        for e in data[:-1]:
             v = plain_step(v, e, .4, .8, lam)
-        return plain_error(v, path.episodes[-1], targets)
+        return plain_error(v, data[-1], targets)
 
     def objective(v):
-        return meta_value_objective(v, path, step_size=.4, discount=.8, lam=lam)
+        return meta_value_objective(v, data, step_size=.4, discount=.8, lam=lam)
 
     np.testing.assert_allclose(objective(v), plain(v), atol=1e-14)
     want = numerical_gradient(plain, v)
@@ -161,10 +162,10 @@ def test_steps_converge_to_the_exact_values(rng, lam):
 def test_sampled_steps_come_close_to_the_exact_values(rng, tasks, log_pi):
     """Rollouts of 4 out of 1000 steps, K = 2000 at α = .2: the last of 60 steps leave less than five standard errors of a target."""
     long = replace(tasks, horizon=1000)
-    path = adapt_values(rng, long, log_pi, np.zeros(S), steps=60, step_size=.2, episodes=2000, length=4, lam=.9)
-    truth, v = exact.stationary_values(long, log_pi), path.values[-1]
-    assert path.episodes[0].truncated.any()
-    spread = td_errors(truth, path.episodes[-1], .8, .9)[path.episodes[-1].mask].std()
+    values, data = adapt_values(rng, long, log_pi, np.zeros(S), steps=60, step_size=.2, episodes=2000, length=4, lam=.9)
+    truth, v = exact.stationary_values(long, log_pi), values[-1]
+    assert data[0].truncated.any()
+    spread = td_errors(truth, data[-1], .8, .9)[data[-1].mask].std()
     alive = ~tasks.terminal & (exact.occupancy(tasks, log_pi).sum(0) > .2)
     assert (abs(v - truth)[alive] < 5 * spread / np.sqrt(2000 * .2)).all() and alive.any(1).all()
     assert (v[tasks.terminal] == 0).all()
@@ -205,11 +206,11 @@ def test_training_descends_the_mean_meta_gradient():
     (v, error), = training(3, iterations=1, steps=2, optimiser=keep, step_size=.25, lam=.5)
     rng = np.random.default_rng(3)
     mdps = GRID.mdps(rng.choice(TRAIN, 5))
-    path = adapt_values(rng, mdps, UNIFORM, np.zeros(12), steps=2, step_size=.3, episodes=4, length=20, lam=.5)
-    per_task = grad(lambda x: anp.sum(meta_value_objective(x, path, step_size=.3, discount=.9, lam=.5)))(np.zeros((5, 12)))
+    values, data = adapt_values(rng, mdps, UNIFORM, np.zeros(12), steps=2, step_size=.3, episodes=4, length=20, lam=.5)
+    per_task = grad(lambda x: anp.sum(meta_value_objective(x, data, step_size=.3, discount=.9, lam=.5)))(np.zeros((5, 12)))
     np.testing.assert_allclose(seen[0], -per_task.sum(0) / 5, atol=1e-15)
-    query = path.episodes[-1]
-    assert error == pytest.approx(plain_error(path.values[-1], query, lambda_returns(path.values[-1], query, .9, 1)).mean(), abs=1e-13)
+    query = data[-1]
+    assert error == pytest.approx(plain_error(values[-1], query, lambda_returns(values[-1], query, .9, 1)).mean(), abs=1e-13)
     assert (v == -.25).all()
 
 
@@ -219,8 +220,8 @@ def test_meta_learned_values_are_closer_on_held_out_tasks():
     truth = exact.stationary_values(mdps, UNIFORM)
 
     def distance(start):
-        path = adapt_values(np.random.default_rng(5), mdps, UNIFORM, start, steps=3, step_size=.3, episodes=4, length=20)
-        return np.array([np.sqrt((((w - truth) * ~mdps.terminal) ** 2).mean()) for w in path.values])
+        values, data = adapt_values(np.random.default_rng(5), mdps, UNIFORM, start, steps=3, step_size=.3, episodes=4, length=20)
+        return np.array([np.sqrt((((w - truth) * ~mdps.terminal) ** 2).mean()) for w in values])
 
     meta, zero = distance(v), distance(np.zeros(12))
     assert (meta < .8 * zero).all() and (np.diff(zero) < 0).all()

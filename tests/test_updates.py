@@ -269,7 +269,7 @@ def test_first_order_goes_where_the_update_goes_with_the_identity_as_derivative(
     (dict(step_size=np.nan), "step_size"), (dict(step_size=np.inf), "step_size"), (dict(clip=0.0), "clip"), (dict(clip=-.2), "clip"),
     (dict(clip=np.nan), "clip"), (dict(clip=np.inf), "clip"), (dict(target_kl=0.0), "target_kl"), (dict(target_kl=-1.0), "target_kl"),
     (dict(target_kl=np.nan), "target_kl"), (dict(epochs=0), "epochs"), (dict(minibatches=0), "minibatches"), (dict(lam=1.1), "lam"),
-    (dict(lam=-.1), "lam"), (dict(entropy=np.nan), "entropy"), (dict(value=np.inf), "value")])
+    (dict(epochs=2.5), "epochs"), (dict(lam=-.1), "lam"), (dict(entropy=np.nan), "entropy"), (dict(value=np.inf), "value")])
 def test_ppo_refuses_bad_input(options, name):
     with pytest.raises(ValueError, match=name):
         PPO(**dict(step_size=.1) | options)
