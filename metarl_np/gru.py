@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from autograd.extend import defvjp, primitive
 
+from metarl_np.mdp import require
+
 
 @dataclass(frozen=True)
 class GRU:
@@ -30,8 +32,7 @@ class GRU:
 
     def __post_init__(self):
         for name in ("inputs", "units", "outputs"):
-            if getattr(self, name) not in range(1, 2**20):
-                raise ValueError(f"{name}: {getattr(self, name)} is not a whole number of at least 1")
+            require(getattr(self, name) in range(1, 2**20), name, f"{getattr(self, name)} is not a whole number of at least 1")
 
     @property
     def shapes(self):
@@ -46,17 +47,19 @@ class GRU:
 
     def split(self, theta):
         """θ (P,) → views W (3H, D), U (3H, H), b (3H, 1), V (O, H), v (O, 1). Raises ValueError unless θ is (P,) and finite."""
-        if np.shape(theta) != (self.size,) or not np.isfinite(theta).all():
-            raise ValueError(f"theta: expected {self.size} finite parameters, got shape {np.shape(theta)}")
+        require(np.shape(theta) == (self.size,) and np.isfinite(theta).all(), "theta",
+                f"expected {self.size} finite parameters, got shape {np.shape(theta)}")
         ends = np.cumsum([rows * columns for rows, columns in self.shapes])[:-1]
         return [part.reshape(shape) for part, shape in zip(np.split(theta, ends), self.shapes)]
 
-    def init(self, rng, dtype=np.float32):
-        """Orthogonal U, W ~ N(0, 1/D), b_z = 1 (a long memory), a read-out near 0: θ (P,)."""
+    def init(self, rng, dtype=np.float32, memory=1.0):
+        """Orthogonal U, W ~ N(0, 1/D), a read-out near 0, and b_z = log u with u ~ U[1, memory], so that units keep what they hold for
+        up to `memory` steps (Tallec & Ollivier 2018): θ (P,). Raises ValueError on a memory below 1."""
+        require(1 <= memory < np.inf, "memory", f"{memory} is not at least 1")
         h = self.units
         W, U, b, V, v = (rng.standard_normal(shape) for shape in self.shapes)
         U = np.concatenate([np.linalg.qr(u)[0] for u in U.reshape(3, h, h)])
-        b = np.repeat([1.0, 0.0, 0.0], h)
+        b = np.concatenate([np.log(rng.uniform(1, memory, h)), np.zeros(2 * h)])
         return np.concatenate([x.ravel() for x in (W / np.sqrt(self.inputs), U, b, 0.01 * V, 0.0 * v)]).astype(dtype)
 
 
@@ -80,8 +83,7 @@ def step(weights, h, gates):
 
 def forward(net, theta, x):
     """x (T, D, N) → y (T, O, N) and what `backward` needs: h (T + 1, H, N), gates (T, 3H, N) and U_c h_{t−1} (T, H, N)."""
-    if np.ndim(x) != 3 or x.shape[1] != net.inputs:
-        raise ValueError(f"x: expected shape (T, {net.inputs}, N), got {np.shape(x)}")
+    require(np.ndim(x) == 3 and x.shape[1] == net.inputs, "x", f"expected shape (T, {net.inputs}, N), got {np.shape(x)}")
     W, U, b, V, v = weights = net.split(theta)
     steps, _, lanes = x.shape
     gates = W @ x

@@ -1,0 +1,207 @@
+"""Recurrent RL² (Duan et al. 2016; Wang et al. 2016): a recurrent policy whose hidden state lives across the episodes of a trial.
+
+A trial is n episodes in one task. At each of its steps the policy sees the state, the previous action (or that there was none), the
+previous reward and whether an episode has just ended; what it learns about the task stays in its hidden state, which is zero at the
+start of the trial only. It is trained (`rl2_training`) by a standard algorithm to maximise the trial's return, the sum over episodes of
+Σ_t γᵗ r_t with the task's own γ. Trials come last, so that operations run along them: inputs are (T, D, N), T counting a trial's steps."""
+
+from dataclasses import dataclass, fields
+
+import autograd.numpy as np
+from autograd.extend import defvjp, primitive
+
+from metarl_np import exact, gru
+from metarl_np.mdp import require
+from metarl_np.policies import log_softmax
+from metarl_np.rollouts import step, successor_table
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """N trials of n episodes, one in each task. Steps after a trial's last episode are masked."""
+
+    inputs: np.ndarray  # (T, D, N) what the policy saw; see RecurrentPolicy.observe
+    outputs: np.ndarray  # (T, A + 1, N) what it answered: logits, and the value V of the rest of the trial
+    states: np.ndarray  # (T, N)
+    actions: np.ndarray  # (T, N)
+    rewards: np.ndarray  # (T, N) r_t, as sampled and as shown to the policy
+    episode: np.ndarray  # (T, N) which of the n episodes
+    time: np.ndarray  # (T, N) t, the steps since the episode began
+    mask: np.ndarray  # (T, N) bool: the step was really taken
+
+    def part(self, trials):
+        """Only these of the N trials, a slice or an index array: Trials."""
+        return Trials(*(np.ascontiguousarray(getattr(self, f.name)[..., trials]) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class RecurrentPolicy:
+    """A GRU with one linear read-out for each state: log π(a|s, h) ∝ (V_s h + v_s)_a, and one more row of V_s for the value.
+
+    What is remembered is about the task; what to do about it depends on the state, as in a table. With one state this is the usual
+    read-out; with more, a single one would leave it to the GRU to multiply memory and state, which it learns slowly."""
+
+    n_states: int  # S
+    n_actions: int  # A
+    units: int  # H
+
+    def __post_init__(self):
+        self.net  # sizes that are none are refused there
+
+    @property
+    def net(self):
+        """The GRU, with D = S + (A + 1) + 2 inputs and O = S·(A + 1) outputs."""
+        return gru.GRU(self.n_states + self.n_actions + 3, self.units, self.n_states * (self.n_actions + 1))
+
+    def init(self, rng, dtype=np.float32, memory=1.0):
+        """θ (P,): see `gru.GRU.init`."""
+        return self.net.init(rng, dtype, memory)
+
+    def observe(self, x, state, previous, reward, ended):
+        """Write what the policy sees into zeros x (D, N): one-hot state, one-hot previous action, previous reward, did an episode just end.
+
+        All four are (N,); previous is a + 1 for action a and 0 for "none yet": the first input of a trial is no action's."""
+        lanes = np.arange(x.shape[1])
+        x[state, lanes] = x[self.n_states + previous, lanes] = 1
+        x[-2], x[-1] = reward, ended
+
+    def read_out(self, y, states):
+        """The rows of the states: y (…, S·(A + 1), N), s (…, N) → (…, A + 1, N)."""
+        y = y.reshape(states.shape[:-1] + (self.n_states, self.n_actions + 1, -1))
+        return np.take_along_axis(y, states[..., None, None, :], -3)[..., 0, :, :]
+
+    def unroll(self, theta, trials):
+        """Outputs (T, A + 1, N) on the inputs of Trials, the function from ∂L/∂outputs to ∂L/∂θ (P,), and h_1 … h_T (T, H, N)."""
+        y, trace = gru.forward(self.net, theta, trials.inputs)
+
+        def pull_back(g):
+            full = np.zeros((len(g), self.n_states) + g.shape[1:], y.dtype)
+            np.put_along_axis(full, trials.states[:, None, None], g[:, None], 1)
+            return gru.backward(self.net, theta, trials.inputs, trace, full.reshape(y.shape))
+        return self.read_out(y, trials.states), pull_back, trace[0][1:]
+
+
+@primitive
+def outputs(policy, theta, trials):
+    """RecurrentPolicy.unroll's outputs (T, A + 1, N) as one function of θ (P,) for autograd."""
+    return policy.unroll(theta, trials)[0]
+
+
+defvjp(outputs, lambda y, policy, theta, trials: lambda g: policy.unroll(theta, trials)[1](g), argnums=[1])
+
+
+def log_probs(y):
+    """log π (T, N, A) of outputs (T, A + 1, N)."""
+    return log_softmax(np.swapaxes(y[:, :-1], 1, 2))
+
+
+def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
+    """Sample one trial of `episodes` = n episodes in each of the N tasks: Trials, T ≤ n · horizon.
+
+    An episode ends in a terminal state or at the horizon, and the next begins at once: its first input holds the last action and reward of
+    the one before, and the flag. greedy: take the likeliest action. Raises ValueError on n < 1, and on a policy or parameters that do not
+    fit the tasks."""
+    n, s, a = mdps.shape
+    require(episodes in range(1, 2**20), "episodes", f"{episodes} is not a whole number of at least 1")
+    require((policy.n_states, policy.n_actions) == (s, a), "policy", f"made for S, A = {policy.n_states}, {policy.n_actions}, not {s}, {a}")
+    weights, table, lanes = policy.net.split(theta), successor_table(mdps), np.arange(n)
+    W, _, b, V, v = weights
+    starts, longest = np.array([_start(rng, mdps) for _ in range(episodes)]), episodes * mdps.horizon
+    inputs, outputs = (np.zeros((longest, rows, n), theta.dtype) for rows in (policy.net.inputs, a + 1))
+    states, actions, rewards, episode, time, mask = record = [np.zeros((longest, n), kind) for kind in (int, int, float, int, int, bool)]
+    h, state, count, t = np.zeros((policy.units, n), theta.dtype), starts[0], np.zeros(n, int), np.zeros(n, int)
+    previous, reward, ended, used = np.zeros(n, int), 0.0, False, 0
+    while (count < episodes).any():
+        policy.observe(inputs[used], state, previous, reward, ended)
+        h, _ = gru.step(weights, h, W @ inputs[used] + b)
+        outputs[used] = policy.read_out(V @ h + v, state)
+        action = outputs[used, :-1].argmax(0) if greedy else _sample(rng, outputs[used, :-1])
+        reward, after = step(rng, mdps, table, state, action)
+        live = count < episodes
+        for row, x in zip(record, (state, action, reward * live, count, t, live)):
+            row[used] = x
+        t = t + 1
+        ended = mdps.terminal[lanes, after] | (t == mdps.horizon)
+        count = count + (ended & live)
+        state, t = np.where(ended, starts[np.minimum(count, episodes - 1), lanes], after), np.where(ended, 0, t)
+        previous, used = action + 1, used + 1
+    return Trials(*(x[:used] for x in (inputs, outputs, *record)))
+
+
+def _start(rng, mdps):
+    """A start state for each task: (N,)."""
+    cumulative = np.cumsum(mdps.start, 1)
+    return (cumulative <= rng.random((len(mdps), 1)) * cumulative[:, -1:]).sum(1)
+
+
+def _sample(rng, logits):
+    """One action of each lane from logits (A, N), by inversion: (N,)."""
+    p = np.cumsum(np.exp(logits - logits.max(0)), 0)
+    return np.minimum((p <= rng.random(logits.shape[1], p.dtype) * p[-1]).sum(0), len(p) - 1)
+
+
+def expected_rewards(mdps, trials):
+    """γᵗ R̄(s_t, a_t), the mean reward of what was done in place of the sampled one: (T, N). The same expectation, less noise."""
+    return _taken(mdps, trials, np.broadcast_to(mdps.expected_rewards, (mdps.horizon,) + mdps.shape))
+
+
+def regrets(mdps, trials):
+    """γᵗ A*_t(s_t, a_t) = γᵗ (Q*_t − V*_t) ≤ 0, by how much what was done is worse than the best in the *known* task: (T, N).
+
+    By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, also one with a memory. So it may stand
+    in the loss in place of rewards: the gradient's expectation is the same, and the luck of start and transitions is gone."""
+    v = exact.optimal_values(mdps)
+    return _taken(mdps, trials, np.array([exact.action_values(mdps, after) - now[..., None] for now, after in zip(v, v[1:])]))
+
+
+def _taken(mdps, trials, table):
+    """γᵗ times the entries of a table (t, N, S, A) that trials went through: (T, N)."""
+    return table[trials.time, np.arange(len(mdps)), trials.states, trials.actions] * mdps.discount**trials.time * trials.mask
+
+
+def bandit_trials(policy, pulls, dtype=float):
+    """Every history of n = `pulls` pulls of k Bernoulli arms with means from U[0, 1]: (Trials, probability (M,)), M = (2k)ⁿ.
+
+    The probability is Π_a s_a! f_a! / (s_a + f_a + 1)!, s and f counting successes and failures: all but the policy's Π π(a_t|…). Raises
+    ValueError if M is above a million."""
+    arms = policy.n_actions
+    require((2 * arms) ** pulls <= 1_000_000, "pulls", f"there are {(2 * arms)**pulls} histories")
+    actions, rewards = np.divmod(np.indices((2 * arms,) * pulls).reshape(pulls, -1), 2)
+    inputs = np.zeros((pulls, policy.net.inputs, actions.shape[1]), dtype)
+    for t in range(pulls):
+        policy.observe(inputs[t], 0, actions[t - 1] + 1 if t else 0, rewards[t - 1] if t else 0, t > 0)
+    factorial, probability = np.cumprod(np.maximum(np.arange(pulls + 2.0), 1)), 1.0
+    for a in range(arms):
+        wins, losses = (((actions == a) & (rewards == r)).sum(0) for r in (1, 0))
+        probability = probability * factorial[wins] * factorial[losses] / factorial[wins + losses + 1]
+    zeros = np.zeros(actions.shape, int)
+    return Trials(inputs, None, zeros, actions, rewards.astype(float), np.arange(pulls)[:, None] + zeros, zeros, zeros == 0), probability
+
+
+def enumerated_return(policy, theta, trials, probability):
+    """J = Σ_τ Pr(τ) Σ_t r_t over all histories (γ = 1), the exact expected return of a recurrent policy, differentiable in θ: a number."""
+    taken = trials.actions[..., None] == np.arange(policy.n_actions)
+    log_p = np.sum(log_probs(outputs(policy, theta, trials)) * taken, (0, 2))
+    return np.sum(probability * np.exp(log_p) * trials.rewards.sum(0))
+
+
+def save_weights(path, policy, theta, **facts):
+    """Write θ (P,), the policy's sizes and any facts about their making (numbers, strings) to one .npz file."""
+    np.savez(path, theta=theta, sizes=(policy.n_states, policy.n_actions, policy.units), **facts)
+
+
+def load_weights(path, mdps):
+    """(policy, θ, facts) from `save_weights`, never unpickling. Raises ValueError, naming the file, if it is no such file or was made for
+    tasks of another size."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            facts = {name: file[name] for name in file.files}
+        policy = RecurrentPolicy(*facts.pop("sizes").tolist())
+        theta, sizes = facts.pop("theta"), (policy.n_states, policy.n_actions)
+        policy.net.split(theta)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: not a file of trained weights ({error})") from error
+    require(sizes == mdps.shape[1:], str(path), f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}")
+    return policy, theta, {name: x.item() for name, x in facts.items()}

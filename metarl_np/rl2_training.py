@@ -1,0 +1,156 @@
+"""Training a recurrent policy (`rl2`) by PPO or TRPO, for which a trial, from its first episode to its last, is one long episode."""
+
+from dataclasses import dataclass
+
+import autograd.numpy as np
+from autograd import grad
+
+from metarl_np.mdp import require
+from metarl_np.optim import adam, conjugate_gradient
+from metarl_np.policies import entropy, kl
+from metarl_np.returns import gae
+from metarl_np.rl2 import expected_rewards, log_probs, regrets, sample_trials
+
+
+def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0, value=0.5):
+    """Mean over steps of min(ρ Â, clip(ρ, 1 ± ε) Â) + c_H H(π) − c_V ½ (V − V̂)², ρ = π/π_old. Schulman et al. (2017), eq. 7 and 9.
+
+    outputs (T, A + 1, N) are the new ones, those in Trials the old; advantage Â and target V̂ are (T, N)."""
+    log_pi, chosen = log_probs(outputs), trials.actions[..., None] == np.arange(outputs.shape[1] - 1)
+    ratio = np.exp(np.sum((log_pi - log_probs(trials.outputs)) * chosen, -1))
+    policy = np.minimum(ratio * advantage, np.clip(ratio, 1 - clip, 1 + clip) * advantage)
+    weight = (trials.mask / trials.mask.sum()).astype(outputs.dtype)
+    return np.sum(weight * (policy + entropy_bonus * entropy(log_pi) - 0.5 * value * (outputs[:, -1] - target) ** 2))
+
+
+def mean_kl(outputs, trials):
+    """KL(π_old‖π), mean over the steps of the trials, in nats; outputs (T, A + 1, N) are the new ones."""
+    return np.sum(kl(log_probs(trials.outputs), log_probs(outputs)) * trials.mask) / trials.mask.sum()
+
+
+def advantages(trials, payoffs, *, discount, lam):
+    """GAE over the whole trial, across its episodes and never into another trial: payoffs (T, N) → (Â, V̂), (T, N) each.
+
+    From each payoff its mean over the trials at that step is taken first, a baseline that depends on time alone (and on the payoff
+    itself by 1/N, as in `returns.time_mean_baseline`); V is learned on what is left, and V̂ = Â + V before Â is standardised."""
+    payoffs = (payoffs - payoffs.sum(1, keepdims=True) / trials.mask.sum(1, keepdims=True)) * trials.mask
+    values = trials.outputs[:, -1]
+    advantage = gae(payoffs, values, trials.mask, np.zeros(len(values[0])), discount=discount, lam=lam)
+    taken = advantage[trials.mask]
+    standard = (advantage - taken.mean()) / max(taken.std(), 1e-8)
+    return standard.astype(values.dtype), (advantage + values).astype(values.dtype)
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Adam on minibatches of whole trials, `epochs` times through them. Schulman et al. (2017), Algorithm 1."""
+
+    step_size: float = 3e-3  # falls linearly to 0 over the run, as the entropy's weight does
+    epochs: int = 3
+    minibatches: int = 4  # of the trials
+    clip: float = 0.2  # ε
+    discount: float = 0.995  # of GAE, per step of the trial, to lower variance; what is maximised has the task's γ only
+    lam: float = 0.95
+    entropy: float = 0.01  # c_H
+    value: float = 0.05  # c_V
+    max_norm: float = 0.5  # a longer gradient is shortened to this
+
+    def __post_init__(self):
+        _require_settings(self, ("step_size", "clip", "max_norm"), ("entropy", "value"), ("epochs", "minibatches"))
+
+    def __call__(self, rng, policy, theta, trials, payoffs, state, left):
+        """(θ', Adam's state) after one batch of Trials with payoffs (T, N); `left` is the fraction of the run that is left."""
+        advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
+        settings = dict(clip=self.clip, entropy_bonus=self.entropy * left, value=self.value)
+        for _ in range(self.epochs):
+            for lanes in np.array_split(rng.permutation(len(payoffs[0])), self.minibatches):
+                part = trials.part(lanes)
+                y, pull_back, _ = policy.unroll(theta, part)
+                g = pull_back(grad(surrogate)(y, part, advantage[:, lanes], target[:, lanes], **settings))
+                g = g * min(1.0, self.max_norm / max(np.linalg.norm(g), 1e-30))
+                theta, state = adam(theta, g, state, step_size=self.step_size * left)
+        return theta, state
+
+
+@dataclass(frozen=True)
+class TRPO:
+    """The longest step c^j √(2δ / xᵀFx) x, x = (F + λI)⁻¹ g, at which the ratio surrogate improves and KL(π_old‖π) ≤ δ; none if j grows
+    above max_backtracks. The critic's read-out is then fitted to V̂ by ridge regression on the hidden states, to score the *next* batch.
+    Schulman et al. (2015), appendix C."""
+
+    radius: float = 0.01  # δ, nats per step
+    damping: float = 1e-3  # λ
+    iterations: int = 10  # of conjugate gradient
+    every: int = 4  # F is the mean over every fourth trial
+    shrink: float = 0.5  # c
+    max_backtracks: int = 10
+    discount: float = 0.995  # as in PPO
+    lam: float = 0.95
+
+    def __post_init__(self):
+        _require_settings(self, ("radius", "damping", "shrink"), (), ("iterations", "every", "max_backtracks"))
+
+    def __call__(self, rng, policy, theta, trials, payoffs, state, left):
+        """(θ', None) after one batch of Trials with payoffs (T, N)."""
+        advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
+        few, (y, pull_back, h) = trials.part(slice(None, None, self.every)), policy.unroll(theta, trials)
+
+        def gain(y):
+            return surrogate(y, trials, advantage, target, clip=np.inf, value=0.0)
+        g, old_gain = pull_back(grad(gain)(y)), gain(y)
+        x = conjugate_gradient(lambda v: (fisher_vector_product(policy, theta, few, v[0]) + self.damping * v[0])[None], g[None],
+                               max_iterations=self.iterations)[0]
+        curvature = x @ fisher_vector_product(policy, theta, few, x)
+        full = (x * np.sqrt(2 * self.radius / max(curvature, 1e-30))).astype(theta.dtype)
+        for j in range(self.max_backtracks + 1):
+            new = theta + theta.dtype.type(self.shrink**j) * full
+            y, _, new_h = policy.unroll(new, trials)
+            if gain(y) > old_gain and mean_kl(y, trials) <= self.radius:
+                break
+        else:
+            new, new_h = theta.copy(), h
+        self._fit_values(policy, new, np.swapaxes(new_h, 1, 2), target, trials)
+        return new, None
+
+    def _fit_values(self, policy, theta, h, target, trials):
+        """Ridge regression of V̂ (T, N) on h (T, N, H) at each state, written into the last row of its read-out."""
+        V, v = (x.reshape(policy.n_states, policy.n_actions + 1, -1)[:, -1] for x in policy.net.split(theta)[3:])  # views of θ
+        for s in range(policy.n_states):
+            here = trials.mask & (trials.states == s)
+            x = np.concatenate([h[here], np.ones((here.sum(), 1))], 1)
+            w = np.linalg.solve(x.T @ x + (len(x) * 1e-4 + 1e-6) * np.eye(policy.units + 1), x.T @ target[here])
+            V[s], v[s] = w[:-1], w[-1]
+
+
+def fisher_vector_product(policy, theta, trials, v):
+    """F v, F = E Jᵀ(diag p − ppᵀ)J the Hessian of KL(π_old‖π_θ) at θ, by the central difference of its gradient along v: (P,) → (P,)."""
+    def kl_gradient(th):
+        y, pull_back, _ = policy.unroll(th, trials)
+        return pull_back(grad(mean_kl)(y, trials))
+    length = max(np.linalg.norm(v), 1e-30)
+    small = (0.03 / length * v).astype(theta.dtype)  # in float32 rounding and the third derivative then cost about 1e-5 each
+    return (kl_gradient(theta + small) - kl_gradient(theta - small)) * (length / 0.06)
+
+
+def _require_settings(update, positive, not_negative, counts):
+    """Raise ValueError naming a setting outside its range."""
+    for names, good in ((positive, lambda x: 0 < x < np.inf), (not_negative, lambda x: 0 <= x < np.inf),
+                        (counts, lambda x: 1 <= x == int(x)), (("discount", "lam"), lambda x: 0 <= x <= 1)):
+        for name in names:
+            require(good(getattr(update, name)), name, f"{getattr(update, name)} is outside its range")
+
+
+def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets):
+    """Train for `iterations` batches: a generator of (θ after the batch, mean score Σ γᵗ R̄ of its trials, sampled before).
+
+    sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…) or TRPO(…). payoffs: what the loss counts, `regrets`,
+    `expected_rewards`, or a function of (MDP, Trials) → (T, N). Raises FloatingPointError, naming the iteration, when parameters are not
+    finite, and as `sample_trials` does."""
+    state = None
+    for i in range(iterations):
+        mdps = sample_tasks(rng)
+        trials = sample_trials(rng, mdps, policy, theta, episodes)
+        theta, state = update(rng, policy, theta, trials, payoffs(mdps, trials), state, 1 - i / iterations)
+        if not np.isfinite(theta).all():
+            raise FloatingPointError(f"iteration {i}: parameters that are not finite")
+        yield theta, float(expected_rewards(mdps, trials).sum(0).mean())
