@@ -1,15 +1,18 @@
-"""How fast the rollouts are: environment steps per second on FrozenLake, and against states, environments and tasks.
+"""How fast it is: rollout steps per second on FrozenLake and against states, environments and tasks, and an iteration of recurrent RL².
 
 Every number is the median of several runs on this machine now; machines drift, so compare only what ran in one sitting.
 """
 
 # %% What is timed
+import os
 import time
 
 import numpy as np
 
 from common import Progress, finish, parser
+from metarl_np import bandits, rl2
 from metarl_np.gridworld import GridWorld
+from metarl_np.rl2_training import PPO, train
 from metarl_np.rollouts import rollout, sampling_tables
 
 FROZEN_LAKE = GridWorld("S... .O.O ...O O..G", discount=0.99, horizon=100, slip=2 / 3)  # Gymnasium's 4x4, slippery
@@ -51,6 +54,14 @@ def scaling(rng, side, tasks, environments, repeats=3):
                 table_ms=1e3 * median_seconds(lambda: sampling_tables(mdps, log_pi), 1))
 
 
+# %% Recurrent RL² on bandits: sample a trial in each new task, then three epochs of PPO, GRU of 64 units, on all cores
+def rl2_iteration(rng, arms, pulls, trials, minibatches, repeats):
+    policy = rl2.RecurrentPolicy(1, arms, 64)
+    iterations = train(rng, lambda rng: bandits.independent(rng, trials, arms), policy, policy.init(rng), PPO(minibatches=minibatches),
+                       iterations=repeats + 1, episodes=pulls, threads=os.cpu_count())
+    return dict(k=arms, n=pulls, trials=trials, ms_per_iteration=1e3 * median_seconds(lambda: next(iterations), repeats))
+
+
 # %% The job
 def main():
     arguments = parser(__doc__).parse_args()
@@ -66,7 +77,13 @@ def main():
         progress.done()
         print("{states:9d} {tasks:6d} {environments:13d} {:10.1f} {bytes_per_step:11.1f} {table_ms:11.2f}".format(
             rows[-1]["steps_per_s"] / 1e6, **rows[-1]))
-    finish(arguments, dict(frozen_lake_steps_per_s=rate, scaling=rows, seconds=progress.seconds), [])
+    progress("recurrent RL²")
+    sizes = ((5, 10, 200, 1, 2),) if arguments.quick else ((5, 10, 2000, 1, 15), (5, 100, 1024, 8, 5))
+    iterations = [rl2_iteration(rng, *size) for size in sizes]
+    progress.done()
+    for row in iterations:
+        print("recurrent RL², k={k}, n={n}, {trials} trials: {ms_per_iteration:.0f} ms an iteration".format(**row))
+    finish(arguments, dict(rl2=iterations, frozen_lake_steps_per_s=rate, scaling=rows, seconds=progress.seconds), [])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np.mdp import require
+from metarl_np.policies import NotFinite
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class GRU:
 
     def split(self, theta):
         """θ (P,) → views W (3H, D), U (3H, H), b (3H, 1), V (O, H), v (O, 1). Raises ValueError unless θ is (P,) and finite."""
-        require(np.shape(theta) == (self.size,) and np.isfinite(theta).all(), "theta",
-                f"expected {self.size} finite parameters, got shape {np.shape(theta)}")
+        require(np.shape(theta) == (self.size,), "theta", f"expected {self.size} parameters, got shape {np.shape(theta)}")
+        if not np.isfinite(theta).all():
+            raise NotFinite("theta: parameters that are not finite")
         ends = np.cumsum([rows * columns for rows, columns in self.shapes])[:-1]
         return [part.reshape(shape) for part, shape in zip(np.split(theta, ends), self.shapes)]
 
@@ -98,26 +100,25 @@ def backward(net, theta, x, trace, g):
     """∂L/∂θ (P,) from g = ∂L/∂y (T, O, N), by back-propagation through time over the whole of x."""
     W, U, b, V, v = net.split(theta)
     (h, gates, u_c), n = trace, net.units
-    d = [np.zeros_like(w) for w in (W, U, b, V, v)]
-    g_h, last = np.matmul(V.T, g), np.zeros_like(h[0])
-    a, a_u = np.empty_like(gates[0]), np.empty_like(gates[0])  # ∂L/∂ of W x + b, and of U h
+    d = np.zeros((4 * n, net.inputs), theta.dtype), np.zeros_like(U), np.zeros(4 * n, theta.dtype), np.zeros_like(V)
+    g_h, last, ones = np.matmul(V.T, g), np.zeros_like(h[0]), np.ones(x.shape[2], theta.dtype)
+    a = np.empty((4 * n, x.shape[2]), theta.dtype)
+    a_z, a_r, a_u, a_c = a.reshape(4, n, -1)  # z̄, r̄, r ∘ c̄, c̄
     for t in reversed(range(len(x))):
-        z, r, c = gates[t, :n], gates[t, n: 2 * n], gates[t, 2 * n:]
+        z, r, c = gates[t].reshape(3, n, -1)
         last += g_h[t]
         keep = last * z
-        np.multiply(last - keep, 1 - c * c, out=a[2 * n:])
-        np.multiply((h[t] - c) * keep, 1 - z, out=a[:n])
-        np.multiply(a[2 * n:], r, out=a_u[2 * n:])
-        np.multiply(a_u[2 * n:] * u_c[t], 1 - r, out=a[n: 2 * n])
-        a_u[: 2 * n] = a[: 2 * n]
-        last = U.T @ a_u
+        last -= keep  # (1 − z) ∘ h̄
+        np.multiply(h[t + 1] - c, last, out=a_z)  # h_t − c = z ∘ (h_{t−1} − c)
+        np.multiply(1 - c * c, last, out=a_c)
+        np.multiply(a_c, r, out=a_u)
+        np.multiply(a_u * u_c[t], 1 - r, out=a_r)
+        last = U.T @ a[: 3 * n]
         last += keep
-        d[0] += a @ x[t].T
-        d[1] += a_u @ h[t].T
-        d[2] += a.sum(1, keepdims=True)
-        d[3] += g[t] @ h[t + 1].T
-    d[4] += g.sum((0, 2))[:, None]
-    return np.concatenate([x.ravel() for x in d])
+        for total, part in zip(d, (a @ x[t].T, a[: 3 * n] @ h[t].T, a @ ones, g[t] @ h[t + 1].T)):
+            total += part
+    rows = np.r_[: 2 * n, 3 * n: 4 * n]
+    return np.concatenate([part.ravel() for part in (d[0][rows], d[1], d[2][rows], d[3], g.sum((0, 2)))])
 
 
 @primitive

@@ -163,9 +163,9 @@ def bandit_trials(policy, pulls, dtype=float):
     """Every history of n = `pulls` pulls of k Bernoulli arms with means from U[0, 1]: (Trials, probability (M,)), M = (2k)ⁿ.
 
     The probability is Π_a s_a! f_a! / (s_a + f_a + 1)!, s and f counting successes and failures: all but the policy's Π π(a_t|…). Raises
-    ValueError if M is above a million."""
+    ValueError unless pulls >= 1 and M is at most a million."""
     arms = policy.n_actions
-    require((2 * arms) ** pulls <= 1_000_000, "pulls", f"there are {(2 * arms)**pulls} histories")
+    require(pulls in range(1, 20) and (2 * arms) ** pulls <= 1_000_000, "pulls", f"{pulls} of {arms} arms: no history, or above a million")
     actions, rewards = np.divmod(np.indices((2 * arms,) * pulls).reshape(pulls, -1), 2)
     inputs = np.zeros((pulls, policy.net.inputs, actions.shape[1]), dtype)
     for t in range(pulls):
@@ -204,4 +204,4 @@ def load_weights(path, mdps):
     except Exception as error:
         raise ValueError(f"{path}: not a file of trained weights ({error})") from error
     require(sizes == mdps.shape[1:], str(path), f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}")
-    return policy, theta, {name: x.item() for name, x in facts.items()}
+    return policy, theta, {name: x.tolist() for name, x in facts.items()}

@@ -1,15 +1,17 @@
 """Training a recurrent policy (`rl2`) by PPO or TRPO, for which a trial, from its first episode to its last, is one long episode."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import autograd.numpy as np
-from autograd import grad
 
 from metarl_np.mdp import require
 from metarl_np.optim import adam, conjugate_gradient
-from metarl_np.policies import entropy, kl
-from metarl_np.returns import gae
+from metarl_np.policies import NotFinite, entropy, kl
+from metarl_np.returns import gae, reward_to_go
 from metarl_np.rl2 import expected_rewards, log_probs, regrets, sample_trials
+
+LANES = 64  # trials whose working rows fit in a core's cache
 
 
 def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0, value=0.5):
@@ -23,6 +25,40 @@ def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0
     return np.sum(weight * (policy + entropy_bonus * entropy(log_pi) - 0.5 * value * (outputs[:, -1] - target) ** 2))
 
 
+def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0.2, entropy_bonus=0.0, value=0.5):
+    """∇ of `surrogate` with respect to outputs, in closed form, old = log π_old(a_t) (T, N), for a part of the trials, of `steps` in all:
+
+    w (1[a = a_t] − π(a)) − w_H π(a) (log π(a) + H) for the logits, w = ρ Â where the clip does not act and else 0, and c_V (V̂ − V)."""
+    log_pi, action = np.swapaxes(log_probs(outputs), 1, 2), trials.actions[:, None]
+    pi, weight = np.exp(log_pi), (trials.mask / steps).astype(outputs.dtype)
+    ratio = np.exp(np.take_along_axis(log_pi, action, 1)[:, 0] - old)
+    w = weight * advantage * ratio * np.where(advantage > 0, ratio < 1 + clip, ratio > 1 - clip)
+    g = np.empty_like(outputs)
+    h = -np.sum(pi * log_pi, 1)
+    g[:, :-1] = pi * (-w - entropy_bonus * weight * h)[:, None] - pi * log_pi * (entropy_bonus * weight)[:, None]
+    np.put_along_axis(g, action, np.take_along_axis(g, action, 1) + w[:, None], 1)
+    g[:, -1] = value * weight * (target - outputs[:, -1])
+    return g
+
+
+def gradient(policy, theta, trials, batch, of_outputs, threads=1):
+    """Σ ∂L/∂θ (P,) over the trials whose numbers are `batch`, with ∂L/∂outputs = of_outputs(outputs, part, numbers).
+
+    They are unrolled in parts that fit the cache, by several threads; the parts, and so each bit of the sum, do not depend on how many."""
+    def one(numbers):
+        part = trials.part(numbers)
+        y, pull_back, _ = policy.unroll(theta, part)
+        return pull_back(of_outputs(y, part, numbers))
+    parts = [batch[i:i + LANES] for i in range(0, len(batch), LANES)]
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(one, parts))
+
+
+def taken_log_probs(outputs, trials):
+    """log π(a_t) of what was done: outputs (T, A + 1, N) → (T, N)."""
+    return np.take_along_axis(log_probs(outputs), trials.actions[..., None], -1)[..., 0]
+
+
 def mean_kl(outputs, trials):
     """KL(π_old‖π), mean over the steps of the trials, in nats; outputs (T, A + 1, N) are the new ones."""
     return np.sum(kl(log_probs(trials.outputs), log_probs(outputs)) * trials.mask) / trials.mask.sum()
@@ -31,9 +67,12 @@ def mean_kl(outputs, trials):
 def advantages(trials, payoffs, *, discount, lam):
     """GAE over the whole trial, across its episodes and never into another trial: payoffs (T, N) → (Â, V̂), (T, N) each.
 
-    From each payoff its mean over the trials at that step is taken first, a baseline that depends on time alone (and on the payoff
-    itself by 1/N, as in `returns.time_mean_baseline`); V is learned on what is left, and V̂ = Â + V before Â is standardised."""
-    payoffs = (payoffs - payoffs.sum(1, keepdims=True) / trials.mask.sum(1, keepdims=True)) * trials.mask
+    The mean payoff of a step, where a finished trial counts with 0, is taken off first, and at the end of a trial the means of the steps
+    that it did not take: together a baseline that depends on time alone, not on how long a trial lasts (and on the payoff itself by 1/N,
+    as in `returns.time_mean_baseline`). V is learned on what is left, and V̂ = Â + V before Â is standardised."""
+    mean = (payoffs * trials.mask).mean(1, keepdims=True)
+    ends = trials.mask & ~np.concatenate([trials.mask[1:], np.zeros_like(trials.mask[:1])])
+    payoffs = (payoffs - np.where(ends, reward_to_go(mean, discount), mean)) * trials.mask
     values = trials.outputs[:, -1]
     advantage = gae(payoffs, values, trials.mask, np.zeros(len(values[0])), discount=discount, lam=lam)
     taken = advantage[trials.mask]
@@ -58,15 +97,15 @@ class PPO:
     def __post_init__(self):
         _require_settings(self, ("step_size", "clip", "max_norm"), ("entropy", "value"), ("epochs", "minibatches"))
 
-    def __call__(self, rng, policy, theta, trials, payoffs, state, left):
+    def __call__(self, rng, policy, theta, trials, payoffs, state, left, threads=1):
         """(θ', Adam's state) after one batch of Trials with payoffs (T, N); `left` is the fraction of the run that is left."""
         advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
-        settings = dict(clip=self.clip, entropy_bonus=self.entropy * left, value=self.value)
+        old, settings = taken_log_probs(trials.outputs, trials), dict(clip=self.clip, entropy_bonus=self.entropy * left, value=self.value)
         for _ in range(self.epochs):
-            for lanes in np.array_split(rng.permutation(len(payoffs[0])), self.minibatches):
-                part = trials.part(lanes)
-                y, pull_back, _ = policy.unroll(theta, part)
-                g = pull_back(grad(surrogate)(y, part, advantage[:, lanes], target[:, lanes], **settings))
+            for batch in np.array_split(rng.permutation(len(payoffs[0])), self.minibatches):
+                steps = trials.mask[:, batch].sum()
+                g = gradient(policy, theta, trials, batch, lambda y, part, lanes: surrogate_gradient(
+                    y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings), threads)
                 g = g * min(1.0, self.max_norm / max(np.linalg.norm(g), 1e-30))
                 theta, state = adam(theta, g, state, step_size=self.step_size * left)
         return theta, state
@@ -90,26 +129,30 @@ class TRPO:
     def __post_init__(self):
         _require_settings(self, ("radius", "damping", "shrink"), (), ("iterations", "every", "max_backtracks"))
 
-    def __call__(self, rng, policy, theta, trials, payoffs, state, left):
+    def __call__(self, rng, policy, theta, trials, payoffs, state, left, threads=1):
         """(θ', None) after one batch of Trials with payoffs (T, N)."""
         advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
-        few, (y, pull_back, h) = trials.part(slice(None, None, self.every)), policy.unroll(theta, trials)
+        old, everyone = taken_log_probs(trials.outputs, trials), np.arange(len(payoffs[0]))
+        few = trials.part(everyone[::self.every])
 
         def gain(y):
-            return surrogate(y, trials, advantage, target, clip=np.inf, value=0.0)
-        g, old_gain = pull_back(grad(gain)(y)), gain(y)
-        x = conjugate_gradient(lambda v: (fisher_vector_product(policy, theta, few, v[0]) + self.damping * v[0])[None], g[None],
-                               max_iterations=self.iterations)[0]
-        curvature = x @ fisher_vector_product(policy, theta, few, x)
+            return np.sum(np.exp(taken_log_probs(y, trials) - old) * advantage * trials.mask) / trials.mask.sum()
+
+        def curved(v):
+            return fisher_vector_product(policy, theta, few, v, threads) + self.damping * v
+        g = gradient(policy, theta, trials, everyone, lambda y, part, lanes: surrogate_gradient(
+            y, part, *(x[:, lanes] for x in (old, advantage, target)), trials.mask.sum(), clip=np.inf, value=0.0), threads)
+        x = conjugate_gradient(lambda v: curved(v[0])[None], g[None], max_iterations=self.iterations)[0]
+        curvature = x @ (curved(x) - self.damping * x)
         full = (x * np.sqrt(2 * self.radius / max(curvature, 1e-30))).astype(theta.dtype)
         for j in range(self.max_backtracks + 1):
             new = theta + theta.dtype.type(self.shrink**j) * full
-            y, _, new_h = policy.unroll(new, trials)
-            if gain(y) > old_gain and mean_kl(y, trials) <= self.radius:
+            y, _, h = policy.unroll(new, trials)
+            if gain(y) > gain(trials.outputs) and mean_kl(y, trials) <= self.radius:
                 break
         else:
-            new, new_h = theta.copy(), h
-        self._fit_values(policy, new, np.swapaxes(new_h, 1, 2), target, trials)
+            new, h = theta.copy(), policy.unroll(theta, trials)[2]
+        self._fit_values(policy, new, np.swapaxes(h, 1, 2), target, trials)
         return new, None
 
     def _fit_values(self, policy, theta, h, target, trials):
@@ -122,25 +165,28 @@ class TRPO:
             V[s], v[s] = w[:-1], w[-1]
 
 
-def fisher_vector_product(policy, theta, trials, v):
-    """F v, F = E Jᵀ(diag p − ppᵀ)J the Hessian of KL(π_old‖π_θ) at θ, by the central difference of its gradient along v: (P,) → (P,)."""
-    def kl_gradient(th):
-        y, pull_back, _ = policy.unroll(th, trials)
-        return pull_back(grad(mean_kl)(y, trials))
-    length = max(np.linalg.norm(v), 1e-30)
+def fisher_vector_product(policy, theta, trials, v, threads=1):
+    """F v, F = E Jᵀ(diag p − ppᵀ)J the Hessian of KL(π_old‖π_θ) at θ, by the central difference of its gradient along v: (P,) → (P,).
+
+    The gradient of KL with respect to the logits is π − π_old, and π_old is the same at both ends."""
+    def of_outputs(y, part, numbers):
+        pi = np.swapaxes(np.exp(log_probs(y)), 1, 2) * (part.mask / trials.mask.sum())[:, None]
+        return np.concatenate([pi, np.zeros_like(pi[:, :1])], 1).astype(y.dtype)
+    everyone, length = np.arange(trials.mask.shape[1]), max(np.linalg.norm(v), 1e-30)
     small = (0.03 / length * v).astype(theta.dtype)  # in float32 rounding and the third derivative then cost about 1e-5 each
-    return (kl_gradient(theta + small) - kl_gradient(theta - small)) * (length / 0.06)
+    ahead, behind = (gradient(policy, th, trials, everyone, of_outputs, threads) for th in (theta + small, theta - small))
+    return (ahead - behind) * (length / 0.06)
 
 
 def _require_settings(update, positive, not_negative, counts):
     """Raise ValueError naming a setting outside its range."""
     for names, good in ((positive, lambda x: 0 < x < np.inf), (not_negative, lambda x: 0 <= x < np.inf),
-                        (counts, lambda x: 1 <= x == int(x)), (("discount", "lam"), lambda x: 0 <= x <= 1)):
+                        (counts, lambda x: x in range(1, 2**31)), (("discount", "lam"), lambda x: 0 <= x <= 1)):
         for name in names:
             require(good(getattr(update, name)), name, f"{getattr(update, name)} is outside its range")
 
 
-def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets):
+def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets, threads=1):
     """Train for `iterations` batches: a generator of (θ after the batch, mean score Σ γᵗ R̄ of its trials, sampled before).
 
     sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…) or TRPO(…). payoffs: what the loss counts, `regrets`,
@@ -150,7 +196,9 @@ def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, pay
     for i in range(iterations):
         mdps = sample_tasks(rng)
         trials = sample_trials(rng, mdps, policy, theta, episodes)
-        theta, state = update(rng, policy, theta, trials, payoffs(mdps, trials), state, 1 - i / iterations)
-        if not np.isfinite(theta).all():
-            raise FloatingPointError(f"iteration {i}: parameters that are not finite")
+        try:
+            theta, state = update(rng, policy, theta, trials, payoffs(mdps, trials), state, 1 - i / iterations, threads)
+            policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
+        except NotFinite as error:
+            raise NotFinite(f"iteration {i}: {error}") from error
         yield theta, float(expected_rewards(mdps, trials).sum(0).mean())
