@@ -1,15 +1,23 @@
-"""What every demo shares: its options, one line of progress, and the last line as JSON."""
+"""What every demo shares: its options, one line of progress, the last line as JSON; and for RL² its training and its weights."""
 
 import argparse
 import json
 import pathlib
+import shlex
 import sys
 import time
 
 import matplotlib
+import numpy as np
+
+from baselines import tune
+from metarl_np import rl2
+from metarl_np.rl2_training import PPO, train
 
 matplotlib.use("Agg")  # pictures go to files; no window is needed
 FIGURES = pathlib.Path(__file__).resolve().parent / "figures"
+WEIGHTS = FIGURES.parent / "weights"
+TRAINING, TUNING, TEST = 1, 2, 3  # what is tuned or tested is drawn from default_rng((seed, TUNING)) or (…, TEST), which no training sees
 
 
 def parser(claim):
@@ -48,3 +56,106 @@ def finish(arguments, numbers, pictures):
         print("picture:", picture)
     if arguments.json:
         print(json.dumps(numbers))
+
+
+# ---- RL²: training from a dictionary of settings, and files of trained weights
+
+
+def positive(text):
+    """A whole number of at least 1, for argparse."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return int(text)
+
+
+def rl2_parser(claim):
+    """`parser` with --train, --iterations and --weights."""
+    p = parser(claim)
+    p.add_argument("--train", action="store_true", help="train from scratch and write the weights, instead of evaluating")
+    p.add_argument("--iterations", type=positive, help="of the training, instead of the setting's")
+    p.add_argument("--weights", type=pathlib.Path, default=WEIGHTS, help="folder of the trained weights (default demos/weights)")
+    return p
+
+
+def check_options(p, arguments):
+    """Refuse what would replace the weights in demos/weights by untrained ones."""
+    if arguments.train and arguments.quick and arguments.weights.resolve() == WEIGHTS:
+        p.error("--train --quick would replace the trained weights by almost untrained ones: give another folder, --weights DIR")
+
+
+def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=None):
+    """Train on trials of n episodes in tasks(rng, N) → MDP, from θ = start if it is given: (policy, θ, mean score of the last iterations).
+
+    settings: units, memory, trials (N, a batch), iterations, and what `PPO` takes; show(text) is given progress."""
+    update = dict(settings)
+    units, memory, trials, iterations = (update.pop(name) for name in ("units", "memory", "trials", "iterations"))
+    rng, scores = np.random.default_rng((seed, TRAINING)), []
+    policy = rl2.RecurrentPolicy(*tasks(np.random.default_rng(0), 1).shape[1:], units)
+    theta = policy.init(rng, memory=memory) if start is None else start
+    for theta, score in train(rng, lambda rng: tasks(rng, trials), policy, theta, PPO(**update), iterations=iterations, episodes=episodes):
+        scores.append(score)
+        show(f"iteration {len(scores)} of {iterations}, mean score {np.mean(scores[-20:]):.3f}")
+    return policy, theta, float(np.mean(scores[-20:]))
+
+
+def make_weights(path, tasks, episodes, settings, arguments):
+    """Train and write the weights, with the command, seed, seconds and settings that made them; returns a row of numbers about it. A
+    setting `start` names the weights, in the same folder, to start from."""
+    settings = dict(settings, iterations=arguments.iterations or (3 if arguments.quick else settings["iterations"]))
+    if arguments.quick:
+        settings["trials"] = 64
+    progress, before = Progress(), settings.get("start")
+    start = read_weights(path.with_stem(before), tasks(np.random.default_rng(0), 1), "the same command for those")[1] if before else None
+    policy, theta, score = train_rl2(tasks, episodes, {k: v for k, v in settings.items() if k != "start"}, arguments.seed,
+                                     lambda text: progress(f"{path.stem}: {text}"), start)
+    progress.done()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = [x for i, x in enumerate(sys.argv) if i and "--weights" not in (x, sys.argv[i - 1])]
+    command = shlex.join(["python", f"demos/{pathlib.Path(sys.argv[0]).name}", *options])
+    rl2.save_weights(path, policy, theta, command=command, seed=arguments.seed, seconds=progress.seconds, **settings)
+    print(f"{path}: {settings['iterations']} iterations, {progress.seconds:.0f} s, mean score in training {score:.3f}", flush=True)
+    return dict(weights=str(path), seconds=progress.seconds, training_score=score, **settings)
+
+
+def read_weights(path, mdps, command):
+    """(policy, θ, facts), or a message and the end: with the command that makes the file where there is none."""
+    try:
+        return rl2.load_weights(path, mdps)
+    except FileNotFoundError:
+        sys.exit(f"{path}: there is no such file of trained weights; make it by `{command}`")
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+# ---- any method: tuned on tuning tasks, measured on test tasks that no training and no tuning saw
+
+
+def measure(tasks, play, grid, best, seed, *, n_tuning, n_test, chunk=4096):
+    """Tune and test one method; every method is given the same tasks. tasks(rng, N) → MDP; play(rng, MDP, value) → scores (n, N) of n
+    episodes, `value` being from `grid`; best(MDP) → (N,), an episode's score when the task is known.
+    {value, tuning: {value: mean total}, mean and sem of the total, episode: (n,) means, best: mean and best_sem}."""
+    value, tuning = (grid[0], {}) if len(grid) == 1 else tune(
+        np.random.default_rng((seed, TUNING)), lambda rng, value: play(rng, tasks(rng, n_tuning), value), grid)
+    task_rng, rng = np.random.default_rng((seed, TEST)).spawn(2)
+    totals, bests, episode = [], [], 0.0
+    for start in range(0, n_test, chunk):
+        mdps = tasks(task_rng, min(chunk, n_test - start))
+        scores = play(rng, mdps, value)
+        totals.append(scores.sum(0))
+        bests.append(best(mdps) * len(scores))
+        episode = episode + scores.sum(1) / n_test
+    (mean, sem), (best_mean, best_sem) = ((x.mean(), x.std() / np.sqrt(n_test)) for x in map(np.concatenate, (totals, bests)))
+    return dict(value=value, tuning=tuning, mean=float(mean), sem=float(sem), episode=episode.tolist(), tasks=n_test,
+                best=float(best_mean), best_sem=float(best_sem))
+
+
+def number(mean, sem):
+    """6.6441 ± 0.0031 as 6.644±.003, with one to three decimals."""
+    digits = int(np.clip(np.ceil(-np.log10(max(sem, 1e-9))), 1, 3))
+    return f"{mean:.{digits}f}" + (f"±{sem:.{digits}f}".replace("±0.", "±.") if sem else "")
+
+
+def tuning_of_rl2(rows):
+    """Lines on how RL² acts: its mean total on tuning tasks, by the likeliest action and by sampling."""
+    shown = [f"{r['setting']}: {r['tuning']['greedy']:.3f}, {r['tuning']['sampled']:.3f}" for r in rows if r["method"] == "rl2"]
+    return "RL² takes its likeliest action (greedy) or samples, as was better on tuning tasks:\n  " + "\n  ".join(shown)

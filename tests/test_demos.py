@@ -16,6 +16,9 @@ PROMISED = {
     "reinforce_gridworld": {"iteration", "mean", "std"},
     "meta_gradients": {"estimators"},
     "compare_methods": {"methods", "trpo_kl", "values"},
+    "rl2_bandits": {"rows", "regret"},
+    "rl2_mdps": {"rows"},
+    "rl2_gridworld": {"rows", "bound"},
     "benchmark": {"frozen_lake_steps_per_s", "scaling"},
 }
 
@@ -34,7 +37,7 @@ def demo(tmp_path_factory):
 
 
 def test_every_demo_is_promised():
-    assert set(PROMISED) == {p.stem for p in (ROOT / "demos").glob("*.py")} - {"common", "baselines"}
+    assert set(PROMISED) == {p.stem for p in (ROOT / "demos").glob("*.py")} - {"common", "baselines", "meta_values", "priors"}
 
 
 @pytest.mark.parametrize("name", PROMISED)
@@ -79,3 +82,64 @@ def test_every_method_is_compared(demo):
     for row in numbers["methods"]:
         assert set(row) == {"name", "env_steps", "return", "std"} and row["return"] <= optimum + 1e-9
     assert numbers["trpo_kl"]["largest"] <= numbers["trpo_kl"]["radius"]
+
+
+def by_method(rows):
+    """{setting: {method: row}}."""
+    settings = {row["setting"]: {} for row in rows}
+    for row in rows:
+        assert row["method"] not in settings[row["setting"]]
+        settings[row["setting"]][row["method"]] = row
+    return settings
+
+
+TABLE = {"random", "egreedy", "greedy", "rl2"}
+
+
+def test_bandit_rows_are_complete(demo):
+    numbers = demo("rl2_bandits")[0]
+    settings, independent = by_method(numbers["rows"]), {f"n={n} k={k}" for n in (10, 100) for k in (5, 10)}
+    assert set(settings) == independent | {f"n=100 dependent {x}" for x in ("uniform", "easy", "medium", "hard")}
+    for name, rows in settings.items():
+        if name in independent:
+            assert set(rows) - {"optimum"} == TABLE | {"gittins", "ts", "ots", "ucb1"} and all("published" in rows[m] for m in TABLE)
+        assert ("optimum" in rows) == (name.startswith("n=10 ") or name.endswith("uniform"))
+        assert rows["rl2"]["hyperparameter"] in ("greedy", "sampled")
+        for method, row in rows.items():
+            regret = numbers["regret"][name].get(method)
+            assert regret is None or all(x < y + 1e-9 for x, y in zip(regret, regret[1:]))
+            assert row["mean"] <= rows.get("optimum", {"mean": 100})["mean"] + 4 * row["sem"]
+
+
+def test_mdp_rows_are_complete(demo):
+    models = {"psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy"}
+    settings = by_method(demo("rl2_mdps")[0]["rows"])
+    assert set(settings) == {"n=10", "n=25"}
+    for rows in settings.values():
+        assert set(rows) == TABLE | models | {m + " true prior" for m in models} | {"optimum"}
+        for method, row in rows.items():
+            assert row["mean"] <= rows["optimum"]["mean"] + 4 * (row["sem"] + rows["optimum"]["sem"])
+            assert method == "optimum" or sum(row["episode"]) == pytest.approx(row["mean"])
+
+
+def test_gridworld_trials_stay_below_their_bounds(demo):
+    numbers = demo("rl2_gridworld")[0]
+    settings = by_method(numbers["rows"])
+    assert list(settings) == ["episode 1", "episode 2", "episode 3"]
+    for name, rows in settings.items():
+        assert set(rows) == {"rl2", "posterior_sampling", "posterior_mean", "optimum"}
+        for method, row in rows.items():
+            bound = numbers["bound"] if name == "episode 1" and method != "optimum" else rows["optimum"]["mean"]
+            assert row["mean"] <= bound + 4 * row["sem"] + 1e-9
+
+
+@pytest.mark.parametrize("name, one", [("rl2_bandits", ("--pulls", "4", "--arms", "3")), ("rl2_mdps", ("--episodes", "2"))])
+def test_weights_are_trained_and_then_evaluated(name, one, demo, tmp_path):
+    numbers = demo(name, "--train", "--weights", str(tmp_path), *one)[0]
+    assert [row["weights"] for row in numbers["trained"]] == [str(p) for p in tmp_path.glob("*.npz")]
+    assert {row["method"] for row in demo(name, "--weights", str(tmp_path), *one)[0]["rows"]} >= TABLE
+    for options, message in ((("--weights", tmp_path / "none", *one), f"make it by `python demos/{name}.py --train "),
+                             (("--train",), "would replace the trained weights")):
+        command = [sys.executable, ROOT / "demos" / f"{name}.py", "--quick", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
