@@ -86,16 +86,18 @@ def check_options(p, arguments):
 def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=None):
     """Train on trials of n episodes in tasks(rng, N) → MDP, from θ = start if it is given: (policy, θ, mean score of the last iterations).
 
-    settings: units, memory, trials (N, a batch), iterations, and what `PPO` takes; show(text) is given progress."""
+    settings: units, memory, trials (N, a batch), iterations, cycles of them (1), and what `PPO` takes; show(text) is given progress."""
     update = dict(settings)
     units, memory, trials, iterations = (update.pop(name) for name in ("units", "memory", "trials", "iterations"))
-    rng, scores = np.random.default_rng((seed, TRAINING)), []
-    policy = rl2.RecurrentPolicy(*tasks(np.random.default_rng(0), 1).shape[1:], units)
-    theta = policy.init(rng, memory=memory) if start is None else start
-    for theta, score in train(rng, lambda rng: tasks(rng, trials), policy, theta, PPO(**update), iterations=iterations, episodes=episodes):
-        scores.append(score)
-        show(f"iteration {len(scores)} of {iterations}, mean score {np.mean(scores[-20:]):.3f}")
-    return policy, theta, float(np.mean(scores[-20:]))
+    policy, scores = rl2.RecurrentPolicy(*tasks(np.random.default_rng(0), 1).shape[1:], units), []
+    for cycle in range(update.pop("cycles", 1)):  # a later one starts, with its full step size, from where the one before ended
+        rng = np.random.default_rng((seed, TRAINING) + (cycle,) * (cycle > 0))
+        start = policy.init(rng, memory=memory) if start is None else start
+        for start, score in train(rng, lambda rng: tasks(rng, trials), policy, start, PPO(**update), iterations=iterations,
+                                  episodes=episodes):
+            scores.append(score)
+            show(f"iteration {len(scores)}, {iterations} a cycle, mean score {np.mean(scores[-20:]):.3f}")
+    return policy, start, float(np.mean(scores[-20:]))
 
 
 def make_weights(path, tasks, episodes, settings, arguments):

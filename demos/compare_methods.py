@@ -11,14 +11,15 @@ from dataclasses import replace
 
 import numpy as np
 
+import meta_values
 from common import Progress, finish, parser
-from metarl_np import exact, maml, meta_values, model_based, plots
+from metarl_np import exact, maml, model_based, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import mean_kl, visits
 from metarl_np.policies import SoftmaxPolicy
 from metarl_np.rollouts import rollout
-from metarl_np.trpo import TRPO
-from metarl_np.updates import PPO, FirstOrder, Reinforce
+from metarl_np.updates import PPO, TRPO, FirstOrder, Reinforce
+from priors import fit_goals, fit_slip
 
 GRID = GridWorld.open(7, 7, discount=0.95, horizon=18, slip=0.1)
 GOALS = np.array([cell for cell in GRID.free_cells if cell // 7 == 6 or cell % 7 == 6])
@@ -74,30 +75,6 @@ def run_learner(job):
 
 
 # %% Planners: what the training tasks have in common, then Bayes' rule and value iteration
-def fit_slip(grid, goals, episodes, iterations=200):
-    """Maximum-likelihood slip probability of a GridWorld, from Episodes in tasks with known goals (N,), by EM: a number in [0, 1].
-
-    E-step: the chance that a step slipped, given where it went; M-step: the mean of those chances. Moves that walls make
-    indistinguishable count with their chance. Raises ValueError if there is no step, or one that no slip explains.
-    """
-    task, s, a, _, after = model_based.transitions(episodes)
-    ways = replace(grid, slip=0.5).mdps(goals).successors[task, s, a] == after[:, None]  # straight, and the two turns
-    if not len(ways) or not ways.any(1).all():
-        raise ValueError("episodes: no step at all, or one that this grid with these goals cannot make")
-    slip = 0.5
-    for _ in range(iterations):
-        straight, turned = (1 - slip) * ways[:, 0], slip / 2 * (ways[:, 1] + 0.0 + ways[:, 2])
-        slip = (turned / (straight + turned)).mean()
-    return float(slip)
-
-
-def fit_goals(grid, goals):
-    """The distribution of goals over the F free cells, (count + 1) / total: the posterior mean under a flat prior, so that a goal that no
-    training task had keeps a chance. (N,) → (F,)."""
-    counts = (np.asarray(goals)[:, None] == grid.free_cells).sum(0) + 1
-    return counts / counts.sum()
-
-
 def run_planner(job):
     """(environment steps spent, exact return) before each episode in the new tasks."""
     name, seed, shorten = job

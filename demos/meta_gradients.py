@@ -8,6 +8,7 @@ noise.
 
 # %% The tasks and the factors
 import autograd.numpy as np
+from matplotlib.ticker import NullFormatter
 
 from common import Progress, finish, parser
 from metarl_np import exact, exact_meta, plots
@@ -124,7 +125,7 @@ def draw(family, rows, step_sizes, out, name):
             ticks = dict(inner_episodes=(2, 8, 32, 128), inner_steps=STEPS, alpha=step_sizes)[factor]
             ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
             ax.set_xticks([], minor=True)
-            ax.yaxis.set_minor_formatter(plots.NO_LABELS)
+            ax.yaxis.set_minor_formatter(NullFormatter())
     fig.legend(loc="outside upper center", ncols=5, title=f"{family}: solid against (a), dashed against (b); "
                "hollow: a bias that cannot be told from none")
     return plots.save(fig, out, name)

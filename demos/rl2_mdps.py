@@ -18,7 +18,7 @@ from metarl_np.model_based import DirichletBelief
 from metarl_np.random_mdps import random_mdps
 
 COMMON = dict(units=96, trials=256, iterations=1500, step_size=0.01, minibatches=4, discount=0.9, lam=0.3, memory=100)
-SETTINGS = {10: COMMON, 25: dict(COMMON, start="mdps_n10", iterations=500, step_size=0.005)}  # by episodes; others: `training_settings`
+SETTINGS = {10: COMMON, 25: dict(COMMON, start="mdps_n10", iterations=500, step_size=0.005, cycles=2)}  # by episodes
 
 
 def training_settings(episodes):

@@ -1,7 +1,5 @@
 """Is your meta-gradient right, and if not, which one is it? For arrays from PyTorch, JAX or anything else.
-
-`check_gradient` compares a gradient with what every estimator must give on the same recorded episodes and, if the MDP is known, with the
-exact answers, and says in words which of them it is."""
+`check_gradient` compares it with what every estimator must give on the same episodes and with exact answers, and says which it is."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -25,9 +23,7 @@ MEANING = {
     "loaded_dice": "its Hessian's expectation is the whole H at λ = 1, LVC's at λ = 0",
     "first_order+score": "the first-order estimator with the score of the inner data: it lacks the pathwise derivative of the inner step",
     "naive+score": "unbiased for what is trained, (b): the pathwise derivative at fixed data and the score of the inner data",
-    "lvc+score": "it counts a part of the score twice: LVC already contains it",
-    "dice+score": "it counts a part of the score twice: DiCE already contains it",
-    "loaded_dice+score": "it counts a part of the score twice: Loaded DiCE already contains it",
+    **{f"{name}+score": f"it counts a part of the score twice: {name} already contains it" for name in ("lvc", "dice", "loaded_dice")},
     "policy gradient": "the exact ∇J(θ), with no inner step at all",
     "(a)": "the exact gradient of J(θ + α∇J(θ)), with exact inner gradients",
     "(b)": "the exact gradient of what is trained, E_D[J(U(θ, D))]",
@@ -37,7 +33,6 @@ MEANING = {
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """Which candidates a gradient is; `str` says it in words."""
-
     names: tuple  # the candidates that it agrees with
     errors: dict  # name → largest difference over the candidate's largest component; with a standard error: largest |z|
     text: str
@@ -47,23 +42,20 @@ class Verdict:
 
 
 def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
-    """Plain arrays (T, K) of one task or (T, N, K) of N, as `estimator_gradients` wants them: a dictionary of arrays (T, N, K). log_probs:
-    what your policy gave when it acted. baseline: your own b_t. What stands on masked steps does not matter. Raises ValueError on shapes
-    that differ, states or actions that are no whole numbers, and numbers that are not finite."""
-    given = dict(states=states, actions=actions, rewards=rewards, log_probs=log_probs, baseline=baseline,
-                 mask=np.ones(np.shape(states), bool) if mask is None else mask)
-    arrays, shape = {name: np.asarray(x) for name, x in given.items() if x is not None}, np.shape(states)
+    """Plain arrays (T, K) of one task or (T, N, K) of N as `estimator_gradients` wants them. log_probs: of your policy when it acted;
+    baseline: your own b_t; masked steps do not matter. ValueError on other shapes, NaN, infinity, states or actions not integer."""
+    shape, mask = np.shape(states), np.ones(np.shape(states), bool) if mask is None else np.asarray(mask)
+    good = mask.shape == shape and np.isin(mask, (0, 1)).all()
+    require(good, "mask", f"expected booleans of the states' shape {shape}, got {mask.dtype} {mask.shape}")
+    arrays = dict(states=states, actions=actions, rewards=rewards, mask=mask.astype(bool), log_probs=log_probs, baseline=baseline)
+    arrays = {name: np.asarray(x) for name, x in arrays.items() if x is not None}
     for name, x in arrays.items():
         fits = x.shape == shape and len(shape) in (2, 3) and x.size
         require(fits, name, f"expected shape (T, K) or (T, N, K) like the states', not empty, got {x.shape}")
-    require(np.isin(arrays["mask"], (0, 1)).all(), "mask", "expected booleans")
-    for name, x in arrays.items():
         integers = name not in ("states", "actions") or np.issubdtype(x.dtype, np.integer)
         require(integers, name, f"expected integers, got {x.dtype}")
-        x = np.where(arrays["mask"], x, 0)
-        require(np.isfinite(x).all(), name, "not finite")
-        arrays[name] = x.reshape(len(x), -1, shape[-1])
-    return arrays | dict(mask=arrays["mask"].astype(bool))
+        require(np.isfinite(np.where(mask, x, 0)).all(), name, "not finite")
+    return {name: np.where(mask, x, x.dtype.type(0)).reshape(len(x), -1, shape[-1]) for name, x in arrays.items()}
 
 
 def estimator_gradients(theta, support, query, *, step_size, discount, baseline=leave_one_out_baseline, lam=1.0, policy=None):
@@ -77,19 +69,14 @@ def estimator_gradients(theta, support, query, *, step_size, discount, baseline=
     require(fits, "support, query", "expected a list of `record`s, one for each inner step, and one `record`")
     records, policy = [*support, query], policy or SoftmaxPolicy(*theta.shape)
     episodes = [Episodes(*(r[name] for name in ("states", "actions", "rewards", "mask")), None, None, None) for r in records]
-    own = {id(e): r.get("baseline") for e, r in zip(episodes, records)}
-    for e, r in zip(episodes, records):
-        e.__dict__["log_probs"] = r.get("log_probs")  # the users' own, in place of those of a table
+    for e, r in zip(episodes, records):  # the users' own, in place of those of a table
+        e.__dict__.update(log_probs=r.get("log_probs"), baseline=r.get("baseline"))
     tasks, states = records[0]["states"].shape[1], policy.n_states
     still = np.zeros((tasks, states, policy.n_actions, 1))  # of the tasks only the sizes and the discount are needed
     mdps = MDP(still.astype(int), still + 1, still, np.eye(states)[np.zeros(tasks, int)], still[..., 0, 0], discount, 1)
-
-    def recorded(returns, e):
-        return baseline(returns, e) if own[id(e)] is None else own[id(e)]
-
     gradients, names = {}, [f"support[{j}]" for j in range(len(support))] + ["query"]
     for estimator in ESTIMATORS:
-        inner = Reinforce(step_size, recorded, estimator, lam)
+        inner = Reinforce(step_size, lambda returns, e: baseline(returns, e) if e.baseline is None else e.baseline, estimator, lam)
         path = replay(mdps, policy, theta, inner, episodes, names)
         for name, score in (("", None), ("+score", score_factor(path.returns[-1]))):
             gradients[estimator + name] = meta_gradient(policy, path, inner, score=score).mean(0)
@@ -97,8 +84,7 @@ def estimator_gradients(theta, support, query, *, step_size, discount, baseline=
 
 
 def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):
-    """{"policy gradient": ∇J(θ), "(a)": ∇J(θ_k)}, exact, mean over tasks: (F, A) each.
-    The exact return is `exact.expected_return`, the Hessian and its parts `exact_meta.hessians`."""
+    """{"policy gradient": ∇J(θ), "(a)": ∇J(θ_k)}, exact, mean over tasks: (F, A) each. (∇²J and its parts: `exact_meta.hessians`.)"""
     policy = policy or SoftmaxPolicy(*mdps.shape[1:])
     slope = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
     adapted = exact_meta.adapted_return_gradient(mdps, policy, theta, step_size=step_size, steps=steps)
@@ -109,8 +95,8 @@ def expected_gradients(mdps, theta, *, step_size, episodes, steps=1, baseline=le
     """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b). Raises ValueError if they are too many.
     These, with `exact_gradients`, are the candidates for a gradient that is the mean of many sampled ones."""
     theta, policy = np.asarray(theta, float), policy or SoftmaxPolicy(*mdps.shape[1:])
-    size = dict(episodes=episodes, steps=steps)
-    result = {"(b)": exact_meta.expected_adapted_return_gradient(mdps, policy, theta, Reinforce(step_size, baseline), **size)}
+    size, inner = dict(episodes=episodes, steps=steps), Reinforce(step_size, baseline)
+    result = {"(b)": exact_meta.expected_adapted_return_gradient(mdps, policy, theta, inner, **size)}
     for name, score in product(ESTIMATORS, ("", "+score")):
         inner = Reinforce(step_size, baseline, name, lam)
         result[name + score] = exact_meta.expected_meta_gradient(mdps, policy, theta, inner, score=bool(score), **size)
@@ -118,41 +104,38 @@ def expected_gradients(mdps, theta, *, step_size, episodes, steps=1, baseline=le
 
 
 def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None, confidence=0.99):
-    """Which of the candidates {name: gradient} is this one? A Verdict that names all that it agrees with.
-    gradient: any shape, like the candidates'. Agreement is a largest difference of at most tolerance · the candidate's largest component.
-    If it is the mean of samples, standard_error (same shape) gives a statement at `confidence` instead: the largest |z| of the components
-    against Bonferroni's limit, valid however they are correlated."""
-    gradient = np.asarray(gradient, float)
-    candidates = {name: np.asarray(x, float) for name, x in candidates.items()}
+    """Which of the candidates {name: gradient}, of any one shape, is this one? A Verdict that names all that it agrees with: those whose
+    largest difference is at most tolerance · their largest component. If it is the mean of samples, standard_error (same shape) gives a
+    statement at `confidence` instead: the largest |z| against Bonferroni's limit, valid however the components are correlated."""
+    gradient, candidates = np.asarray(gradient, float), {name: np.asarray(x, float) for name, x in candidates.items()}
     require(candidates and 0 < confidence < 1, "candidates, confidence", f"{len(candidates)} must be positive, {confidence} in (0, 1)")
     require(np.isfinite(gradient).all(), "gradient", "not finite")
     for name, x in candidates.items():
         require(x.shape == gradient.shape, "gradient", f"shape {gradient.shape}, where {name} has {x.shape}")
         require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
-    size = {name: max(abs(x).max(), 1e-300) for name, x in candidates.items()}
-    if standard_error is None:
-        limit, errors = tolerance, {name: float(abs(gradient - x).max() / size[name]) for name, x in candidates.items()}
-    else:
+    limit, scale = tolerance, {name: max(abs(x).max(), 1e-300) for name, x in candidates.items()}
+    if standard_error is not None:
         error = np.broadcast_to(np.asarray(standard_error, float), gradient.shape)
         require(((error >= 0) & np.isfinite(error)).all(), "standard_error", "negative or not finite")
         limit = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * gradient.size))
-        errors = {name: float((abs(gradient - x) / np.maximum(error, tolerance * size[name])).max()) for name, x in candidates.items()}
+        scale = {name: np.maximum(error, tolerance * size) for name, size in scale.items()}
+    errors = {name: float((abs(gradient - x) / scale[name]).max()) for name, x in candidates.items()}
     names = tuple(name for name in errors if errors[name] <= limit)
+    off = "off by {:.1e} of its largest component" if standard_error is None else "|z| = {:.2f}"
+    found = [f"{name} ({off.format(errors[name])}): {MEANING.get(name, '')}" for name in names]
     if standard_error is not None:
         lines = [f"At {confidence:.0%} confidence (largest |z| of {gradient.size} components up to {limit:.2f}) this mean"]
-        found = [f"  may be {name} (|z| = {errors[name]:.2f}): {MEANING.get(name, '')}" for name in names]
-        lines += found or ["  is none of the candidates."]
+        lines += [f"  may be {text}" for text in found] or ["  is none of the candidates."]
         lines += ["  is not " + ", ".join(f"{name} (|z| = {z:.3g})" for name, z in errors.items() if name not in names)]
     elif names:
-        found = [f"{name} (off by {errors[name]:.1e} of its largest component): {MEANING.get(name, '')}" for name in names]
         lines = [f"This is {found[0]}."] if len(names) == 1 else ["\n  ".join(["These coincide here, and it is each of them:", *found])]
     else:
         nearest = min(errors, key=errors.get)
         lines = [f"This is none of the candidates. The nearest is {nearest}, off by {errors[nearest]:.1%} of its largest component."]
         for name, x in candidates.items():
-            scale = (gradient * x).sum() / max((x * x).sum(), 1e-300)
-            if scale and abs(gradient - scale * x).max() <= tolerance * abs(gradient).max():
-                why = ["the opposite sign, as of a loss"] if scale < 0 else []
-                why += ["a sum where a mean belongs, or the other way round"] if abs(abs(scale) - 1) > tolerance else []
-                lines.append(f"  It is {scale:.6g} times {name}: {' and '.join(why)}?")
+            times = (gradient * x).sum() / max((x * x).sum(), 1e-300)
+            if times and abs(gradient - times * x).max() <= tolerance * abs(gradient).max():
+                why = ["the opposite sign, as of a loss"] if times < 0 else []
+                why += ["a sum where a mean belongs, or the other way round"] if abs(abs(times) - 1) > tolerance else []
+                lines.append(f"  It is {times:.6g} times {name}: {' and '.join(why)}?")
     return Verdict(names, errors, "\n".join(lines))

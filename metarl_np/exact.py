@@ -1,7 +1,5 @@
 """The oracles: what can be computed exactly in a tabular MDP, by dynamic programming and by enumeration.
-
-log π is (S, A) or (N, S, A), and ValueError is raised if it is not one. The finite-horizon functions can be differentiated by autograd, to
-any order, through log π."""
+log π is (S, A) or (N, S, A); ValueError if it is not one. autograd differentiates the finite-horizon functions through it, to any order."""
 
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
@@ -84,16 +82,14 @@ def optimal_return(mdps):
 
 
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
-    """V*(s) over an infinite horizon to `tolerance`, by value iteration: (N, S). Sutton & Barto (2018), eq. 4.10.
-    Stops at a change below tolerance · (1 − γ)/γ, which bounds the error by tolerance; at γ = 1 below tolerance, which bounds nothing where
-    termination is slow. Raises ValueError if that takes more than max_sweeps."""
+    """V*(s) over an infinite horizon to `tolerance`, by value iteration: (N, S). Sutton & Barto (2018), eq. 4.10. Stops at a change below
+    tolerance · (1 − γ)/γ, which bounds the error; at γ = 1 below tolerance, which bounds nothing. Raises ValueError after max_sweeps."""
     v = np.zeros(mdps.shape[:2])
     gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
     for _ in range(max_sweeps):
-        new = action_values(mdps, v).max(-1)
-        if abs(new - v).max() <= max(tolerance * gap, 4e-16 * abs(new).max()):
-            return new
-        v = new
+        v, old = action_values(mdps, v).max(-1), v
+        if abs(v - old).max() <= max(tolerance * gap, 4e-16 * abs(v).max()):
+            return v
     raise ValueError(f"max_sweeps: value iteration at discount {mdps.discount} has not converged after {max_sweeps} sweeps")
 
 
@@ -126,10 +122,10 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     task, state = np.nonzero(mdps.start)
     probability, steps = mdps.start[task, state], np.zeros((4, 0, len(task)))  # steps: s, a, r, mask of each episode so far
     for _ in range(mdps.horizon):
-        end = mdps.terminal[task, state]
-        branch = np.where(end[:, None], np.arange(a * z) == 0, outcomes[task, state])  # an ended episode goes on as one
+        ended = mdps.terminal[task, state][:, None]
+        branch = np.where(ended, np.arange(a * z) == 0, outcomes[task, state])  # an ended episode goes on as one
         i, j = np.nonzero(branch)
-        task, state, end = task[i], state[i], end[i]
+        task, state, end = task[i], state[i], ended[i, 0]
         row = np.stack([state, j // z, rewards[task, state, j] * ~end, ~end])
         steps = np.concatenate([steps[:, :, i], row[:, None]], 1)
         probability, state = probability[i] * branch[i, j], np.where(end, state, after[task, state, j])
@@ -138,16 +134,12 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
         filled = np.zeros(x.shape[:-1] + (n, np.bincount(task).max()))
         filled[..., task, np.arange(len(task)) - np.searchsorted(task, task)] = x
         return filled
-
-    states, actions, rewards, mask = by_task(steps)
-    last = by_task(state).astype(int)
-    episodes = Episodes(states.astype(int), actions.astype(int), rewards, mask.astype(bool), None, last, np.zeros(last.shape, bool))
-    return episodes, by_task(probability)
+    (states, actions), rewards, mask, last = by_task(steps[:2]).astype(int), *by_task(steps[2:]), by_task(state).astype(int)
+    return Episodes(states, actions, rewards, mask > 0, None, last, np.zeros(last.shape, bool)), by_task(probability)
 
 
 def enumerated_return(log_pi, episodes, dynamics, discount):
     """J = Σ_τ Pr(τ) Σ_t γᵗ r_t over enumerated episodes, differentiable through log π: (N,)."""
-    n = len(dynamics)
-    table = log_pi + np.zeros((n, 1, 1))
-    log_p = np.sum(np.where(episodes.mask, table[np.arange(n)[:, None], episodes.states, episodes.actions], 0.0), 0)
+    table, task = log_pi + np.zeros((len(dynamics), 1, 1)), np.arange(len(dynamics))[:, None]
+    log_p = np.sum(np.where(episodes.mask, table[task, episodes.states, episodes.actions], 0.0), 0)
     return np.sum(dynamics * np.exp(log_p) * discounted_return(episodes.rewards, discount), -1)

@@ -1,5 +1,4 @@
 """Exact meta-gradients of small MDPs, two of them, because they answer two questions.
-
 (a) of J(θ + α∇J(θ)), with exact inner gradients and the exact Hessian: `adapted_return`. (b) of what is really trained, E_D[J(U(θ, D))], D
 a finite sampled data set: `expected_adapted_return`, by enumeration of every D."""
 
@@ -7,13 +6,13 @@ from dataclasses import replace
 from itertools import product
 
 import autograd.numpy as np
-from autograd import grad
+from autograd import grad, jacobian
 
 from metarl_np import exact
 from metarl_np.losses import log_likelihood, stop
 from metarl_np.maml import Adaptation, meta_gradient, per_task
 from metarl_np.mdp import require
-from metarl_np.returns import Episodes, discounted_return
+from metarl_np.returns import discounted_return
 from metarl_np.updates import FirstOrder, Reinforce
 
 
@@ -37,6 +36,7 @@ def hessians(mdps, policy, theta):
     From ∇J = Σ W(s, a) ∇log π(a|s) with the theorem's weights W = d π Q: H₂ is what ∇²log π contributes at fixed W, H₁ what the change of π
     in W contributes (∇π = π ∇log π, so W ∇log π is the change), H₁₂ what the change of Q does, and its transpose what d does."""
     theta, score = per_task(mdps, theta), policy.weighted_score
+    size = (len(mdps), theta[0].size, theta[0].size)
 
     def weights(th):
         return exact.policy_gradient_table(mdps, policy.log_pi(th))
@@ -45,18 +45,11 @@ def hessians(mdps, policy, theta):
         log_pi = policy.log_pi(th)
         mass = exact.occupancy(mdps, stop(log_pi))[..., None] * np.exp(stop(log_pi))
         return sum(m * exact.action_values(mdps, v) for m, v in zip(mass, exact.values(mdps, log_pi)[1:]))
-
     w = weights(theta)
     parts = dict(H=lambda th: score(th, weights(th)), H1=lambda th: score(theta, w * policy.log_pi(th)), H2=lambda th: score(th, w),
                  H12=lambda th: score(theta, occupied_values(th)))
-    return {name: _jacobian(part, theta) for name, part in parts.items()}
-
-
-def _jacobian(f, theta):
-    """∂f_p/∂θ_q per task, one backward pass for each p: f (N, F, A) → (N, F, A), result (N, P, P)."""
-    size = np.shape(theta)[1:]
-    rows = [grad(lambda th: np.sum(f(th)[(slice(None),) + p]))(theta) for p in np.ndindex(size)]
-    return np.stack([row.reshape(len(theta), -1) for row in rows], 1)
+    slopes = {name: jacobian(lambda th: np.sum(part(th), 0))(theta) for name, part in parts.items()}  # (F, A, N, F, A)
+    return {name: np.moveaxis(slope, 2, 0).reshape(size) for name, slope in slopes.items()}
 
 
 def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
@@ -77,8 +70,7 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
         chosen, parent = np.tile(sets, (len(probability), 1)), np.repeat(np.arange(len(probability)), len(sets))
         thetas, seen = [np.repeat(th, len(sets), 0) for th in thetas], [e.part(tasks=parent) for e in seen]
         log_pi = policy.log_pi(thetas[-1])
-        recorded = [x[:, 0, chosen] for x in (every.states, every.actions, every.rewards, every.mask)]
-        seen.append(Episodes(*recorded, stop(log_pi), every.last_states[0, chosen], every.truncated[0, chosen]))
+        seen.append(replace(every.part(chosen, 0), log_pi=stop(log_pi)))
         probability = np.repeat(probability, len(sets)) * np.exp(log_likelihood(log_pi, seen[-1])) * dynamics[0][chosen].prod(-1)
         data = [inner.prepare(mdps, policy, stop(th), e) for th, e in zip(thetas, seen)]
         thetas.append(inner(policy, thetas[-1], data[-1]))
@@ -87,29 +79,23 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
 
 
 def expected_adapted_return(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
-    """(b) E_D[J(U(θ, D))] for one small MDP, every D enumerated with its probability: θ (F, A) → scalar, differentiable.
-    autograd's gradient contains the score of the inner data, since the probabilities depend on θ, and does not depend on inner.estimator.
-    Arguments and errors as `enumerate_adaptations`."""
-    if isinstance(inner, FirstOrder):
-        inner = inner.inner
+    """(b) E_D[J(U(θ, D))] for one small MDP, every D enumerated: θ (F, A) → scalar, differentiable. Its gradient contains the score of the
+    inner data, since the probabilities depend on θ, whatever inner.estimator is. Arguments and errors as `enumerate_adaptations`."""
+    inner = inner.inner if isinstance(inner, FirstOrder) else inner
     if isinstance(inner, Reinforce):  # every estimator leads to the same θ', but only naive's derivative is that of U at fixed D
         inner = replace(inner, estimator="naive")
     path, probability = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
-    return np.sum(probability * _returns(mdps, policy)(path.thetas[-1]))
+    return np.sum(probability * exact.expected_return(mdps[np.zeros(len(probability), int)], policy.log_pi(path.thetas[-1])))
 
 
 expected_adapted_return_gradient = grad(expected_adapted_return, 2)
 
 
 def expected_meta_gradient(mdps, policy, theta, inner, *, episodes, steps=1, score=False, max_datasets=1_000_000):
-    """E_D of `maml.meta_gradient`, with inner.estimator, with the score term or without, and an exact query: (F, A). To be compared with
-    (a) and (b). Arguments and errors as `enumerate_adaptations`."""
+    """E_D of `maml.meta_gradient`, with the score or without, its query exact: (F, A). Arguments and errors as `enumerate_adaptations`."""
     path, probability = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
-    outer = _returns(mdps, policy)
+
+    def outer(adapted):
+        return exact.expected_return(mdps[np.zeros(len(adapted), int)], policy.log_pi(adapted))
     g = meta_gradient(policy, path, inner, outer=outer, score=outer(path.thetas[-1]) if score else None)
     return np.sum(probability[:, None, None] * g, 0)
-
-
-def _returns(mdps, policy):
-    """The exact J of one MDP as a function of R rows of parameters: (R, F, A) → (R,)."""
-    return lambda theta: exact.expected_return(mdps[np.zeros(len(theta), int)], policy.log_pi(theta))

@@ -17,7 +17,6 @@ class GridWorld:
     A move pays step_reward, plus goal_reward on entering a goal or pit_reward on entering a pit (both end the episode), less bump_penalty
     where the border or a wall stops it. With probability `slip` a move turns to one of the two directions perpendicular to it, with equal
     chances: slip = 2/3 is Gymnasium's FrozenLake. Raises ValueError on a map that is not one."""
-
     layout: tuple  # H strings of W characters; one string is split at white space
     discount: float  # γ
     horizon: int  # T
@@ -46,8 +45,7 @@ class GridWorld:
     @classmethod
     def open(cls, height, width, **rules):
         """A field without walls, the start in the upper left corner."""
-        room = height >= 1 and width >= 1 and height * width >= 2
-        require(room, "height, width", f"a grid of {height} x {width} has no room for a start and a goal")
+        require(min(height, width) >= 1 and height * width >= 2, "height, width", f"{height} x {width} has no room for a start and a goal")
         field = START + FREE * (height * width - 1)
         return cls(tuple(field[i:i + width] for i in range(0, height * width, width)), **rules)
 
@@ -65,29 +63,23 @@ class GridWorld:
         return train, held_out
 
     def mdps(self, goals=None):
-        """The tasks with a goal each, `goals` (N,) cells, or one task with the goals on the map: MDP of N tasks.
-        Walls are unreachable and count as terminal."""
-        h, w = self.shape
-        if goals is None:
-            goal = self.kind(GOAL)[None]
-            require(goal.any(), "goals", f"the map has no goal, {GOAL!r}, and none are given")
-        else:
+        """The tasks with a goal each, `goals` (N,) cells, or one task with the goals on the map: MDP. Walls are unreachable: terminal."""
+        (h, w), goal = self.shape, self.kind(GOAL)[None]
+        require(goals is not None or goal.any(), "goals", f"the map has no goal, {GOAL!r}, and none are given")
+        if goals is not None:
             goals = np.atleast_1d(goals)
             fits = goals.ndim == 1 and goals.size and np.issubdtype(goals.dtype, np.integer)
             require(fits, "goals", f"expected one cell per task, (N,) integers, got shape {goals.shape}")
             require(np.isin(goals, self.free_cells), "goals", f"not one of the {len(self.free_cells)} free cells of the map")
             goal = goals[:, None] == np.arange(h * w)
         wall, pit, n = self.kind(WALL), self.kind(PIT), len(goal)
-
         cell = np.stack(np.divmod(np.arange(h * w), w), -1)[:, None] + MOVES  # (S, 4, 2)
-        inside = ((cell >= 0) & (cell < (h, w))).all(-1)
-        target = np.clip(cell, 0, (h - 1, w - 1)) @ (w, 1)
-        bump = ~inside | wall[target]
-        target = np.where(bump, np.arange(h * w)[:, None], target)  # (S, 4)
+        inside = np.clip(cell, 0, (h - 1, w - 1))
+        bump = (inside != cell).any(-1) | wall[inside @ (w, 1)]
+        target = np.where(bump, np.arange(h * w)[:, None], inside @ (w, 1))  # (S, 4)
         turns = np.array([[0, 2, 3], [1, 2, 3], [2, 0, 1], [3, 0, 1]])[:, : 3 if self.slip else 1]  # (A, Z)
         target, bump = target[:, turns], bump[:, turns]  # (S, A, Z)
         chance = np.array([1 - self.slip, self.slip / 2, self.slip / 2]) if self.slip else np.ones(1)
-
         terminal = goal | pit | wall
         end = terminal[:, :, None, None]
         rewards = self.step_reward - self.bump_penalty * bump + self.goal_reward * goal[:, target] + self.pit_reward * pit[target]
@@ -101,6 +93,5 @@ class GridWorld:
         if actions is not None:
             cells = np.where(self.kind(START, FREE), np.array(list(ARROWS))[actions], cells)
         if goal is not None:
-            cells[self.kind(GOAL)] = FREE
-            cells[goal] = GOAL
+            cells[self.kind(GOAL)], cells[goal] = FREE, GOAL
         return "\n".join("".join(row) for row in cells.reshape(self.shape))

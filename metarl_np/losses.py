@@ -1,8 +1,6 @@
 """Surrogates: pure functions of recorded arrays whose derivatives are estimators. Sums over time, means over episodes.
-
-Only log-probabilities depend on θ; rewards, masks and baselines are what was recorded. log π(a_t|s_t), rewards and baselines are (T, N, K),
-a surrogate is (N,). All of them have the same first derivative, the REINFORCE estimate of ∇J; they differ in the second, which is what MAML
-differentiates its inner step by:
+Only log-probabilities depend on θ. log π(a_t|s_t), rewards and baselines are (T, N, K), a surrogate is (N,). All have the same first
+derivative, the REINFORCE estimate of ∇J; they differ in the second, by which MAML differentiates its inner step:
 
     first_order  Ĥ = 0                naive's, taken as a constant
     naive        Ĥ → H₂               Σ γᵗ log π_t (G_t − b_t)
@@ -89,8 +87,8 @@ def lvc(log_probs, rewards, baseline, mask, discount):
 
 
 def dice(log_probs, rewards, baseline, mask, discount):
-    """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), §4. (Mao et al. (2019) add a baseline for the
-    second derivative, which is not here.) Inside the product, as r_t − b_t, the baseline would bias the first derivative already."""
+    """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), §4. (Inside the product, as r_t − b_t, b would
+    bias the first derivative already; Mao et al. (2019) add a baseline for the second, which is not here.)"""
     steps = magic_box(np.cumsum(log_probs * mask, 0)) * rewards + (1 - magic_box(log_probs)) * baseline
     return np.sum(np.mean(steps * mask * discounts(discount, len(mask), mask), -1), 0)
 
@@ -124,8 +122,7 @@ def td_errors(v, episodes, discount, lam):
 
 
 def advantages(policy, theta, episodes, discount, *, baseline, lam):
-    """Â_t, 0 on masked steps, (T, N, K): GAE(γ, λ) with the values of an ActorCritic, differentiable through θ (N, F, A + 1), or
-    G_t − b_t for a policy that has none."""
+    """Â_t, 0 on masked steps, (T, N, K): GAE of an ActorCritic, differentiable through θ (N, F, A + 1), or G_t − b_t for another policy."""
     if hasattr(policy, "values"):
         return td_errors(policy.values(theta), episodes, discount, lam)
     return reinforce_weights(episodes, discount, baseline=baseline, drop_discount=True)

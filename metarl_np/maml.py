@@ -1,5 +1,4 @@
 """MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k inner updates go furthest.
-
 With inner REINFORCE it is MAML. With inner PPO or TRPO it is what many introductions call RL²: an inner problem that turns θ into a task's
 own θ_i* by a standard algorithm, and an outer one that ascends Σ_i J_i(θ_i*(θ)). (The name belongs to the recurrent form in Duan et al.
 2016.) The outer gradient goes through the inner algorithm, or, with updates.FirstOrder around it, stops at θ_i*."""
@@ -21,7 +20,6 @@ from metarl_np.updates import Reinforce, reinforce_table
 @dataclass(frozen=True, eq=False)
 class Adaptation:
     """What k inner updates in N tasks went through: parameters and episodes before the first update and after each."""
-
     thetas: list  # k+1 arrays (N, F, A): θ_i after 0..k updates
     episodes: list  # k+1 Episodes, each sampled with the parameters of the same place; the last are the query
     data: list  # k: what the inner update prepared from the first k, the support
@@ -30,40 +28,36 @@ class Adaptation:
 
 
 def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
-    """k = `steps` inner updates θ_i ← U(θ_i, D) in every task at once, each on `episodes` = K new episodes per task, from θ (F, A), shared,
-    or (N, F, A): Adaptation. Finn et al. (2017), Algorithm 3, lines 5–8. Raises ValueError on k < 0, and as `rollout` does."""
+    """k = `steps` inner updates θ_i ← U(θ_i, D) in all tasks at once, each on `episodes` = K new episodes per task (or k + 1 recorded
+    Episodes, a list), from θ (F, A) or (N, F, A). Finn et al. (2017), Algorithm 3, lines 5–8. ValueError on k < 0, and as `rollout`."""
     require(steps >= 0, "steps", f"{steps} is negative")
-    return _follow(lambda j, log_pi: rollout(rng, mdps, log_pi, episodes), mdps, policy, theta, inner, steps)
+    thetas, path, data = [per_task(mdps, theta)], [], []
+    for j in range(steps + 1):
+        log_pi = policy.log_pi(thetas[j])
+        path.append(episodes[j] if isinstance(episodes, list) else rollout(rng, mdps, log_pi, episodes))
+        if j < steps:
+            data.append(inner.prepare(mdps, policy, thetas[j], path[j]))
+            thetas.append(inner(policy, thetas[j], data[j]))
+    returns = np.array([discounted_return(e.rewards * e.mask, mdps.discount).mean(-1) for e in path])
+    query = reinforce_table(mdps, path[-1], baseline=getattr(inner, "baseline", leave_one_out_baseline))
+    return Adaptation(thetas, path, data, returns, query)
 
 
 def replay(mdps, policy, theta, inner, episodes, names=None):
-    """The same on k + 1 recorded Episodes, the last being the query: θ (F, A) or (N, F, A) → Adaptation. Raises ValueError, with the name
-    of the Episodes, if they do not fit the tasks, or have log-probabilities that are not those of the parameters which sampled them."""
-    names = [f"episodes[{j}]" for j in range(len(episodes))] if names is None else names
-    n, s, a = mdps.shape
+    """`adapt` on k + 1 recorded Episodes, the last being the query: θ (F, A) or (N, F, A) → Adaptation. Raises ValueError, with the name of
+    the Episodes, if they do not fit the tasks, or have log-probabilities that are not those of the parameters which sampled them."""
+    (n, s, a), names = mdps.shape, names or [f"episodes[{j}]" for j in range(len(episodes))]
     for name, e in zip(names, episodes):
         require(e.states.shape[1] == n, name, f"{e.states.shape[1]} tasks, where there should be {n}")
         for what, x, size in (("states", e.states, s), ("actions", e.actions, a)):
             require(x.min() >= 0 and x.max() < size, name, f"{what} outside 0..{size - 1}")
-    path = _follow(lambda j, log_pi: episodes[j], mdps, policy, theta, inner, len(episodes) - 1)
+    path = adapt(None, mdps, policy, theta, inner, steps=len(episodes) - 1, episodes=list(episodes))
     for name, e, adapted in zip(names, episodes, path.thetas):
         if e.log_probs is not None:
             gap = abs(gather(policy.log_pi(adapted), e.states, e.actions) - e.log_probs)[e.mask].max(initial=0.0)
             require(gap < 1e-4, name, "recorded log-probabilities do not belong to the parameters that its inner step leads to: "
                     f"they differ by up to {gap:.2g}")
     return path
-
-
-def _follow(draw, mdps, policy, theta, inner, steps):
-    thetas, episodes, data = [per_task(mdps, theta)], [], []
-    for j in range(steps + 1):
-        episodes.append(draw(j, policy.log_pi(thetas[j])))
-        if j < steps:
-            data.append(inner.prepare(mdps, policy, thetas[j], episodes[j]))
-            thetas.append(inner(policy, thetas[j], data[j]))
-    returns = np.array([discounted_return(e.rewards * e.mask, mdps.discount).mean(-1) for e in episodes])
-    query = reinforce_table(mdps, episodes[-1], baseline=getattr(inner, "baseline", leave_one_out_baseline))
-    return Adaptation(thetas, episodes, data, returns, query)
 
 
 def per_task(mdps, theta):
@@ -73,10 +67,9 @@ def per_task(mdps, theta):
 
 
 def meta_objective(policy, theta, path, inner, outer, score=None):
-    """L_i(U(…U(θ_i, D_i1)…, D_ik)) per task, at the fixed data of `path`: θ (N, F, A) → (N,). Finn et al. (2017), eq. 1 and 4.
-    outer: adapted parameters (N, F, A) → (N,), the surrogate of the query episodes or the exact J. score: None, or J_i − c_i (N,), which
-    adds (J_i − c_i) Σ_j log p(D_ij), the change of the inner data's own distribution with θ, for every inner step and through the
-    parameters that drew it (E-MAML: Stadie et al. 2018; Al-Shedivat et al. 2018)."""
+    """L_i(U(…U(θ_i, D_i1)…, D_ik)) per task, at the fixed data of `path`: θ (N, F, A) → (N,). Finn et al. (2017), eq. 1 and 4. outer:
+    adapted θ (N, F, A) → (N,), the query's surrogate or the exact J. score: None, or J_i − c_i (N,): adds (J_i − c_i) Σ_j log p(D_ij),
+    the change of the inner data's distribution, through every θ that drew it (E-MAML: Stadie et al. 2018; Al-Shedivat et al. 2018)."""
     log_p = 0.0
     for data, episodes in zip(path.data, path.episodes):
         if score is not None:
@@ -88,9 +81,7 @@ def meta_objective(policy, theta, path, inner, outer, score=None):
 def meta_gradient(policy, path, inner, *, outer=None, score=None):
     """The gradient of `meta_objective` at path.thetas[0] in one backward pass, per task: (N, F, A). MAML's is its mean over tasks.
     What it estimates depends on inner.estimator and score: `naive` with score is unbiased for ∇E_D[J(U(θ, D))]."""
-    if outer is None:
-        def outer(theta):
-            return reinforce_folded(policy.log_pi(theta), path.query)
+    outer = outer or (lambda theta: reinforce_folded(policy.log_pi(theta), path.query))
     return grad(lambda theta: np.sum(meta_objective(policy, theta, path, inner, outer, score)))(path.thetas[0])
 
 
@@ -103,7 +94,6 @@ def score_factor(returns):
 @dataclass(frozen=True, eq=False)
 class Iteration:
     """One meta-iteration, as `train` yields it."""
-
     iteration: int
     theta: np.ndarray  # the initial parameters after the update
     returns: np.ndarray  # (k+1,) mean over tasks of the sampled return after 0..k inner updates

@@ -26,10 +26,8 @@ def require_log_pi(log_pi, shape):
 @dataclass(frozen=True, eq=False)
 class MDP:
     """N finite MDPs of one size, as successor lists: from (s, a) the z-th of Z successors follows with its probability.
-    A terminal state is absorbing and pays nothing; reaching the horizon T ends an episode too. Rewards may differ between two entries with
-    the same next state, so a Bernoulli reward is two successors. Raises ValueError (argument, task, state) on anything that is not an MDP.
-    Sutton & Barto (2018), §3.1."""
-
+    A terminal state is absorbing and pays nothing; reaching the horizon T ends an episode too. Entries of one next state may differ in
+    reward: a Bernoulli reward is two successors. Raises ValueError (argument, task, state) if it is no MDP. Sutton & Barto (2018), §3.1."""
     successors: np.ndarray  # (N, S, A, Z) next state s'
     probabilities: np.ndarray  # (N, S, A, Z) P(z | s, a)
     rewards: np.ndarray  # (N, S, A, Z) r(s, a, z)
@@ -46,13 +44,13 @@ class MDP:
         require(np.issubdtype(z.dtype, np.integer), "successors", f"expected integers, got {z.dtype}")
         n, s = z.shape[:2]
         require((z >= 0) & (z < s), "successors", f"a successor outside 0..{s - 1}")
-        arrays = dict(successors=z.astype(np.int32))
-        for name, shape in dict(probabilities=z.shape, rewards=z.shape, start=(n, s), terminal=(n, s), reward_noise=(n,)).items():
-            x = np.array(getattr(self, name), bool if name == "terminal" else float)
-            x = np.repeat(x, n) if name == "reward_noise" and x.ndim == 0 else x
-            require(x.shape == shape, name, f"expected shape {shape}, got {x.shape}")
-            arrays[name] = x
-        p, r, start, end, noise = (arrays[name] for name in ("probabilities", "rewards", "start", "terminal", "reward_noise"))
+        shapes = dict(probabilities=z.shape, rewards=z.shape, start=(n, s), terminal=(n, s), reward_noise=(n,))
+        arrays = {name: np.array(getattr(self, name), bool if name == "terminal" else float) for name in shapes}
+        if arrays["reward_noise"].ndim == 0:
+            arrays["reward_noise"] = np.repeat(arrays["reward_noise"], n)
+        for name, shape in shapes.items():
+            require(arrays[name].shape == shape, name, f"expected shape {shape}, got {arrays[name].shape}")
+        p, r, start, end, noise = arrays.values()
         for name, x in (("probabilities", p), ("start", start)):
             require(x >= 0, name, "negative or NaN")
             require(abs(x.sum(-1) - 1) < 1e-6, name, "does not sum to one")
@@ -65,9 +63,9 @@ class MDP:
         require(0 <= self.discount <= 1, "discount", f"{self.discount} is outside [0, 1]")
         whole = 1 <= self.horizon < np.inf and self.horizon == int(self.horizon)
         require(whole, "horizon", f"{self.horizon} is not a whole number of at least 1")
-        object.__setattr__(self, "horizon", int(self.horizon))
-        for name, x in arrays.items():
+        for name, x in dict(arrays, successors=z.astype(np.int32)).items():
             object.__setattr__(self, name, _read_only(x))
+        object.__setattr__(self, "horizon", int(self.horizon))
 
     @classmethod
     def from_dense(cls, P, R, start, *, discount, horizon, terminal=False, reward_noise=0.0):
@@ -85,31 +83,28 @@ class MDP:
         n, s = P.shape[:2]
         order = np.argsort(P == 0, axis=-1, kind="stable")[..., : (P != 0).sum(-1).max()]  # what can happen, first
         p, r = np.take_along_axis(P, order, -1), np.take_along_axis(R, order, -1)
-        start, terminal = _start(start, n, s), _per_task("terminal", terminal, n, s)
+        start, terminal = _per_state("start", start, n, s), _per_state("terminal", terminal, n, s)
         return cls(order, p, r * (p != 0), start, terminal, discount, horizon, reward_noise)
 
     @classmethod
     def from_gymnasium(cls, tables, start, *, discount, horizon, reward_noise=0.0):
         """Tasks from Gymnasium's toy-text table(s) `env.unwrapped.P`, {s: {a: [(p, s', r, done), …]}}, one or a sequence.
-        start: a state, or `env.unwrapped.initial_state_distrib` (S,) or (N, S). `done` sits on transitions: such a transition leads to an
-        absorbing state, s' itself, or one that is appended where s' is a start or is reached without done as well. Duplicates are merged
-        and rows of probability zero dropped."""
+        start: a state, or `env.unwrapped.initial_state_distrib` (S,) or (N, S). `done` sits on transitions: it leads to an absorbing state,
+        s', or a new one where s' is a start or also reached without done. Duplicates are merged, rows of probability zero dropped."""
         tables = [tables] if isinstance(tables, dict) else list(tables)
         states = np.arange(len(tables[0]) if tables else 0)
         require(len(states) and all(sorted(t) == states.tolist() for t in tables), "tables",
                 "every table needs the states 0..S-1 as keys, the same for all tasks")
         n, s, a = len(tables), len(states), len(tables[0][0])
-        start = _start(start, n, s)
+        start = _per_state("start", start, n, s)
         require([[sorted(t[j]) == list(range(a)) for j in range(s)] for t in tables], "tables", f"expected the actions 0..{a - 1}")
         entries = [(i, j, k, *e) for i, t in enumerate(tables) for j in range(s) for k in range(a) for e in t[j][k]]
         require(all(len(e) == 7 for e in entries), "tables", "expected entries (p, s', r, done)")
-        entries = np.array([e for e in entries if e[3] != 0], float).reshape(-1, 7)
-        (task, state, action), (p, z, r, done) = entries[:, :3].T.astype(int), entries[:, 3:].T
-        good, wrong = np.ones((n, s, a), bool), ~(p > 0) | ~np.isin(z, states)
-        good[task[wrong], state[wrong], action[wrong]] = False
+        good = [[[all(e[0] == 0 or e[0] > 0 and e[1] in range(s) for e in t[j][k]) for k in range(a)] for j in range(s)] for t in tables]
         require(good, "tables", f"a probability that is negative or NaN, or a successor outside 0..{s - 1}")
+        entries = np.array([e for e in entries if e[3] != 0], float).reshape(-1, 7)
+        (task, state, action, z), (p, r), done = entries[:, [0, 1, 2, 4]].T.astype(int), entries[:, [3, 5]].T, entries[:, 6] != 0
 
-        z, done = z.astype(int), done != 0
         by_done, otherwise, on = np.zeros((n, s), bool), start > 0, ~done & (z != state)
         by_done[task[done], z[done]] = otherwise[task[on], z[on]] = True
         both = by_done & otherwise  # done leads to a copy of these
@@ -123,11 +118,10 @@ class MDP:
         slot = np.arange(len(row)) - np.searchsorted(row, row)
         shape = (n, total, a, slot.max(initial=0) + 1)
         successors = np.broadcast_to(np.arange(total)[:, None, None], shape).copy()
-        probabilities, rewards = np.zeros(shape), np.zeros(shape)
-        probabilities[..., 0] = terminal[..., None]
-        place = task, state, action, slot
+        probabilities, rewards = np.zeros((2,) + shape)
+        probabilities[..., 0], place = terminal[..., None], (task, state, action, slot)
         successors[place], rewards[place], probabilities[place] = z, cells[4], np.bincount(which.ravel(), p[left])
-        start = np.concatenate([start, np.zeros((n, total - s))], 1)
+        start = np.pad(start, ((0, 0), (0, total - s)))
         return cls(successors, probabilities, rewards, start, terminal, discount, horizon, reward_noise)
 
     def __len__(self):
@@ -146,8 +140,7 @@ class MDP:
     @cached_property
     def next_rows(self):
         """task · S + s', the place of each successor in arrays (N, S) laid out flat: (N, S, A, Z) int64."""
-        n, s, _ = self.shape
-        return _read_only(self.successors + s * np.arange(n)[:, None, None, None])
+        return _read_only(self.successors + self.shape[1] * np.arange(len(self))[:, None, None, None])
 
     @cached_property
     def expected_rewards(self):
@@ -163,31 +156,25 @@ class MDP:
     def with_time(self):
         """The same MDPs with time in the state, t·S + s for t = 0 … T, the states at T being terminal: S' = (T + 1)·S.
         A policy on it may depend on time, as the optimal one for a finite horizon does. The original state is s' mod S."""
-        n, s, _ = self.shape
-        size = (self.horizon + 1) * s
-
-        def repeat(x):
-            return np.repeat(x[:, None], self.horizon + 1, 1).reshape((n, size) + x.shape[2:])
-
-        own, end = np.arange(size)[:, None, None], repeat(self.terminal)
+        s, own = self.shape[1], np.arange((self.horizon + 1) * self.shape[1])[:, None, None]
+        copied = (self.successors, self.probabilities, self.rewards, self.terminal)
+        z, p, r, end = (np.concatenate([x] * (self.horizon + 1), 1) for x in copied)
         end[:, -s:] = True
-        after = repeat(self.successors) + (own // s + 1) * s  # a copy's successors are in the next
-        stay = end[..., None, None]
-        return replace(self, successors=np.where(stay, own, after), probabilities=repeat(self.probabilities), terminal=end,
-                       rewards=np.where(stay, 0.0, repeat(self.rewards)), start=np.pad(self.start, ((0, 0), (0, size - s))))
+        stay = end[..., None, None]  # what goes on, goes on in the next copy
+        return replace(self, successors=np.where(stay, own, z + (own // s + 1) * s), probabilities=p, rewards=np.where(stay, 0.0, r),
+                       start=np.pad(self.start, ((0, 0), (0, self.horizon * s))), terminal=end)
 
     def auto_reset(self):
-        """The continuing MDPs in which what leads into a terminal state leads to the start distribution instead.
-        The reward of the last transition is kept, and nothing is terminal any more. The Z of the result is Z times the largest number of
-        start states of a task, so that a step of the sampler costs the same as without."""
+        """The continuing MDPs: what leads into a terminal state leads to the start distribution instead, its reward kept; none is terminal.
+        Z grows by the largest number of start states that a task has, as a factor, so that a step of the sampler costs the same."""
         starts, chances = (x[:, None, None, None] for x in self.start_support)  # (N, 1, 1, 1, B)
         ends = self.terminal.ravel()[self.next_rows] & ~self.terminal[..., None, None]
         first = np.arange(starts.shape[-1]) == 0  # what does not end uses the first of its B entries
         successors = np.where(ends[..., None], starts, self.successors[..., None])
         probabilities = self.probabilities[..., None] * np.where(ends[..., None], chances, first)
-        flat = self.shape + (-1,)
-        return replace(self, successors=successors.reshape(flat), probabilities=probabilities.reshape(flat),
-                       rewards=np.repeat(self.rewards, len(first), -1), terminal=np.zeros_like(self.terminal))
+        successors, probabilities = (x.reshape(self.shape + (-1,)) for x in (successors, probabilities))
+        return replace(self, successors=successors, probabilities=probabilities, rewards=np.repeat(self.rewards, len(first), -1),
+                       terminal=np.zeros_like(self.terminal))
 
 
 def _read_only(array):
@@ -195,14 +182,10 @@ def _read_only(array):
     return array
 
 
-def _start(start, n, s):
-    """A start state or distribution as (N, S)."""
-    if np.ndim(start) == 0:
-        require(start in range(s), "start", f"state {start} outside 0..{s - 1}")
-        start = np.arange(s) == start
-    return _per_task("start", start, n, s)
-
-
-def _per_task(name, array, n, s):
+def _per_state(name, array, n, s):
+    """As (N, S) what is (S,), (N, S) or a scalar; a scalar start is a state."""
+    if name == "start" and np.ndim(array) == 0:
+        require(array in range(s), name, f"state {array} outside 0..{s - 1}")
+        array = np.arange(s) == array
     require(np.shape(array) in ((), (s,), (n, s)), name, f"expected shape ({s},) or ({n}, {s}), got {np.shape(array)}")
     return np.broadcast_to(array, (n, s))

@@ -1,5 +1,4 @@
-"""Model-based meta-learning: learn what the training tasks have in common, keep the exact posterior of a new one, and plan in it.
-
+"""Model-based meta-learning: keep the exact posterior of a new task, from what training tasks have in common (demos/priors.py), and plan.
 A belief is about N tasks at once and has three methods: `update(episodes)` → the belief after recorded Episodes, `sample(rng)` → one MDP a
 task drawn from the posterior, `mean()` → the posterior mean. `act` plans in one of them, an episode at a time."""
 
@@ -43,7 +42,6 @@ def transitions(episodes):
 @dataclass(frozen=True, eq=False)
 class FiniteBelief:
     """The exact posterior over C candidate MDPs, for each of N tasks."""
-
     candidates: MDP  # C tasks, without reward noise
     weights: np.ndarray  # (N, C), rows summing to one
 
@@ -56,15 +54,13 @@ class FiniteBelief:
     def update(self, episodes):
         """Bayes' rule: w_c ∝ w_c Π P_c(s', r | s, a) over the recorded steps, after which an episode went on or ended; where it starts is
         not evidence. Raises ValueError if no candidate can have made the steps."""
-        task, s, a, r, after = transitions(episodes)
-        c, mask = self.candidates, episodes.mask
+        (task, s, a, r, after), c, mask = transitions(episodes), self.candidates, episodes.mask
         went_on = np.concatenate([mask[1:], episodes.truncated[None]])[mask]
         last = np.nonzero(mask)[0] == c.horizon - 1  # at the horizon an episode ends in any state
         fits = ~c.terminal[:, s] & (last | (c.terminal[:, after] != went_on))
         seen = (c.successors[:, s, a] == after[:, None]) & (c.rewards.astype(np.float32)[:, s, a] == r.astype(np.float32)[:, None])
         with np.errstate(divide="ignore"):
-            step = np.log((c.probabilities[:, s, a] * seen).sum(-1) * fits)  # (C, steps)
-            log_w = np.log(self.weights)
+            log_w, step = np.log(self.weights), np.log((c.probabilities[:, s, a] * seen).sum(-1) * fits)  # (N, C), (C, steps)
         np.add.at(log_w, task, step.T)
         require(np.isfinite(log_w).any(1), "episodes", "no candidate can have made them")
         w = np.exp(log_w - log_w.max(1, keepdims=True))
@@ -77,21 +73,15 @@ class FiniteBelief:
 
     def mean(self):
         """P̄ = Σ_c w_c P_c and R̄ likewise, for each task: MDP."""
-        c = self.candidates
-        P = np.zeros(c.shape + c.shape[1:2])
+        c, P = self.candidates, np.zeros(self.candidates.shape + self.candidates.shape[1:2])
         np.add.at(P, (*np.indices(c.successors.shape)[:3], c.successors), c.probabilities)
-        terminal = (self.weights @ ~c.terminal) == 0
-        P, R = (np.tensordot(self.weights, x, 1) for x in (P, c.expected_rewards))
-        return MDP.from_dense(P, R, self.weights @ c.start, discount=c.discount, horizon=c.horizon, terminal=terminal)
-
-
-# ---- tabular MDPs with Dirichlet transitions and Gaussian rewards
+        P, R, start, goes_on = (np.tensordot(self.weights, x, 1) for x in (P, c.expected_rewards, c.start, ~c.terminal))
+        return MDP.from_dense(P, R, start, discount=c.discount, horizon=c.horizon, terminal=goes_on == 0)
 
 
 @dataclass(frozen=True)
 class Prior:
     """P(·|s,a) ~ Dirichlet(α, …, α), mean reward m(s,a) ~ N(mean, std²), rewards N(m, noise²). Raises ValueError if it is no prior."""
-
     concentration: float  # α
     mean: float
     std: float
@@ -111,40 +101,16 @@ def counts(mdps_shape, episodes):
     return np.bincount(pair * s + after, minlength=n * s * a * s).reshape(n, s, a, s), *moments
 
 
-def fit_prior(next_counts, n, total, squares, *, iterations=300):
-    """The maximum-likelihood Prior of `counts` over training tasks (type II). Raises ValueError if no pair was visited twice.
-    α: Σ log Γ(Sα)/Γ(Sα + n) + Σ log Γ(α + n_z)/Γ(α), with log Γ(α + n)/Γ(α) = Σ_{i<n} log(α + i); its derivative by bisection (Minka 2000),
-    in [1e-3, 1e3]. Rewards: EM for a normal mean with normal noise, no standard deviation falling below 1e-6."""
-    require((n > 1).any(), "n", "no state and action was visited twice, so nothing tells noise from spread")
-    s, i = next_counts.shape[-1], np.arange(n.max())
-    above, all_above = ((np.ravel(x)[:, None] > i).sum(0) for x in (next_counts, n))  # how many counts exceed i
-    low, high = 1e-3, 1e3
-    for _ in range(60):
-        middle = np.sqrt(low * high)
-        uphill = (above / (middle + i)).sum() > (s * all_above / (s * middle + i)).sum()
-        low, high = (middle, high) if uphill else (low, middle)
-    n, total, squares = (x[n > 0].astype(float) for x in (n, total, squares))
-    mean, spread, noise = total.sum() / n.sum(), 1.0, 1.0  # spread and noise are variances
-    for _ in range(iterations):
-        variance = 1 / (n / noise + 1 / spread)
-        m = variance * (total / noise + mean / spread)
-        mean, spread = m.mean(), max((variance + (m - m.mean()) ** 2).mean(), 1e-12)
-        noise = max((squares - 2 * m * total + n * (m**2 + variance)).sum() / n.sum(), 1e-12)
-    return Prior(float(np.sqrt(low * high)), float(mean), float(np.sqrt(spread)), float(np.sqrt(noise)))
-
-
 @dataclass(frozen=True, eq=False)
 class DirichletBelief:
     """The exact posterior under a Prior, for each of N tasks: Dirichlet(α + counts), and a normal mean reward for each (s, a)."""
-
     prior: Prior
     like: MDP  # N tasks of the right size, for the start, the terminal states, the discount and the horizon
     seen: tuple = None  # `counts` so far
 
     def __post_init__(self):
-        if self.seen is None:
-            n, s, a = self.like.shape
-            object.__setattr__(self, "seen", (np.zeros((n, s, a, s)), *np.zeros((3, n, s, a))))
+        (n, s, a), nothing = self.like.shape, np.zeros(self.like.shape)
+        object.__setattr__(self, "seen", self.seen or (np.zeros((n, s, a, s)), nothing, nothing, nothing))
 
     def update(self, episodes):
         """The belief after recorded Episodes."""
@@ -169,7 +135,6 @@ class DirichletBelief:
         return self._mdp(alpha / alpha.sum(-1, keepdims=True), mean)
 
     def _mdp(self, P, R):
-        end = self.like.terminal[..., None]  # known, as the start is: absorbing and worth nothing
-        P = np.where(end[..., None], np.eye(P.shape[-1])[:, None], P)
-        return MDP.from_dense(P, np.where(end, 0.0, R), self.like.start, discount=self.like.discount, horizon=self.like.horizon,
-                              terminal=self.like.terminal)
+        like, end = self.like, self.like.terminal[..., None]  # the end is known, as the start is: absorbing and worth nothing
+        P, R = np.where(end[..., None], np.eye(P.shape[-1])[:, None], P), np.where(end, 0.0, R)
+        return MDP.from_dense(P, R, like.start, discount=like.discount, horizon=like.horizon, terminal=like.terminal)

@@ -17,9 +17,9 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     """x with A x = b in N problems at once, A symmetric positive definite: b (N, …), matvec: (N, …) → (N, …), x (N, …).
-    Stops when every residual is below tolerance · |b|, or after max_iterations (by default four times the number of unknowns, since
-    rounding costs some; every second lot begins anew from the true residual). Raises ValueError if a residual is then still above 1e-4 ·
-    |b|, unless max_iterations was given. Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2."""
+    Stops when every residual is below tolerance · |b|, or after max_iterations (by default 4 per unknown, since rounding costs some, with a
+    new start from the true residual after 2). Raises ValueError if one is then above 1e-4 · |b|, unless max_iterations was given.
+    Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2."""
     def dot(p, q):
         return np.sum(p * q, axis=tuple(range(1, b.ndim)), keepdims=True)
     x, r = np.zeros(b.shape), np.array(b, float)
@@ -27,8 +27,8 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     size = rr
     for i in range(4 * b[0].size if max_iterations is None else max_iterations):
         if i and i % (2 * b[0].size) == 0:
-            r = b - matvec(x)
-            p, rr = r.copy(), dot(r, r)
+            r = p = b - matvec(x)
+            rr = dot(r, r)
         active = rr > tolerance**2 * size
         if not active.any():
             break

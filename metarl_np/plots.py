@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullFormatter
 
 from metarl_np.gridworld import MOVES, PIT, START, WALL
 
@@ -12,7 +11,6 @@ COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00",
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 110}
 OUTLINE = [withStroke(linewidth=2, foreground="black")]  # legible on every colour of a map
-NO_LABELS = NullFormatter()  # for the minor ticks of a short logarithmic axis
 
 
 def figure(width, height, columns=1, rows=1):
@@ -25,10 +23,9 @@ def figure(width, height, columns=1, rows=1):
 def save(fig, folder, name):
     """Write folder/name.png, folder a pathlib.Path, and close the figure; returns the path (str)."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.png"
-    fig.savefig(path)
+    fig.savefig(folder / f"{name}.png")
     plt.close(fig)
-    return str(path)
+    return str(folder / f"{name}.png")
 
 
 def curve(ax, x, mean, spread, *, label, colour, marker="o"):

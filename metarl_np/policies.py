@@ -1,7 +1,5 @@
 """Policies as data and pure functions of their parameters θ: log π(a|s; θ), its weighted score, entropy and KL.
-
-A table of log-probabilities has shape (…, S, A); parameters without a leading N are shared by all tasks, adapted ones have it. Parameters
-of any finite size give finite log-probabilities."""
+A table of log-probabilities is (…, S, A); parameters that all tasks share have no leading N. Finite ones give finite log-probabilities."""
 
 from dataclasses import dataclass
 
@@ -26,7 +24,6 @@ defvjp(log_softmax, lambda f, x: lambda g: g - np.exp(f) * np.sum(g, -1, keepdim
 class _Policy:
     """π(a|s) ∝ exp(φ(s)ᵀ θ f(a)): what the two policies share. φ (S, F) is the identity if `features` is None; f (A, m) are the `bits` of
     an action, or one-hot if that is None. Hence ∇log π(a|s) = φ(s) (f(a) − E_π f)ᵀ."""
-
     bits = None
 
     def __post_init__(self):
@@ -44,8 +41,19 @@ class _Policy:
         """θ = 0: the uniform policy."""
         return np.zeros(self.shape)
 
+    def _outputs(self, theta):
+        """φ(s)ᵀθ for all states: (…, F, m) → (…, S, m). Raises ValueError unless θ is of that shape and finite."""
+        theta = np.array(theta, float) if isinstance(theta, (list, tuple)) else theta
+        if np.shape(theta)[-2:] != self.shape:
+            raise ValueError(f"theta: expected shape (…, {self.shape[0]}, {self.shape[1]}), got {np.shape(theta)}")
+        if not np.isfinite(theta).all():
+            place = np.argwhere(~np.isfinite(theta))[0]
+            where = ", ".join(f"{axis} {i}" for axis, i in zip(("task", "state or feature", "column")[-len(place):], place))
+            raise NotFinite(f"theta: parameters that are not finite (at {where})")
+        return theta if self.features is None else np.matmul(self.features, theta)
+
     def _logits(self, theta):
-        x = _times(self.features, _checked(theta, self.shape))
+        x = self._outputs(theta)
         return x if self.bits is None else np.matmul(x, self.bits.T)
 
     def log_pi(self, theta):
@@ -68,7 +76,6 @@ class _Policy:
 class SoftmaxPolicy(_Policy):
     """π(a|s) ∝ exp(θ_aᵀφ(s)), θ (F, A): any distribution over the actions in each state when tabular.
     ∇_b log π(a|s) = ([a = b] − π(b|s)) φ(s). Sutton & Barto (2018), eq. 13.2–13.3."""
-
     n_states: int  # S
     n_actions: int  # A
     features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
@@ -78,11 +85,9 @@ class SoftmaxPolicy(_Policy):
 @dataclass(frozen=True, eq=False)
 class LogisticPolicy(_Policy):
     """Independent binary units: π(1|s) = σ(θᵀφ(s)), and with m units, θ (F, m), A = 2^m actions, unit u being bit u of the action.
-    log π(a|s) = Σ_u log σ(±θ_uᵀφ(s)) = Σ_u a_u θ_uᵀφ(s) − log(1 + exp θ_uᵀφ(s)), a *sum*; ∇_u log π(a|s) = (a_u − σ(θ_uᵀφ(s))) φ(s), since
-    E_π a_u = σ(θ_uᵀφ(s)).
-    Any deterministic policy can be represented, but of the stochastic ones only products of the units' distributions: of four moves (up,
-    down, left, right) unit 0 is the direction along an axis and unit 1 the axis."""
-
+    log π(a|s) = Σ_u log σ(±θ_uᵀφ(s)) = Σ_u a_u θ_uᵀφ(s) − log(1 + exp θ_uᵀφ(s)), a *sum*; ∇_u log π(a|s) = (a_u − E_π a_u) φ(s), with
+    E_π a_u = σ(θ_uᵀφ(s)). Any deterministic policy can be represented, but of the stochastic ones only products of the units': of four
+    moves (up, down, left, right) unit 0 is the direction along an axis and unit 1 the axis."""
     n_states: int  # S
     units: int = 1  # m
     features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
@@ -93,9 +98,7 @@ class LogisticPolicy(_Policy):
 
 @dataclass(frozen=True, eq=False)
 class ActorCritic(_Policy):
-    """A policy and a state value in one array: θ (F, A + 1), or (F, m + 1), whose last column are the weights w of V(s) = wᵀφ(s). There
-    f(a) = 0, so that column does not act."""
-
+    """A policy and a state value in one θ (F, A + 1) or (F, m + 1): its last column, where f(a) = 0, is w in V(s) = wᵀφ(s)."""
     actor: SoftmaxPolicy | LogisticPolicy
     n_states = property(lambda self: self.actor.n_states)
     n_actions = property(lambda self: self.actor.n_actions)
@@ -108,24 +111,7 @@ class ActorCritic(_Policy):
 
     def values(self, theta):
         """V(s) for all states: θ (…, F, A + 1) → (…, S)."""
-        return _times(self.features, _checked(theta, self.shape)[..., -1:])[..., 0]
-
-
-def _times(features, x):
-    """φ x, or x itself for a table: φ (S, F), x (…, F, ·) → (…, S, ·)."""
-    return x if features is None else np.matmul(features, x)
-
-
-def _checked(theta, shape):
-    """θ as an array; ValueError unless it is (…, F, columns), `shape` being the last two, and finite."""
-    theta = np.array(theta, float) if isinstance(theta, (list, tuple)) else theta
-    if np.shape(theta)[-2:] != shape:
-        raise ValueError(f"theta: expected shape (…, {shape[0]}, {shape[1]}), got {np.shape(theta)}")
-    if not np.isfinite(theta).all():
-        place = np.argwhere(~np.isfinite(theta))[0]
-        where = ", ".join(f"{axis} {i}" for axis, i in zip(("task", "state or feature", "column")[-len(place):], place))
-        raise NotFinite(f"theta: parameters that are not finite (at {where})")
-    return theta
+        return self._outputs(theta)[..., -1]
 
 
 def entropy(log_p):

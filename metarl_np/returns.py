@@ -10,7 +10,6 @@ from autograd.extend import defvjp, primitive
 @dataclass(frozen=True, eq=False)
 class Episodes:
     """K episodes of T steps in each of N tasks. Steps after a terminal state are masked; their reward is 0."""
-
     states: np.ndarray  # (T, N, K) s_t
     actions: np.ndarray  # (T, N, K) a_t
     rewards: np.ndarray  # (T, N, K) r_t, paid for leaving s_t by a_t
@@ -54,9 +53,8 @@ defvjp(reward_to_go, lambda ans, rewards, discount: lambda g: reward_to_go(g[::-
 
 
 def gae(rewards, values, mask, bootstrap, *, discount, lam):
-    """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16.
-    rewards, values V(s_t), mask: (T, …); bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated or the horizon is
-    reached. What is masked, after an earlier end, has value 0."""
+    """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16. rewards, values V(s_t), mask: (T, …), what
+    is masked being worth 0; bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated or the horizon is reached."""
     values = np.concatenate([values * mask, (bootstrap * mask[-1])[None]])
     return reward_to_go((rewards + discount * values[1:] - values[:-1]) * mask, discount * lam)
 
@@ -88,9 +86,8 @@ def linear_baseline(features, ridge=1e-6):
     def baseline(returns, episodes):
         if episodes.states.max() >= len(features):
             raise ValueError(f"features: {len(features)} rows, where the episodes visit state {episodes.states.max()}")
-        steps, tasks, _ = returns.shape
-        time = (np.arange(steps)[:, None] / steps) ** np.arange(4)
-        x = np.concatenate([features[episodes.states], np.broadcast_to(time[:, None, None], returns.shape + (4,))], -1)
+        time = (np.arange(len(returns))[:, None, None, None] / len(returns)) ** np.arange(4)
+        x = np.concatenate([features[episodes.states], np.broadcast_to(time, returns.shape + (4,))], -1)
         valid = x * episodes.mask[..., None]
         gram = np.einsum("tnki,tnkj->nij", valid, valid) + ridge * np.eye(x.shape[-1])
         w = np.linalg.solve(gram, np.einsum("tnki,tnk->ni", valid, returns)[..., None])[..., 0]

@@ -194,7 +194,7 @@ def load_weights(path, mdps):
     """(policy, θ, facts) from `save_weights`, never unpickling. Raises ValueError, naming the file, if it is no such file or was made for
     tasks of another size."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:  # np.load itself would not close a damaged file
             facts = {name: file[name] for name in file.files}
         policy = RecurrentPolicy(*facts.pop("sizes").tolist())
         theta, sizes = facts.pop("theta"), (policy.n_states, policy.n_actions)

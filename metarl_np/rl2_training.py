@@ -41,17 +41,15 @@ def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0
     return g
 
 
-def gradient(policy, theta, trials, batch, of_outputs, threads=1):
+def gradient(policy, theta, trials, batch, of_outputs, each=map):
     """Σ ∂L/∂θ (P,) over the trials whose numbers are `batch`, with ∂L/∂outputs = of_outputs(outputs, part, numbers).
 
-    They are unrolled in parts that fit the cache, by several threads; the parts, and so each bit of the sum, do not depend on how many."""
+    They are unrolled in parts that fit the cache, by `each`, map or a thread pool's: the sum has the same bits."""
     def one(numbers):
         part = trials.part(numbers)
         y, pull_back, _ = policy.unroll(theta, part)
         return pull_back(of_outputs(y, part, numbers))
-    parts = [batch[i:i + LANES] for i in range(0, len(batch), LANES)]
-    with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(one, parts))
+    return sum(each(one, [batch[i:i + LANES] for i in range(0, len(batch), LANES)]))
 
 
 def taken_log_probs(outputs, trials):
@@ -97,7 +95,7 @@ class PPO:
     def __post_init__(self):
         _require_settings(self, ("step_size", "clip", "max_norm"), ("entropy", "value"), ("epochs", "minibatches"))
 
-    def __call__(self, rng, policy, theta, trials, payoffs, state, left, threads=1):
+    def __call__(self, rng, policy, theta, trials, payoffs, state, left, each=map):
         """(θ', Adam's state) after one batch of Trials with payoffs (T, N); `left` is the fraction of the run that is left."""
         advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
         old, settings = taken_log_probs(trials.outputs, trials), dict(clip=self.clip, entropy_bonus=self.entropy * left, value=self.value)
@@ -105,7 +103,7 @@ class PPO:
             for batch in np.array_split(rng.permutation(len(payoffs[0])), self.minibatches):
                 steps = trials.mask[:, batch].sum()
                 g = gradient(policy, theta, trials, batch, lambda y, part, lanes: surrogate_gradient(
-                    y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings), threads)
+                    y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings), each)
                 g = g * min(1.0, self.max_norm / max(np.linalg.norm(g), 1e-30))
                 theta, state = adam(theta, g, state, step_size=self.step_size * left)
         return theta, state
@@ -129,7 +127,7 @@ class TRPO:
     def __post_init__(self):
         _require_settings(self, ("radius", "damping", "shrink"), (), ("iterations", "every", "max_backtracks"))
 
-    def __call__(self, rng, policy, theta, trials, payoffs, state, left, threads=1):
+    def __call__(self, rng, policy, theta, trials, payoffs, state, left, each=map):
         """(θ', None) after one batch of Trials with payoffs (T, N)."""
         advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
         old, everyone = taken_log_probs(trials.outputs, trials), np.arange(len(payoffs[0]))
@@ -139,9 +137,9 @@ class TRPO:
             return np.sum(np.exp(taken_log_probs(y, trials) - old) * advantage * trials.mask) / trials.mask.sum()
 
         def curved(v):
-            return fisher_vector_product(policy, theta, few, v, threads) + self.damping * v
+            return fisher_vector_product(policy, theta, few, v, each) + self.damping * v
         g = gradient(policy, theta, trials, everyone, lambda y, part, lanes: surrogate_gradient(
-            y, part, *(x[:, lanes] for x in (old, advantage, target)), trials.mask.sum(), clip=np.inf, value=0.0), threads)
+            y, part, *(x[:, lanes] for x in (old, advantage, target)), trials.mask.sum(), clip=np.inf, value=0.0), each)
         x = conjugate_gradient(lambda v: curved(v[0])[None], g[None], max_iterations=self.iterations)[0]
         curvature = x @ (curved(x) - self.damping * x)
         full = (x * np.sqrt(2 * self.radius / max(curvature, 1e-30))).astype(theta.dtype)
@@ -165,23 +163,24 @@ class TRPO:
             V[s], v[s] = w[:-1], w[-1]
 
 
-def fisher_vector_product(policy, theta, trials, v, threads=1):
+def fisher_vector_product(policy, theta, trials, v, each=map):
     """F v, F = E Jᵀ(diag p − ppᵀ)J the Hessian of KL(π_old‖π_θ) at θ, by the central difference of its gradient along v: (P,) → (P,).
 
-    The gradient of KL with respect to the logits is π − π_old, and π_old is the same at both ends."""
+    The gradient of KL with respect to the logits is π − π_old. π_old stays in: what pulls it back, J, differs between the two ends."""
     def of_outputs(y, part, numbers):
-        pi = np.swapaxes(np.exp(log_probs(y)), 1, 2) * (part.mask / trials.mask.sum())[:, None]
-        return np.concatenate([pi, np.zeros_like(pi[:, :1])], 1).astype(y.dtype)
+        g = np.exp(log_probs(y)) - np.exp(log_probs(part.outputs))
+        g = np.swapaxes(g, 1, 2) * (part.mask / trials.mask.sum())[:, None]
+        return np.concatenate([g, np.zeros_like(g[:, :1])], 1).astype(y.dtype)
     everyone, length = np.arange(trials.mask.shape[1]), max(np.linalg.norm(v), 1e-30)
     small = (0.03 / length * v).astype(theta.dtype)  # in float32 rounding and the third derivative then cost about 1e-5 each
-    ahead, behind = (gradient(policy, th, trials, everyone, of_outputs, threads) for th in (theta + small, theta - small))
+    ahead, behind = (gradient(policy, th, trials, everyone, of_outputs, each) for th in (theta + small, theta - small))
     return (ahead - behind) * (length / 0.06)
 
 
 def _require_settings(update, positive, not_negative, counts):
     """Raise ValueError naming a setting outside its range."""
     for names, good in ((positive, lambda x: 0 < x < np.inf), (not_negative, lambda x: 0 <= x < np.inf),
-                        (counts, lambda x: x in range(1, 2**31)), (("discount", "lam"), lambda x: 0 <= x <= 1)):
+                        (counts, lambda x: 1 <= x < np.inf and x == int(x)), (("discount", "lam"), lambda x: 0 <= x <= 1)):
         for name in names:
             require(good(getattr(update, name)), name, f"{getattr(update, name)} is outside its range")
 
@@ -193,12 +192,13 @@ def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, pay
     `expected_rewards`, or a function of (MDP, Trials) → (T, N). Raises FloatingPointError, naming the iteration, when parameters are not
     finite, and as `sample_trials` does."""
     state = None
-    for i in range(iterations):
-        mdps = sample_tasks(rng)
-        trials = sample_trials(rng, mdps, policy, theta, episodes)
-        try:
-            theta, state = update(rng, policy, theta, trials, payoffs(mdps, trials), state, 1 - i / iterations, threads)
-            policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
-        except NotFinite as error:
-            raise NotFinite(f"iteration {i}: {error}") from error
-        yield theta, float(expected_rewards(mdps, trials).sum(0).mean())
+    with ThreadPoolExecutor(threads) as pool:
+        for i in range(iterations):
+            mdps = sample_tasks(rng)
+            trials, left = sample_trials(rng, mdps, policy, theta, episodes), 1 - i / iterations
+            try:
+                theta, state = update(rng, policy, theta, trials, payoffs(mdps, trials), state, left, pool.map if threads > 1 else map)
+                policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
+            except NotFinite as error:
+                raise NotFinite(f"iteration {i}: {error}") from error
+            yield theta, float(expected_rewards(mdps, trials).sum(0).mean())

@@ -1,10 +1,8 @@
 """Batched sampling of episodes: the hot core. Python runs once per time step; tasks and episodes are array axes.
-
 One 32-bit random number per step decides the action and the successor together. For each (task, state) the A·Z joint outcomes, of
 probability π(a|s) P(z|s,a), are laid out as an alias table (Walker 1977; Vose 1991): W columns (a power of two) of equal probability, each
-split by one threshold between two outcomes. The high bits of the number name the column and the whole of it is compared with the column's
-threshold; after that the reward, the action and the next state are each one look-up. The rows that a step touches fit in the cache, since
-lanes (task, episode) are run a chunk at a time."""
+split by one threshold between two outcomes. The number's high bits name the column, and it is compared with the threshold; the reward,
+the action and the next state are then a look-up each, in rows that fit in the cache: lanes (task, episode) are run a chunk at a time."""
 
 from dataclasses import dataclass
 
@@ -19,7 +17,6 @@ CHUNK = 8192  # lanes whose working rows fit in a core's cache
 @dataclass(frozen=True, eq=False)
 class SamplingTables:
     """What a step looks up: by column b = row·W + column, or by cell c = 2b + (number below the threshold)."""
-
     log_pi: np.ndarray  # (N, S, A)
     width_bits: int  # log2 W
     thresholds: np.ndarray  # (N·S·W) uint32
@@ -35,10 +32,9 @@ def sampling_tables(mdps, log_pi):
     A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens."""
     n, s, a, z = mdps.successors.shape
     require_log_pi(log_pi, (n, s, a))
-    pi = np.exp(log_pi)
     bits = max(1, (a * z - 1).bit_length())
     joint = np.zeros((n, s, 1 << bits))
-    np.multiply(pi[..., None], mdps.probabilities, out=joint[..., : a * z].reshape(n, s, a, z))
+    np.multiply(np.exp(log_pi)[..., None], mdps.probabilities, out=joint[..., : a * z].reshape(n, s, a, z))
     thresholds, alias = _alias_tables(joint.reshape(n * s, -1))
     outcome = np.stack([alias, np.broadcast_to(np.arange(1 << bits), alias.shape)], -1).reshape(n * s, -1)
     outcome = np.minimum(outcome, a * z - 1)  # a padding column's own outcome is never drawn
@@ -89,9 +85,8 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None):
     require(1 <= steps <= mdps.horizon, "steps", f"{steps} is outside 1..horizon = {mdps.horizon}")
     require(episodes >= 1, "episodes", f"{episodes} is less than 1")
     tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
-    made = tables.log_pi.shape
+    (n, s, _), lanes, made = mdps.shape, mdps.shape[0] * episodes, tables.log_pi.shape
     require(made == mdps.shape, "log_pi", f"tables made for (N, S, A) = {made}, the tasks are {mdps.shape}")
-    (n, s, _), lanes = mdps.shape, mdps.shape[0] * episodes
     states, actions = np.empty((steps, lanes), np.int32), np.empty((steps, lanes), np.int32)
     rewards, last = np.empty((steps, lanes), np.float32), np.empty(lanes, np.int32)
     mask = np.broadcast_to(True, (steps, lanes)) if tables.alive is None else np.empty((steps, lanes), bool)
@@ -106,8 +101,8 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None):
     for low, child in zip(chunks, rng.spawn(len(chunks))):  # a chunk's numbers do not depend on who runs it
         part = slice(low, low + CHUNK)
         task = np.arange(low, min(low + CHUNK, lanes)) // episodes
-        _run(child, tables, first[part], task * s, mdps.reward_noise[task], *(x[:, part] for x in (states, actions, rewards, mask)),
-             last[part])
+        rows = (x[..., part] for x in (states, actions, rewards, mask, last))
+        _run(child, tables, first[part], task * s, mdps.reward_noise[task], *rows)
     last = last.reshape(n, episodes)
     truncated = (steps < mdps.horizon) & ~np.take_along_axis(mdps.terminal, last, 1)
     return Episodes(*(x.reshape(steps, n, episodes) for x in (states, actions, rewards, mask)), tables.log_pi, last, truncated)
@@ -115,8 +110,7 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None):
 
 def _run(rng, tables, first, offset, noise, states, actions, rewards, mask, last):
     """One chunk of lanes for all steps, written into the rows of the last five arguments; offset is a lane's task · S."""
-    steps, lanes = states.shape
-    bits = tables.width_bits
+    (steps, lanes), bits = states.shape, tables.width_bits
     row = (first + offset) << bits  # W · (task · S + state)
     column, threshold = np.empty(lanes, np.uint32), np.empty(lanes, np.uint32)
     cell, below = np.empty(lanes, np.int64), np.empty(lanes, bool)
@@ -125,8 +119,8 @@ def _run(rng, tables, first, offset, noise, states, actions, rewards, mask, last
     for t in range(steps):
         if t % block == 0:
             draws = min(block, steps - t)
-            random = rng.integers(2**64, size=(draws * lanes + 1) // 2, dtype=np.uint64).view(np.uint32)[:draws * lanes]
-            random = random.reshape(draws, lanes)
+            random = rng.integers(2**64, size=(draws * lanes + 1) // 2, dtype=np.uint64)
+            random = random.view(np.uint32)[:draws * lanes].reshape(draws, lanes)
         u = random[t % block]
         np.right_shift(row, bits, out=cell)
         np.subtract(cell, offset, out=states[t], casting="unsafe")

@@ -1,9 +1,7 @@
-"""One learner: a step of REINFORCE or PPO on recorded episodes, as a function θ' = U(θ, D) that autograd differentiates.
-
+"""One learner: a step of REINFORCE, PPO or TRPO on recorded episodes, as a function θ' = U(θ, D) that autograd differentiates.
 An inner update has two methods. `prepare(mdps, policy, theta, episodes)` keeps of the episodes what the step needs, and freezes every
 decision that has no derivative (how many epochs; in TRPO, how far the line search went). Calling it, (policy, theta, data) → θ', is then a
-smooth function of θ (N, F, A), one row per task. `trpo` has the third; a fourth needs no more. (An attribute `baseline`, if there is one,
-scores the query episodes too.)"""
+smooth function of θ (N, F, A), one row per task. A fourth algorithm needs no more. (An attribute `baseline` scores the query too.)"""
 
 from dataclasses import dataclass
 from numbers import Integral
@@ -11,10 +9,12 @@ from typing import Callable
 
 import autograd.numpy as np
 from autograd import grad
+from autograd.extend import defvjp, primitive
 
 from metarl_np.losses import (ESTIMATORS, FOLDED, advantages, at_states, fold, gather_log_probs, magic_box, mean_kl, reinforce_weights,
                               stop, visits)
 from metarl_np.mdp import require
+from metarl_np.optim import conjugate_gradient
 from metarl_np.policies import entropy
 from metarl_np.returns import discounts, leave_one_out_baseline, reward_to_go
 
@@ -29,7 +29,6 @@ def reinforce_table(mdps, episodes, *, baseline=leave_one_out_baseline):
 class Reinforce:
     """θ' = θ + α ∇L(θ; D), L a REINFORCE surrogate: plain gradient ascent, or MAML's inner step. `estimator` names the surrogate
     (losses.ESTIMATORS): all give the same θ'; what differs is ∂θ'/∂θ = I + α Ĥ. Raises ValueError on settings outside their range."""
-
     step_size: float  # α
     baseline: Callable = leave_one_out_baseline  # (returns, episodes) → (T, N, K)
     estimator: str = "naive"
@@ -45,8 +44,8 @@ class Reinforce:
         if self.estimator in FOLDED:
             return reinforce_table(mdps, episodes, baseline=self.baseline)
         rewards = episodes.rewards * episodes.mask
-        baseline = self.baseline(reward_to_go(rewards, mdps.discount), episodes)
-        return episodes.states, episodes.actions, (rewards, baseline, episodes.mask, mdps.discount)
+        recorded = rewards, self.baseline(reward_to_go(rewards, mdps.discount), episodes), episodes.mask, mdps.discount
+        return episodes.states, episodes.actions, recorded
 
     def gradient(self, policy, theta, data):
         """∇L(θ; D) for prepared D, per task: θ (N, F, A) → (N, F, A)."""
@@ -54,26 +53,22 @@ class Reinforce:
             weights = data * magic_box(policy.log_pi(theta)) if self.estimator == "lvc" else data
             score = policy.weighted_score(theta, weights)
             return stop(score) if self.estimator == "first_order" else score
-        states, actions, recorded = data
-        surrogate, options = ESTIMATORS[self.estimator], dict(lam=self.lam) if self.estimator == "loaded_dice" else {}
+        (states, actions, recorded), surrogate = data, ESTIMATORS[self.estimator]
+        options = dict(lam=self.lam) if self.estimator == "loaded_dice" else {}
         return grad(lambda th: np.sum(surrogate(gather_log_probs(policy.log_pi(th), states, actions), *recorded, **options)))(theta)
 
     def __call__(self, policy, theta, data):
-        """θ' from prepared D, per task: θ (N, F, A) → (N, F, A)."""
         return theta + self.step_size * self.gradient(policy, theta, data)
 
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """The same update with ∂θ'/∂θ = I: the outer gradient stops at θ', and what acts only through the inner step, such as a critic's
-    column, gets none. Finn et al. (2017), §5.2."""
-
+    """The same update with ∂θ'/∂θ = I: what acts only through U (a critic's column) gets no gradient. Finn et al. (2017), §5.2."""
     inner: Callable
     baseline = property(lambda self: getattr(self.inner, "baseline", leave_one_out_baseline))  # scores the query
     prepare = property(lambda self: self.inner.prepare)
 
-    def __call__(self, policy, theta, data):
-        """θ + ⊥(U(θ) − θ)."""
+    def __call__(self, policy, theta, data):  # θ + ⊥(U(θ) − θ)
         return theta + (self.inner(policy, stop(theta), data) - stop(theta))
 
 
@@ -84,7 +79,6 @@ class PPO:
     mean over episodes. Steps are plain ascent and minibatches are cut in order, episodes being exchangeable, so that θ' is a plain function
     of θ: through π_old, and through the advantages of an ActorCritic. A task stops when its KL̄(π_old‖π) after an epoch is above target_kl.
     Raises ValueError on a setting outside its range, or minibatches that do not divide K."""
-
     step_size: float  # α
     clip: float = 0.2  # ε
     epochs: int = 4
@@ -100,8 +94,7 @@ class PPO:
             require(np.isfinite(getattr(self, name)), name, f"{getattr(self, name)} is not finite")
         require(0 <= self.lam <= 1, "lam", f"{self.lam} is outside [0, 1]")
         require(0 < self.clip < np.inf and self.target_kl > 0, "clip, target_kl", f"{self.clip}, {self.target_kl} must be positive")
-        for name in ("epochs", "minibatches"):
-            n = getattr(self, name)
+        for name, n in (("epochs", self.epochs), ("minibatches", self.minibatches)):
             require(isinstance(n, Integral) and n >= 1, name, f"{n} is not a whole number of at least 1")
 
     def prepare(self, mdps, policy, theta, episodes):
@@ -121,15 +114,13 @@ class PPO:
 
         def table(steps):
             return fold(steps * gamma_t, states, episodes.actions, policy.n_states, policy.n_actions)
-
         up, down = table(np.maximum(advantage, 0.0)), table(np.minimum(advantage, 0.0))  # where Â < 0 the lower clip is the one that acts
         total = np.sum(np.minimum(ratio, 1 + self.clip) * up + np.maximum(ratio, 1 - self.clip) * down, (1, 2))
         if self.entropy:
             total = total + self.entropy * np.sum(np.sum(table(np.ones(states.shape)), -1) * entropy(log_pi), -1)
         if hasattr(policy, "values"):
-            target = advantage + at_states(policy.values(old), states)
-            errors = np.mean(gamma_t * (at_states(policy.values(theta), states) - target) ** 2, 2)
-            total = total - 0.5 * self.value * np.sum(errors, 0)
+            errors = at_states(policy.values(theta), states) - (advantage + at_states(policy.values(old), states))
+            total = total - 0.5 * self.value * np.sum(np.mean(gamma_t * errors**2, 2), 0)
         return total
 
     def _epochs(self, policy, old, data):
@@ -144,6 +135,88 @@ class PPO:
             yield theta
 
     def __call__(self, policy, theta, data):
-        """θ' from prepared D, per task: θ (N, F, A) → (N, F, A)."""
-        *_, theta = self._epochs(policy, theta, data)
-        return theta
+        return list(self._epochs(policy, theta, data))[-1]
+
+
+def fisher_vector_product(policy, theta, nu, v):
+    """F v, F = Σ_s ν(s) Σ_a π ∇log π ∇log πᵀ the Hessian of KL̄ at θ, in closed form: θ, v (N, F, A), ν (N, S) → (N, F, A)."""
+    return policy.weighted_score(theta, nu[..., None] * np.exp(policy.log_pi(theta)) * policy.tangent(theta, v))
+
+
+def fisher_vector_product_by_autograd(policy, theta, nu, v):
+    """The same for any policy: the derivative of vᵀ∇KL̄(π_θ‖π_θ') at θ' = θ."""
+    gradient = grad(lambda new: np.sum(mean_kl(policy, stop(theta), new, nu)))
+    return grad(lambda new: np.sum(gradient(new) * v))(theta)
+
+
+@primitive
+def natural_direction(policy, theta, g, nu, damping):
+    """x = (F(θ) + λI)⁻¹ g by conjugate gradient, per task: θ, g (N, F, A), ν (N, S) → (N, F, A)."""
+    return conjugate_gradient(lambda v: fisher_vector_product(policy, theta, nu, v) + damping * v, g)
+
+
+# (F + λI) x = g, so dx = (F + λI)⁻¹ (dg − dF x): one more solve y of the same system, then ∇_θ yᵀ(g − F(θ) x) with x, y constant
+defvjp(natural_direction, lambda x, policy, theta, g, nu, damping: lambda x_bar: grad(lambda th: -np.sum(
+           natural_direction(policy, theta, x_bar, nu, damping) * fisher_vector_product(policy, th, nu, x)))(theta),
+       lambda x, policy, theta, g, nu, damping: lambda x_bar: natural_direction(policy, theta, x_bar, nu, damping), argnums=[1, 2])
+
+
+@dataclass(frozen=True)
+class TRPO:
+    """A natural-gradient step inside a KL radius, differentiable in θ. Schulman et al. (2015), §6 and appendix C.
+    θ' = θ + c^j √(2δ / xᵀFx) x, x = (F + λI)⁻¹ g, j the first exponent at which the *ratio* surrogate Σ_t γᵗ (π/π_old) Â_t improves and
+    KL̄(π_old‖π) ≤ δ; where no j ≤ max_backtracks will do the parameters stay, and the exponent is −1 in the prepared data. The derivative
+    is that at frozen j. λ > 0, since a softmax's Fisher matrix is singular. A critic's column is not moved: an outer gradient through the
+    advantages can learn it, a first-order one cannot. Raises ValueError on settings outside their range, or a λ too small to solve with."""
+    radius: float = 0.01  # δ, nats
+    damping: float = 1e-3  # λ
+    lam: float = 0.95  # λ of GAE; used with an ActorCritic only
+    shrink: float = 0.5  # c
+    max_backtracks: int = 10
+    baseline: Callable = leave_one_out_baseline  # for policies without values
+
+    def __post_init__(self):
+        for name in ("radius", "damping"):
+            require(0 < getattr(self, name) < np.inf, name, f"{getattr(self, name)} must be positive")
+        require(0 <= self.lam <= 1, "lam", f"{self.lam} is outside [0, 1]")
+        require(0 < self.shrink < 1, "shrink", f"{self.shrink} must be between 0 and 1")
+        require(self.max_backtracks in range(1000), "max_backtracks", f"{self.max_backtracks} is not a whole number")
+
+    def prepare(self, mdps, policy, theta, episodes):
+        """(Episodes, γ, ν (N, S), exponents (N,))."""
+        nu, table = visits(episodes, policy.n_states), self._table(policy, theta, episodes, mdps.discount)
+        return episodes, mdps.discount, nu, self.search(policy, theta, table, nu)
+
+    def full_step(self, policy, theta, table, nu):
+        """√(2δ / xᵀFx) x from folded weights W(s, a) of γᵗÂ_t, exact or sampled: θ, W, ν → (N, F, A); 0 where W leaves nothing to gain."""
+        g = policy.weighted_score(theta, table)
+        x = natural_direction(policy, theta, g, nu, self.damping)
+        curvature = np.sum(x * fisher_vector_product(policy, theta, nu, x), (1, 2))[:, None, None]
+        rounding = 1e-13 * abs(stop(table)).max((1, 2), keepdims=True)  # the step has a fixed length: never take it along an error
+        still = (stop(curvature) <= 0) | (abs(stop(g)).max((1, 2), keepdims=True) <= rounding)
+        return x * np.where(still, 0.0, np.sqrt(2 * self.radius / np.where(still, 1.0, curvature)))
+
+    def search(self, policy, theta, table, nu):
+        """The exponent j of each task's line search, −1 where no step will do: θ (N, F, A), W (N, S, A), ν (N, S) → (N,) int."""
+        exponent, old, full = np.full(len(theta), -1), policy.log_pi(theta), self.full_step(policy, theta, table, nu)
+        for j in range(self.max_backtracks + 1):
+            new = theta + self.shrink**j * full
+            good = np.sum(np.expm1(policy.log_pi(new) - old) * table, (1, 2)) > 0
+            good = good & (mean_kl(policy, theta, new, nu) <= self.radius)
+            exponent = np.where((exponent < 0) & good, j, exponent)
+        return exponent
+
+    def step(self, policy, theta, table, nu, exponent):
+        """θ' at given exponents: θ (N, F, A), W (N, S, A), ν (N, S), exponents (N,) → (N, F, A)."""
+        length = np.where(exponent < 0, 0.0, self.shrink ** np.maximum(exponent, 0.0))
+        return theta + length[:, None, None] * self.full_step(policy, theta, table, nu)
+
+    def _table(self, policy, theta, episodes, discount):
+        advantage = advantages(policy, theta, episodes, discount, baseline=self.baseline, lam=self.lam)
+        weights = advantage * discounts(discount, len(advantage), advantage)
+        table, size = (fold(w, episodes.states, episodes.actions, policy.n_states, policy.n_actions) for w in (weights, abs(stop(weights))))
+        return np.where(abs(stop(table)) > 1e-13 * size.sum((1, 2), keepdims=True), table, 0.0)  # what has cancelled is 0, not 1e-17
+
+    def __call__(self, policy, theta, data):
+        episodes, discount, nu, exponent = data
+        return self.step(policy, theta, self._table(policy, theta, episodes, discount), nu, exponent)

@@ -29,8 +29,7 @@ from metarl_np.optim import conjugate_gradient
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.random_mdps import random_mdps
 from metarl_np.returns import Episodes, discounts, gae, leave_one_out_baseline, linear_baseline, no_baseline, reward_to_go
-from metarl_np.trpo import TRPO, fisher_vector_product
-from metarl_np.updates import Reinforce
+from metarl_np.updates import TRPO, Reinforce, fisher_vector_product
 
 S, A, T, GAMMA, ALPHA = 2, 2, 2, .9, .7
 

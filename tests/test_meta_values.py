@@ -9,11 +9,11 @@ import pytest
 from autograd import grad
 from helpers import all_episodes, numerical_gradient, random_tasks
 
+from meta_values import adapt_values, meta_value_objective, train_values, value_error, value_step
 from metarl_np import exact
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import td_errors
 from metarl_np.mdp import MDP
-from metarl_np.meta_values import adapt_values, meta_value_objective, train_values, value_error, value_step
 from metarl_np.returns import Episodes
 from metarl_np.rollouts import rollout
 

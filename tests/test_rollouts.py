@@ -8,7 +8,7 @@ from helpers import chi2_p, random_tasks, terminal_state
 
 from metarl_np.mdp import MDP
 from metarl_np.returns import Episodes
-from metarl_np.rollouts import CHUNK, _alias_tables, rollout, sampling_tables
+from metarl_np.rollouts import CHUNK, _alias_tables, rollout, sampling_tables, step, successor_table
 
 STATISTICAL = 1e-3  # smallest p-value that passes; the seeds are fixed
 
@@ -369,6 +369,83 @@ def test_a_stored_step_takes_at_most_20_bytes(rng):
         e = rollout(rng, mdps, np.full((5, 3), -np.log(3)), 10)
         assert sum(x.nbytes for x in (e.states, e.actions, e.rewards, e.mask)) <= 20 * 6 * 2 * 10
         assert e.rewards.dtype == np.float32 and e.states.dtype == e.actions.dtype == np.int32 and e.mask.dtype == bool
+
+
+# ---- one step at a time
+
+
+class Fixed:
+    """A generator whose every uniform number is u."""
+
+    def __init__(self, u):
+        self.u = u
+
+    def random(self, size):
+        return np.full(size, self.u)
+
+
+def every_row(mdps, copies):
+    """One task for each (task, state, action) of `mdps`, times `copies`: the tasks, s and a (M,)."""
+    n, s, a = mdps.shape
+    task, state, action = (np.repeat(x.ravel(), copies) for x in np.indices((n, s, a)))
+    return mdps[task], state, action
+
+
+def test_step_draws_successors_as_the_table_says(rng):
+    base, copies = coded(random_tasks(rng, 2, 4, 2, 3, horizon=2)), 4000
+    mdps, states, actions = every_row(base, copies)
+    rewards, after = step(rng, mdps, successor_table(mdps), states, actions)
+    on = rewards > 0
+    task = np.repeat(np.arange(2), len(mdps) // 2)
+    assert (on == ~base.terminal[task, states]).all()
+    codes = rewards[on].astype(int) - 1
+    np.testing.assert_array_equal(codes // 3, (task * 8 + states * 2 + actions)[on])  # its own task, state and action
+    np.testing.assert_array_equal(after[on], base.successors.ravel()[codes])
+    expected = copies * base.probabilities * ~base.terminal[:, :, None, None]
+    rows, possible = (~base.terminal).sum() * 2, (expected > 0).sum()
+    assert (expected == 0)[~base.terminal].any()
+    assert chi2_p(np.bincount(codes, minlength=expected.size), expected, possible - rows) > STATISTICAL
+
+
+def test_step_by_inversion_at_the_ends_of_the_unit_interval(rng):
+    """No successor of probability 0, neither at u = 0 nor at the largest u below 1, and the first that is possible or the last."""
+    mdps, states, actions = every_row(random_tasks(rng, 3, 4, 3, 4, horizon=2), 1)
+    for u, pick in ((0.0, 0), (np.nextafter(1, 0), -1)):
+        rewards, after = step(Fixed(u), mdps, successor_table(mdps), states, actions)
+        for i, (s, a) in enumerate(zip(states, actions)):
+            z = np.flatnonzero(mdps.probabilities[i, s, a])[pick]
+            assert rewards[i] == mdps.rewards[i, s, a, z] and after[i] == mdps.successors[i, s, a, z]
+
+
+def test_step_adds_noise_of_each_tasks_own_size_and_none_in_a_terminal_state():
+    rng, copies, std = np.random.default_rng(5), 20_000, np.array([.5, 2, 0])
+    mdps = replace(two_chains(5)[[0, 1, 1]], reward_noise=std)
+    mdps = mdps[np.repeat(np.arange(3), copies)]
+    table, zeros = successor_table(mdps), np.zeros(len(mdps), int)
+    drawn = []
+    for _ in range(2):
+        rewards, after = step(rng, mdps, table, zeros + 1, zeros)
+        noise = rewards.reshape(3, copies) - [[2], [6], [6]]
+        assert (noise[2] == 0).all() and (after == 2).all()
+        drawn.append(noise[:2] / std[:2, None])
+        assert (abs(drawn[-1].mean(1)) < 4 / np.sqrt(copies)).all() and (abs((drawn[-1] ** 2).mean(1) - 1) < 4 * np.sqrt(2 / copies)).all()
+    assert (abs((drawn[0] * drawn[1]).mean(1)) < 4 / np.sqrt(copies)).all()  # new noise at every step
+    rewards, after = step(rng, mdps, table, zeros + 3, zeros)
+    assert (rewards[:copies] == 0).all() and (after[:copies] == 3).all() and (rewards[copies:2 * copies] != 0).all()
+
+
+def test_step_stays_in_a_terminal_state_and_is_paid_exactly_nothing(rng):
+    mdps = random_tasks(rng, 4, 5, 3, 3, horizon=2, reward_noise=3)
+    ends = np.array([terminal_state(i, 5) for i in range(4)])
+    for a in range(3):
+        rewards, after = step(rng, mdps, successor_table(mdps), ends, np.full(4, a))
+        assert (rewards == 0).all() and (after == ends).all()
+
+
+def test_step_has_a_seed(rng):
+    mdps, states, actions = every_row(random_tasks(rng, 2, 4, 3, 3, horizon=2, reward_noise=1), 20)
+    one, again, other = (step(np.random.default_rng(seed), mdps, successor_table(mdps), states, actions) for seed in (1, 1, 2))
+    assert all(x.tobytes() == y.tobytes() for x, y in zip(one, again)) and all((x != y).any() for x, y in zip(one, other))
 
 
 # ---- bad input

@@ -15,8 +15,7 @@ from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.random_mdps import random_mdps
 from metarl_np.returns import leave_one_out_baseline, no_baseline
 from metarl_np.rollouts import rollout
-from metarl_np.trpo import TRPO, fisher_vector_product, fisher_vector_product_by_autograd, natural_direction
-from metarl_np.updates import reinforce_table
+from metarl_np.updates import TRPO, fisher_vector_product, fisher_vector_product_by_autograd, natural_direction, reinforce_table
 
 N, S, A, K = 3, 4, 4, 8
 

@@ -17,8 +17,7 @@ from metarl_np.mdp import MDP
 from metarl_np.optim import ascent
 from metarl_np.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
 from metarl_np.returns import leave_one_out_baseline, no_baseline
-from metarl_np.trpo import TRPO
-from metarl_np.updates import PPO, FirstOrder, Reinforce, reinforce_table
+from metarl_np.updates import PPO, TRPO, FirstOrder, Reinforce, reinforce_table
 
 N, S, A, K = 3, 4, 4, 8
 INNERS = {"reinforce": Reinforce(.5), "ppo": PPO(.4, epochs=3, minibatches=2, clip=.3, entropy=.05),
