@@ -84,39 +84,43 @@ def check_options(p, arguments):
 
 
 def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=None):
-    """Train on trials of n episodes in tasks(rng, N) → MDP, from θ = start if it is given: (policy, θ, mean score of the last iterations).
+    """Train on trials of n episodes in tasks(rng, N) → MDP, from θ = start if given: (policy, θ, mean score of the last iterations).
 
-    settings: units, memory, trials (N, a batch), iterations, cycles of them (1), and what `PPO` takes; show(text) is given progress."""
-    update = dict(settings)
-    units, memory, trials, iterations = (update.pop(name) for name in ("units", "memory", "trials", "iterations"))
-    policy, scores = rl2.RecurrentPolicy(*tasks(np.random.default_rng(0), 1).shape[1:], units), []
-    for cycle in range(update.pop("cycles", 1)):  # a later one starts, with its full step size, from where the one before ended
-        rng = np.random.default_rng((seed, TRAINING) + (cycle,) * (cycle > 0))
-        start = policy.init(rng, memory=memory) if start is None else start
-        for start, score in train(rng, lambda rng: tasks(rng, trials), policy, start, PPO(**update), iterations=iterations,
+    settings: units, memory, trials (N, a batch), iterations, what `PPO` takes, and `then`, a list of changes of these: one more stage of
+    training for each, which starts, with its full step size, from where the one before ended. show(text) is given progress. What the loss
+    counts are `rl2.regrets`, not sampled rewards; the policy sees the rewards and never the regrets."""
+    policy = rl2.RecurrentPolicy(*tasks(np.random.default_rng(0), 1).shape[1:], settings["units"])
+    theta, scores = start, []
+    for stage, change in enumerate([{}, *settings.get("then", [])]):
+        now, rng = settings | change, np.random.default_rng((seed, TRAINING, stage))
+        theta = policy.init(rng, memory=now["memory"]) if theta is None else theta
+        update = PPO(**{name: now[name] for name in now if name not in ("units", "memory", "trials", "iterations", "then", "start")})
+        for theta, score in train(rng, lambda rng: tasks(rng, now["trials"]), policy, theta, update, iterations=now["iterations"],
                                   episodes=episodes):
             scores.append(score)
-            show(f"iteration {len(scores)}, {iterations} a cycle, mean score {np.mean(scores[-20:]):.3f}")
-    return policy, start, float(np.mean(scores[-20:]))
+            show(f"stage {stage + 1}, iteration {len(scores)}, mean score {np.mean(scores[-20:]):.3f}")
+    return policy, theta, float(np.mean(scores[-20:]))
 
 
 def make_weights(path, tasks, episodes, settings, arguments):
     """Train and write the weights, with the command, seed, seconds and settings that made them; returns a row of numbers about it. A
     setting `start` names the weights, in the same folder, to start from."""
-    settings = dict(settings, iterations=arguments.iterations or (3 if arguments.quick else settings["iterations"]))
+    settings, iterations = dict(settings), arguments.iterations or (3 if arguments.quick else None)
+    if iterations:
+        settings |= dict(iterations=iterations, then=[dict(change, iterations=iterations) for change in settings.get("then", [])])
     if arguments.quick:
         settings["trials"] = 64
     progress, before = Progress(), settings.get("start")
-    start = read_weights(path.with_stem(before), tasks(np.random.default_rng(0), 1), "the same command for those")[1] if before else None
-    policy, theta, score = train_rl2(tasks, episodes, {k: v for k, v in settings.items() if k != "start"}, arguments.seed,
-                                     lambda text: progress(f"{path.stem}: {text}"), start)
+    make = f"python demos/{pathlib.Path(sys.argv[0]).name} --train"
+    start = read_weights(path.with_stem(before), tasks(np.random.default_rng(0), 1), make)[1] if before else None
+    policy, theta, score = train_rl2(tasks, episodes, settings, arguments.seed, lambda text: progress(f"{path.stem}: {text}"), start)
     progress.done()
     path.parent.mkdir(parents=True, exist_ok=True)
     options = [x for i, x in enumerate(sys.argv) if i and "--weights" not in (x, sys.argv[i - 1])]
     command = shlex.join(["python", f"demos/{pathlib.Path(sys.argv[0]).name}", *options])
-    rl2.save_weights(path, policy, theta, command=command, seed=arguments.seed, seconds=progress.seconds, **settings)
-    print(f"{path}: {settings['iterations']} iterations, {progress.seconds:.0f} s, mean score in training {score:.3f}", flush=True)
-    return dict(weights=str(path), seconds=progress.seconds, training_score=score, **settings)
+    rl2.save_weights(path, policy, theta, command=command, seed=arguments.seed, seconds=progress.seconds, settings=repr(settings))
+    print(f"{path}: {progress.seconds:.0f} s, mean score in training {score:.3f}", flush=True)
+    return dict(weights=str(path), seconds=progress.seconds, training_score=score, settings=settings)
 
 
 def read_weights(path, mdps, command):

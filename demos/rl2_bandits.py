@@ -16,7 +16,7 @@ from metarl_np import bandits, plots, rl2
 
 SHORT = dict(units=64, memory=10, trials=1000, iterations=400, step_size=0.006, minibatches=4, discount=1.0, lam=0.95)
 LONG = dict(units=64, memory=100, trials=512, iterations=800, step_size=0.006, minibatches=8, discount=0.995, lam=0.95)
-SETTINGS = {"n=10 k=5": SHORT, "n=10 k=10": SHORT, "n=100 k=5": LONG, "n=100 k=10": dict(LONG, iterations=1400, cycles=2)}
+SETTINGS = {"n=10 k=5": SHORT, "n=10 k=10": SHORT, "n=100 k=5": LONG, "n=100 k=10": dict(LONG, iterations=1400, then=[{}])}
 DEPENDENT_PULLS, DEPENDENT = 100, dict(LONG, units=48, iterations=300)  # two arms with means p and 1 − p
 
 

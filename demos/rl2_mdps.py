@@ -17,14 +17,16 @@ from metarl_np import exact, plots, rl2
 from metarl_np.model_based import DirichletBelief
 from metarl_np.random_mdps import random_mdps
 
-COMMON = dict(units=96, trials=256, iterations=1500, step_size=0.01, minibatches=4, discount=0.9, lam=0.3, memory=100)
-SETTINGS = {10: COMMON, 25: dict(COMMON, start="mdps_n10", iterations=500, step_size=0.005, cycles=2)}  # by episodes
+FARTHER = dict(step_size=0.005, discount=0.98, lam=0.7)  # exploration pays late: it is learned last, when there is something to explore for
+SETTINGS = {10: dict(units=96, memory=100, trials=256, iterations=1500, step_size=0.01, minibatches=4, discount=0.9, lam=0.3,
+                     then=[dict(FARTHER, iterations=300)])}
+SETTINGS[25] = SETTINGS[10] | FARTHER | dict(start="mdps_n10", iterations=350, then=[])
 
 
 def training_settings(episodes):
     """Those of SETTINGS, or for another number of episodes those of the nearest."""
     nearest = min(SETTINGS, key=lambda n: abs(np.log(n / episodes)))
-    return SETTINGS[nearest] if nearest == episodes else dict(SETTINGS[nearest], memory=10 * episodes)
+    return SETTINGS[nearest]
 
 
 # %% Methods

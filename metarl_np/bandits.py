@@ -27,7 +27,7 @@ def independent(rng, n_tasks, arms):
 
 def dependent(rng, n_tasks, difficulty="uniform"):
     """Two arms with means p and 1 − p: p ~ U[0, 1] ("uniform"), or p and 1 − p in random order with p = .1 ("easy"), .25 ("medium") or
-    .4 ("hard"): MDP. Wang et al. (2016), §3.1.1–3.1.2. Raises ValueError on another name."""
+    .4 ("hard"): MDP. Wang et al. (2016), §3.1. Raises ValueError on another name."""
     if difficulty not in ("uniform", *DEPENDENT):
         raise ValueError(f"difficulty: {difficulty!r} is not one of uniform, {', '.join(DEPENDENT)}")
     u = rng.random(n_tasks)

@@ -149,7 +149,8 @@ def regrets(mdps, trials):
     """γᵗ A*_t(s_t, a_t) = γᵗ (Q*_t − V*_t) ≤ 0, by how much what was done is worse than the best in the *known* task: (T, N).
 
     By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, also one with a memory. So it may stand
-    in the loss in place of rewards: the gradient's expectation is the same, and the luck of start and transitions is gone."""
+    in the loss in place of rewards: with GAE's γ = λ = 1 the gradient has the same expectation, without the luck of start and transitions;
+    below that its bias is another, that of rewards shaped by V*."""
     v = exact.optimal_values(mdps)
     return _taken(mdps, trials, np.array([exact.action_values(mdps, after) - now[..., None] for now, after in zip(v, v[1:])]))
 
@@ -199,6 +200,7 @@ def load_weights(path, mdps):
         policy = RecurrentPolicy(*facts.pop("sizes").tolist())
         theta, sizes = facts.pop("theta"), (policy.n_states, policy.n_actions)
         policy.net.split(theta)
+        require(theta.dtype.kind == "f", "theta", f"{theta.dtype}, where floating-point numbers are expected")
     except FileNotFoundError:
         raise
     except Exception as error:

@@ -84,7 +84,7 @@ class PPO:
 
     step_size: float = 3e-3  # falls linearly to 0 over the run, as the entropy's weight does
     epochs: int = 3
-    minibatches: int = 4  # of the trials
+    minibatches: int = 4  # of the trials, no more than there are
     clip: float = 0.2  # ε
     discount: float = 0.995  # of GAE, per step of the trial, to lower variance; what is maximised has the task's γ only
     lam: float = 0.95
@@ -100,7 +100,7 @@ class PPO:
         advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
         old, settings = taken_log_probs(trials.outputs, trials), dict(clip=self.clip, entropy_bonus=self.entropy * left, value=self.value)
         for _ in range(self.epochs):
-            for batch in np.array_split(rng.permutation(len(payoffs[0])), self.minibatches):
+            for batch in np.array_split(rng.permutation(len(payoffs[0])), min(self.minibatches, len(payoffs[0]))):
                 steps = trials.mask[:, batch].sum()
                 g = gradient(policy, theta, trials, batch, lambda y, part, lanes: surrogate_gradient(
                     y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings), each)
@@ -126,6 +126,7 @@ class TRPO:
 
     def __post_init__(self):
         _require_settings(self, ("radius", "damping", "shrink"), (), ("iterations", "every", "max_backtracks"))
+        require(self.shrink < 1, "shrink", f"{self.shrink} is outside its range")
 
     def __call__(self, rng, policy, theta, trials, payoffs, state, left, each=map):
         """(θ', None) after one batch of Trials with payoffs (T, N)."""

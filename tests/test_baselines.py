@@ -475,3 +475,15 @@ def test_catalogues():
     assert set(BANDITS) == set(PUBLISHED[10, 5]) and set(MDPS) == set(PUBLISHED_MDPS[10])
     assert all(list(grid) == sorted(grid) and len(grid) for _, grid, *_ in (*BANDITS.values(), *MDPS.values()))
     assert baselines.BANDITS["ts"][1] == (1,)
+
+
+def test_chance_is_drawn_anew_at_every_step_and_the_best_of_samples_is_taken(rng):
+    mdps = random_mdps(rng, 4)
+    belief = DirichletBelief(TRUE, mdps)
+    random = greedy_plan(rng, belief, 1.0)
+    assert all(abs(x - y).min() > 0 for x, y in zip(random, random[1:]))
+    assert 0.3 < (greedy_plan(rng, belief, 0.5)[0] != greedy_plan(rng, belief, 0.5)[1]).any(-1).mean()
+    state = rng.bit_generator.state
+    three = opsrl(rng, belief, 3)
+    rng.bit_generator.state = state
+    np.testing.assert_array_equal(three, np.max([opsrl(rng, belief, 1) for _ in range(3)], 0))

@@ -6,7 +6,15 @@ import subprocess
 import sys
 from functools import cache
 
+import common
+import numpy as np
 import pytest
+from rl2_bandits import PUBLISHED as BANDIT_TABLE
+from rl2_mdps import PUBLISHED as MDP_TABLE
+from test_baselines import PUBLISHED, PUBLISHED_MDPS
+
+from metarl_np.bandits import independent
+from metarl_np.rl2 import RecurrentPolicy
 
 ROOT = pathlib.Path(__file__).parents[1]
 CURVES = {m + s for m in ("maml", "multi_task", "scratch") for s in ("", "_std", "_train", "_train_std")}
@@ -19,7 +27,7 @@ PROMISED = {
     "rl2_bandits": {"rows", "regret"},
     "rl2_mdps": {"rows"},
     "rl2_gridworld": {"rows", "bound"},
-    "benchmark": {"frozen_lake_steps_per_s", "scaling"},
+    "benchmark": {"frozen_lake_steps_per_s", "scaling", "rl2"},
 }
 
 
@@ -143,3 +151,46 @@ def test_weights_are_trained_and_then_evaluated(name, one, demo, tmp_path):
         command = [sys.executable, ROOT / "demos" / f"{name}.py", "--quick", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
+    """Mistake 12: no test task may be one that training or tuning saw; and each stage of training starts from the last one's θ."""
+    keys, real, seen = [], np.random.default_rng, []
+    monkeypatch.setattr(np.random, "default_rng", lambda key=None: (keys.append(key), real(key))[1])
+    settings = dict(units=4, memory=2, trials=8, iterations=1, minibatches=1, step_size=1e-9)
+
+    def tasks(rng, n):
+        return independent(rng, n, 2)
+
+    def train(stages):
+        return common.train_rl2(tasks, 3, settings | dict(then=[{}] * stages), 5)[1]
+    one, three = train(0), train(2)
+    np.testing.assert_allclose(one, three, atol=1e-6)
+    training = {key[:2] for key in keys if isinstance(key, tuple)}
+    keys.clear()
+
+    def play(rng, mdps, value):
+        seen.append(mdps.expected_rewards.copy())
+        return np.full((2, len(mdps)), float(value)) + np.arange(len(mdps)) % 2
+    result = common.measure(tasks, play, (1, 2), lambda mdps: np.ones(len(mdps)), 5, n_tuning=6, n_test=10, chunk=5)
+    tuning, test = (key for key in keys if isinstance(key, tuple))
+    assert training == {(5, 1)} and tuning == (5, 2) and test == (5, 3)
+    assert not set(np.concatenate(seen[:2]).ravel()) & set(np.concatenate(seen[2:]).ravel())
+    assert result["value"] == 2 and result["tasks"] == 10 and len(seen) == 4
+    assert result["mean"] == pytest.approx(4.8) and result["sem"] == pytest.approx(np.sqrt(.96 / 10))  # totals 4 and 6: 4, 6, 4, 6, 4 twice
+
+
+def test_stages_apply_their_changes():
+    settings = dict(units=4, memory=2, trials=8, iterations=1, minibatches=1, step_size=1e-9)
+    changed = common.train_rl2(lambda rng, n: independent(rng, n, 2), 3, settings | dict(then=[dict(step_size=.1)]), 5)[1]
+    start = RecurrentPolicy(1, 2, 4).init(np.random.default_rng((5, 1)), memory=2)
+    assert abs(changed - start).max() > .05
+
+
+def test_published_tables_are_the_same_in_demos_and_tests():
+    names = ("random", "gittins", "ts", "ots", "ucb1", "egreedy", "greedy")
+    for (pulls, arms), row in PUBLISHED.items():
+        assert dict(zip(names, BANDIT_TABLE[pulls, arms])) == row
+    names = ("random", "psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy")
+    for n, row in PUBLISHED_MDPS.items():
+        assert dict(zip(names, MDP_TABLE[n])) == row

@@ -446,6 +446,7 @@ def test_histories_show_what_the_sampler_shows(rng):
     policy = RecurrentPolicy(1, 2, 4)
     theta = thetas(rng, policy, 1, 1.)[0]
     every, _ = bandit_trials(policy, 3)
+    assert every.inputs.dtype == float and bandit_trials(policy, 3, np.float32)[0].inputs.dtype == np.float32
     sampled = sample_trials(rng, independent(rng, 40, 2), policy, theta, 3)
     names = {tuple(a) + tuple(r): i for i, (a, r) in enumerate(zip(every.actions.T, every.rewards.T))}
     which = np.array([names[tuple(a) + tuple(r)] for a, r in zip(sampled.actions.T, sampled.rewards.T)])
@@ -565,8 +566,9 @@ def test_weights_come_back(weights, rng):
     assert again == policy and same.dtype == np.float32 and same.tobytes() == theta.tobytes()
     assert facts == dict(seed=7, seconds=1.5, command="python make.py") and type(facts["seed"]) is int
     sample_trials(rng, independent(rng, 2, 3), again, same, 2)
-    rl2.save_weights(path, policy, theta, grid=[1, 2])
-    assert rl2.load_weights(path, independent(rng, 2, 3))[2] == dict(grid=[1, 2])
+    rl2.save_weights(path, policy, theta.astype(float) / 3, grid=[1, 2])
+    _, double, facts = rl2.load_weights(path, independent(rng, 2, 3))
+    assert facts == dict(grid=[1, 2]) and double.tobytes() == (theta.astype(float) / 3).tobytes()
 
 
 class Evil:
@@ -591,10 +593,12 @@ def test_files_that_are_no_weights_are_refused(weights, rng, tmp_path):
     np.savez(tmp_path / "other size.npz", theta=theta, sizes=(1, 3, 5))
     np.savez(tmp_path / "short.npz", theta=theta[:-1], sizes=sizes)
     np.savez(tmp_path / "NaN.npz", theta=np.where(np.arange(len(theta)) == 5, np.nan, theta), sizes=sizes)
+    np.savez(tmp_path / "whole numbers.npz", theta=np.zeros(len(theta), int), sizes=sizes)
+    np.savez(tmp_path / "complex.npz", theta=theta.astype(complex), sizes=sizes)
     np.savez(tmp_path / "words.npz", theta=np.array(["a"] * len(theta)), sizes=sizes)
     np.save(tmp_path / "array.npy", theta)
     names = [p for p in tmp_path.iterdir() if p != path]
-    assert len(names) == 16
+    assert len(names) == 18
     for bad in names:
         with pytest.raises(ValueError, match=f"{bad.name}: not a file of trained weights"):
             rl2.load_weights(bad, tasks)

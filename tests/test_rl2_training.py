@@ -406,6 +406,13 @@ def test_ppo_shows_every_trial_once_an_epoch(rng, monkeypatch):
     assert (np.concatenate(shown[:4]) != np.concatenate(shown[4:])).any()
 
 
+def test_no_minibatch_is_empty(rng):
+    """Two trials in seven minibatches are two: Adam takes no step without a gradient."""
+    policy = RecurrentPolicy(1, 2, 3)
+    trials = sample_trials(rng, independent(rng, 2, 2), policy, policy.init(rng), 3)
+    assert PPO(epochs=3, minibatches=7)(rng, policy, policy.init(rng), trials, trials.rewards, None, 1.)[1][2] == 6
+
+
 def test_a_minibatch_is_a_mean_over_its_own_steps(case):
     """Two minibatches, and steps too short to matter: Adam's first moment is .9·.1 of one's gradient and .1 of the other's."""
     mdps, policy, theta, trials = case
@@ -514,24 +521,23 @@ def test_trpo_stays_where_the_line_search_fails(case, rng, monkeypatch):
     flat = np.where(rows, 0, theta)
     silent = sample_trials(rng, mdps, policy, flat, 2)
     assert not silent.outputs[:, -1].any()
+    tried = []
     for th, batch, payoffs, kl in ((flat, silent, np.zeros(silent.mask.shape), mean_kl),
-                                   (theta, trials, rl2.regrets(mdps, trials), lambda y, trials: 1.)):
+                                   (theta, trials, rl2.regrets(mdps, trials), lambda y, trials: tried.append(y) or 1.)):
         before = th.copy()
         monkeypatch.setattr("metarl_np.rl2_training.mean_kl", kl)
-        new, _ = TRPO()(rng, policy, th, batch, payoffs, None, 1.)
+        new, _ = TRPO(max_backtracks=2)(rng, policy, th, batch, payoffs, None, 1.)
         np.testing.assert_array_equal(new[~rows], before[~rows])
         np.testing.assert_array_equal(th, before)  # and θ itself is left alone
         assert new is not th
+    assert len(tried) == 3 and abs(tried[-1] - trials.outputs).max() > .01  # c⁰, c¹, c²; and the hidden states are those of θ again:
+    assert_critic(policy, new, trials, plain_advantages(trials, payoffs, .995, .95)[2])
 
 
-def test_the_critic_is_the_ridge_solution(case, rng):
-    """At each state min Σ (wᵀh + c − V̂)² + ρ (‖w‖² + c²), h the *new* hidden states of the steps taken there: by least squares."""
-    mdps, policy, theta, trials = case
-    payoffs = rl2.regrets(mdps, trials)
-    target = plain_advantages(trials, payoffs, .995, .95)[2]
-    new, _ = TRPO(every=1)(rng, policy, theta, trials, payoffs, None, 1.)
-    _, _, _, V, v = unpack(policy, new)
-    _, h = plain_outputs(np, policy, new, trials.inputs, trials.states)
+def assert_critic(policy, theta, trials, target):
+    """At each state min Σ (wᵀh + c − V̂)² + ρ (‖w‖² + c²), h the hidden states at θ of the steps taken there: by least squares."""
+    _, _, _, V, v = unpack(policy, theta)
+    _, h = plain_outputs(np, policy, theta, trials.inputs, trials.states)
     visited = 0
     for s in range(policy.n_states):
         here = [(t, n) for t, n in steps_of(trials) if trials.states[t, n] == s]
@@ -542,7 +548,15 @@ def test_the_critic_is_the_ridge_solution(case, rng):
         w = np.linalg.lstsq(x, wanted, rcond=None)[0]
         np.testing.assert_allclose([*V[s][-1], v[s][-1, 0]], w, atol=1e-6)
         visited += len(here) > 10
-    assert visited >= 3
+    return visited
+
+
+def test_the_critic_is_the_ridge_solution(case, rng):
+    """On the *new* hidden states."""
+    mdps, policy, theta, trials = case
+    payoffs = rl2.regrets(mdps, trials)
+    new, _ = TRPO(every=1)(rng, policy, theta, trials, payoffs, None, 1.)
+    assert assert_critic(policy, new, trials, plain_advantages(trials, payoffs, .995, .95)[2]) >= 3
 
 
 # ---- training
@@ -647,7 +661,7 @@ def test_bad_settings_are_named(rng):
     for kind, cases in ((PPO, dict(step_size=(0, -1, np.nan, np.inf), clip=(0, -.1), max_norm=(0, np.nan), entropy=(-.1, np.nan),
                                    value=(-1,), epochs=(0, 1.5, np.inf, np.nan), minibatches=(0, -1), discount=(-.1, 1.1, np.nan),
                                    lam=(-.1, 2))),
-                        (TRPO, dict(radius=(0, np.nan, np.inf), damping=(0, -1), shrink=(0, -.5), iterations=(0, 2.5), every=(0,),
+                        (TRPO, dict(radius=(0, np.nan, np.inf), damping=(0, -1), shrink=(0, -.5, 1, 2), iterations=(0, 2.5), every=(0,),
                                     max_backtracks=(0, -1), discount=(1.1,), lam=(np.nan,)))):
         for name, values in cases.items():
             for value in values:
