@@ -4,12 +4,12 @@ Every number is the median of several runs on this machine now; machines drift, 
 """
 
 # %% What is timed
-import os
 import time
+
+from common import Progress, finish, parser  # before numpy, whose threads it sets
 
 import numpy as np
 
-from common import Progress, finish, parser
 from metarl_np import bandits, rl2
 from metarl_np.gridworld import GridWorld
 from metarl_np.rl2_training import PPO, train
@@ -54,11 +54,11 @@ def scaling(rng, side, tasks, environments, repeats=3):
                 table_ms=1e3 * median_seconds(lambda: sampling_tables(mdps, log_pi), 1))
 
 
-# %% Recurrent RL² on bandits: sample a trial in each new task, then three epochs of PPO, GRU of 64 units, on all cores
+# %% Recurrent RL² on bandits: sample a trial in each new task, then three epochs of PPO, GRU of 64 units
 def rl2_iteration(rng, arms, pulls, trials, minibatches, repeats):
     policy = rl2.RecurrentPolicy(1, arms, 64)
     iterations = train(rng, lambda rng: bandits.independent(rng, trials, arms), policy, policy.init(rng), PPO(minibatches=minibatches),
-                       iterations=repeats + 1, episodes=pulls, threads=os.cpu_count())
+                       iterations=repeats + 1, episodes=pulls)
     return dict(k=arms, n=pulls, trials=trials, ms_per_iteration=1e3 * median_seconds(lambda: next(iterations), repeats))
 
 

@@ -2,10 +2,14 @@
 
 import argparse
 import json
+import os
 import pathlib
 import shlex
 import sys
 import time
+
+if "numpy" not in sys.modules:  # a recurrent step's matrices are small: BLAS's own threads would halve its speed
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import matplotlib
 import numpy as np

@@ -8,10 +8,12 @@ uses it and the indices, which are for independent arms, do not. `--train` makes
 # %% What is trained
 from concurrent.futures import ProcessPoolExecutor
 
+# before numpy, whose threads it sets
+from common import Progress, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2
+
 import numpy as np
 
 from baselines import BANDITS, bayes_optimal, dependent_optimal, play_bandits
-from common import Progress, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2
 from metarl_np import bandits, plots, rl2
 
 SHORT = dict(units=64, memory=10, trials=1000, iterations=400, step_size=0.006, minibatches=4, discount=1.0, lam=0.95)

@@ -9,9 +9,10 @@ the first episode nobody can do better than to enter a new cell at each step, wh
 # %% The tasks, and what is compared
 from dataclasses import replace
 
+from common import TEST, TUNING, Progress, finish, number, parser, train_rl2  # before numpy, whose threads it sets
+
 import numpy as np
 
-from common import TEST, TUNING, Progress, finish, number, parser, train_rl2
 from metarl_np import exact, model_based, plots, rl2
 from metarl_np.gridworld import GridWorld
 

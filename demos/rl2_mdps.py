@@ -9,10 +9,12 @@ likeliest action or samples, is chosen on tuning tasks. `--train` makes the weig
 # %% What is trained
 from concurrent.futures import ProcessPoolExecutor
 
+# before numpy, whose threads it sets
+from common import Progress, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2
+
 import numpy as np
 
 from baselines import MDPS, TRUE, play_mdps
-from common import Progress, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2
 from metarl_np import exact, plots, rl2
 from metarl_np.model_based import DirichletBelief
 from metarl_np.random_mdps import random_mdps

@@ -11,7 +11,7 @@ from metarl_np.policies import NotFinite, entropy, kl
 from metarl_np.returns import gae, reward_to_go
 from metarl_np.rl2 import expected_rewards, log_probs, regrets, sample_trials
 
-LANES = 64  # trials whose working rows fit in a core's cache
+LANES = 256  # trials whose working rows fit in a core's cache
 
 
 def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0, value=0.5):
