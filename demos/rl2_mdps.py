@@ -22,7 +22,7 @@ from metarl_np.random_mdps import random_mdps
 FARTHER = dict(step_size=0.005, discount=0.98, lam=0.7)  # exploration pays late: it is learned last, when there is something to explore for
 SETTINGS = {10: dict(units=96, memory=100, trials=256, iterations=1500, step_size=0.01, minibatches=4, discount=0.9, lam=0.3,
                      then=[dict(FARTHER, iterations=300)])}
-SETTINGS[25] = SETTINGS[10] | FARTHER | dict(start="mdps_n10", iterations=350, then=[])
+SETTINGS[25] = SETTINGS[10] | FARTHER | dict(start="mdps_n10", iterations=350, then=[dict(iterations=400, discount=0.99, lam=0.9)])
 
 
 def training_settings(episodes):
