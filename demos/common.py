@@ -6,6 +6,7 @@ import os
 import pathlib
 import shlex
 import sys
+import tempfile
 import time
 
 if "numpy" not in sys.modules:  # a recurrent step's matrices are small: BLAS's own threads would halve its speed
@@ -30,7 +31,9 @@ def parser(claim):
     p.add_argument("--seed", type=int, default=0, help="all random numbers follow from it (default 0)")
     p.add_argument("--quick", action="store_true", help="seconds instead of the whole job: shows that it runs, proves nothing")
     p.add_argument("--json", action="store_true", help="the last line of output is one JSON object with every number printed")
-    p.add_argument("--out", type=pathlib.Path, default=FIGURES, help="folder for the pictures (default demos/figures)")
+    folder = pathlib.Path(tempfile.gettempdir()) / "metarl_np" if "--quick" in sys.argv else FIGURES
+    p.add_argument("--out", type=pathlib.Path, default=folder,
+                   help="folder for the pictures (default demos/figures; if quick a temporary one)")
     return p
 
 
@@ -132,6 +135,7 @@ def read_weights(path, mdps, command):
     try:
         return rl2.load_weights(path, mdps)
     except FileNotFoundError:
+        command += "" if path.parent.resolve() == WEIGHTS else f" --weights {path.parent}"
         sys.exit(f"{path}: there is no such file of trained weights; make it by `{command}`")
     except ValueError as error:
         sys.exit(str(error))
