@@ -26,7 +26,6 @@ from metarl_np.policies import NotFinite
 @dataclass(frozen=True)
 class GRU:
     """D inputs, H units, O outputs. All parameters are one flat array θ (P,), in float32 to train, in float64 to check."""
-
     inputs: int  # D
     units: int  # H
     outputs: int  # O

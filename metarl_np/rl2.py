@@ -19,7 +19,6 @@ from metarl_np.rollouts import step, successor_table
 @dataclass(frozen=True, eq=False)
 class Trials:
     """N trials of n episodes, one in each task. Steps after a trial's last episode are masked."""
-
     inputs: np.ndarray  # (T, D, N) what the policy saw; see RecurrentPolicy.observe
     outputs: np.ndarray  # (T, A + 1, N) what it answered: logits, and the value V of the rest of the trial
     states: np.ndarray  # (T, N)
@@ -37,10 +36,8 @@ class Trials:
 @dataclass(frozen=True)
 class RecurrentPolicy:
     """A GRU with one linear read-out for each state: log π(a|s, h) ∝ (V_s h + v_s)_a, and one more row of V_s for the value.
-
     What is remembered is about the task; what to do about it depends on the state, as in a table. With one state this is the usual
     read-out; with more, a single one would leave it to the GRU to multiply memory and state, which it learns slowly."""
-
     n_states: int  # S
     n_actions: int  # A
     units: int  # H
@@ -59,7 +56,6 @@ class RecurrentPolicy:
 
     def observe(self, x, state, previous, reward, ended):
         """Write what the policy sees into zeros x (D, N): one-hot state, one-hot previous action, previous reward, did an episode just end.
-
         All four are (N,); previous is a + 1 for action a and 0 for "none yet": the first input of a trial is no action's."""
         lanes = np.arange(x.shape[1])
         x[state, lanes] = x[self.n_states + previous, lanes] = 1
@@ -96,8 +92,7 @@ def log_probs(y):
 
 
 def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
-    """Sample one trial of `episodes` = n episodes in each of the N tasks: Trials, T ≤ n · horizon.
-
+    """Sample one trial of `episodes` = n episodes in each of the N tasks, by θ (P,): Trials, T ≤ n · horizon.
     An episode ends in a terminal state or at the horizon, and the next begins at once: its first input holds the last action and reward of
     the one before, and the flag. greedy: take the likeliest action. Raises ValueError on n < 1, and on a policy or parameters that do not
     fit the tasks."""
@@ -147,7 +142,6 @@ def expected_rewards(mdps, trials):
 
 def regrets(mdps, trials):
     """γᵗ A*_t(s_t, a_t) = γᵗ (Q*_t − V*_t) ≤ 0, by how much what was done is worse than the best in the *known* task: (T, N).
-
     By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, also one with a memory. So it may stand
     in the loss in place of rewards: with GAE's γ = λ = 1 the gradient has the same expectation, without the luck of start and transitions;
     below that its bias is another, that of rewards shaped by V*."""
@@ -162,7 +156,6 @@ def _taken(mdps, trials, table):
 
 def bandit_trials(policy, pulls, dtype=float):
     """Every history of n = `pulls` pulls of k Bernoulli arms with means from U[0, 1]: (Trials, probability (M,)), M = (2k)ⁿ.
-
     The probability is Π_a s_a! f_a! / (s_a + f_a + 1)!, s and f counting successes and failures: all but the policy's Π π(a_t|…). Raises
     ValueError unless pulls >= 1 and M is at most a million."""
     arms = policy.n_actions
@@ -203,7 +196,7 @@ def load_weights(path, mdps):
         require(theta.dtype.kind == "f", "theta", f"{theta.dtype}, where floating-point numbers are expected")
     except FileNotFoundError:
         raise
-    except Exception as error:
+    except Exception as error:  # damage may make numpy raise anything; nothing is swallowed
         raise ValueError(f"{path}: not a file of trained weights ({error})") from error
     require(sizes == mdps.shape[1:], str(path), f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}")
     return policy, theta, {name: x.tolist() for name, x in facts.items()}

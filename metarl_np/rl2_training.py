@@ -1,6 +1,5 @@
 """Training a recurrent policy (`rl2`) by PPO or TRPO, for which a trial, from its first episode to its last, is one long episode."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import autograd.numpy as np
@@ -16,7 +15,6 @@ LANES = 256  # trials whose working rows fit in a core's cache
 
 def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0, value=0.5):
     """Mean over steps of min(ρ Â, clip(ρ, 1 ± ε) Â) + c_H H(π) − c_V ½ (V − V̂)², ρ = π/π_old. Schulman et al. (2017), eq. 7 and 9.
-
     outputs (T, A + 1, N) are the new ones, those in Trials the old; advantage Â and target V̂ are (T, N)."""
     log_pi, chosen = log_probs(outputs), trials.actions[..., None] == np.arange(outputs.shape[1] - 1)
     ratio = np.exp(np.sum((log_pi - log_probs(trials.outputs)) * chosen, -1))
@@ -27,7 +25,6 @@ def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0
 
 def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0.2, entropy_bonus=0.0, value=0.5):
     """∇ of `surrogate` with respect to outputs, in closed form, old = log π_old(a_t) (T, N), for a part of the trials, of `steps` in all:
-
     w (1[a = a_t] − π(a)) − w_H π(a) (log π(a) + H) for the logits, w = ρ Â where the clip does not act and else 0, and c_V (V̂ − V)."""
     log_pi, action = np.swapaxes(log_probs(outputs), 1, 2), trials.actions[:, None]
     pi, weight = np.exp(log_pi), (trials.mask / steps).astype(outputs.dtype)
@@ -41,15 +38,14 @@ def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0
     return g
 
 
-def gradient(policy, theta, trials, batch, of_outputs, each=map):
+def gradient(policy, theta, trials, batch, of_outputs):
     """Σ ∂L/∂θ (P,) over the trials whose numbers are `batch`, with ∂L/∂outputs = of_outputs(outputs, part, numbers).
-
-    They are unrolled in parts that fit the cache, by `each`, map or a thread pool's: the sum has the same bits."""
+    They are unrolled in parts that fit the cache. (Threads would gain nothing: a step's arrays are so small that Python's lock decides.)"""
     def one(numbers):
         part = trials.part(numbers)
         y, pull_back, _ = policy.unroll(theta, part)
         return pull_back(of_outputs(y, part, numbers))
-    return sum(each(one, [batch[i:i + LANES] for i in range(0, len(batch), LANES)]))
+    return sum(one(batch[i:i + LANES]) for i in range(0, len(batch), LANES))
 
 
 def taken_log_probs(outputs, trials):
@@ -64,7 +60,6 @@ def mean_kl(outputs, trials):
 
 def advantages(trials, payoffs, *, discount, lam):
     """GAE over the whole trial, across its episodes and never into another trial: payoffs (T, N) → (Â, V̂), (T, N) each.
-
     The mean payoff of a step, where a finished trial counts with 0, is taken off first, and at the end of a trial the means of the steps
     that it did not take: together a baseline that depends on time alone, not on how long a trial lasts (and on the payoff itself by 1/N,
     as in `returns.time_mean_baseline`). V is learned on what is left, and V̂ = Â + V before Â is standardised."""
@@ -81,7 +76,6 @@ def advantages(trials, payoffs, *, discount, lam):
 @dataclass(frozen=True)
 class PPO:
     """Adam on minibatches of whole trials, `epochs` times through them. Schulman et al. (2017), Algorithm 1."""
-
     step_size: float = 3e-3  # falls linearly to 0 over the run, as the entropy's weight does
     epochs: int = 3
     minibatches: int = 4  # of the trials, no more than there are
@@ -95,7 +89,7 @@ class PPO:
     def __post_init__(self):
         _require_settings(self, ("step_size", "clip", "max_norm"), ("entropy", "value"), ("epochs", "minibatches"))
 
-    def __call__(self, rng, policy, theta, trials, payoffs, state, left, each=map):
+    def __call__(self, rng, policy, theta, trials, payoffs, state, left):
         """(θ', Adam's state) after one batch of Trials with payoffs (T, N); `left` is the fraction of the run that is left."""
         advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
         old, settings = taken_log_probs(trials.outputs, trials), dict(clip=self.clip, entropy_bonus=self.entropy * left, value=self.value)
@@ -103,7 +97,7 @@ class PPO:
             for batch in np.array_split(rng.permutation(len(payoffs[0])), min(self.minibatches, len(payoffs[0]))):
                 steps = trials.mask[:, batch].sum()
                 g = gradient(policy, theta, trials, batch, lambda y, part, lanes: surrogate_gradient(
-                    y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings), each)
+                    y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings))
                 g = g * min(1.0, self.max_norm / max(np.linalg.norm(g), 1e-30))
                 theta, state = adam(theta, g, state, step_size=self.step_size * left)
         return theta, state
@@ -114,7 +108,6 @@ class TRPO:
     """The longest step c^j √(2δ / xᵀFx) x, x = (F + λI)⁻¹ g, at which the ratio surrogate improves and KL(π_old‖π) ≤ δ; none if j grows
     above max_backtracks. The critic's read-out is then fitted to V̂ by ridge regression on the hidden states, to score the *next* batch.
     Schulman et al. (2015), appendix C."""
-
     radius: float = 0.01  # δ, nats per step
     damping: float = 1e-3  # λ
     iterations: int = 10  # of conjugate gradient
@@ -128,7 +121,7 @@ class TRPO:
         _require_settings(self, ("radius", "damping", "shrink"), (), ("iterations", "every", "max_backtracks"))
         require(self.shrink < 1, "shrink", f"{self.shrink} is outside its range")
 
-    def __call__(self, rng, policy, theta, trials, payoffs, state, left, each=map):
+    def __call__(self, rng, policy, theta, trials, payoffs, state, left):
         """(θ', None) after one batch of Trials with payoffs (T, N)."""
         advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
         old, everyone = taken_log_probs(trials.outputs, trials), np.arange(len(payoffs[0]))
@@ -138,9 +131,9 @@ class TRPO:
             return np.sum(np.exp(taken_log_probs(y, trials) - old) * advantage * trials.mask) / trials.mask.sum()
 
         def curved(v):
-            return fisher_vector_product(policy, theta, few, v, each) + self.damping * v
+            return fisher_vector_product(policy, theta, few, v) + self.damping * v
         g = gradient(policy, theta, trials, everyone, lambda y, part, lanes: surrogate_gradient(
-            y, part, *(x[:, lanes] for x in (old, advantage, target)), trials.mask.sum(), clip=np.inf, value=0.0), each)
+            y, part, *(x[:, lanes] for x in (old, advantage, target)), trials.mask.sum(), clip=np.inf, value=0.0))
         x = conjugate_gradient(lambda v: curved(v[0])[None], g[None], max_iterations=self.iterations)[0]
         curvature = x @ (curved(x) - self.damping * x)
         full = (x * np.sqrt(2 * self.radius / max(curvature, 1e-30))).astype(theta.dtype)
@@ -164,9 +157,8 @@ class TRPO:
             V[s], v[s] = w[:-1], w[-1]
 
 
-def fisher_vector_product(policy, theta, trials, v, each=map):
+def fisher_vector_product(policy, theta, trials, v):
     """F v, F = E Jᵀ(diag p − ppᵀ)J the Hessian of KL(π_old‖π_θ) at θ, by the central difference of its gradient along v: (P,) → (P,).
-
     The gradient of KL with respect to the logits is π − π_old. π_old stays in: what pulls it back, J, differs between the two ends."""
     def of_outputs(y, part, numbers):
         g = np.exp(log_probs(y)) - np.exp(log_probs(part.outputs))
@@ -174,7 +166,7 @@ def fisher_vector_product(policy, theta, trials, v, each=map):
         return np.concatenate([g, np.zeros_like(g[:, :1])], 1).astype(y.dtype)
     everyone, length = np.arange(trials.mask.shape[1]), max(np.linalg.norm(v), 1e-30)
     small = (0.03 / length * v).astype(theta.dtype)  # in float32 rounding and the third derivative then cost about 1e-5 each
-    ahead, behind = (gradient(policy, th, trials, everyone, of_outputs, each) for th in (theta + small, theta - small))
+    ahead, behind = (gradient(policy, th, trials, everyone, of_outputs) for th in (theta + small, theta - small))
     return (ahead - behind) * (length / 0.06)
 
 
@@ -186,20 +178,18 @@ def _require_settings(update, positive, not_negative, counts):
             require(good(getattr(update, name)), name, f"{getattr(update, name)} is outside its range")
 
 
-def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets, threads=1):
+def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets):
     """Train for `iterations` batches: a generator of (θ after the batch, mean score Σ γᵗ R̄ of its trials, sampled before).
-
     sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…) or TRPO(…). payoffs: what the loss counts, `regrets`,
     `expected_rewards`, or a function of (MDP, Trials) → (T, N). Raises FloatingPointError, naming the iteration, when parameters are not
     finite, and as `sample_trials` does."""
     state = None
-    with ThreadPoolExecutor(threads) as pool:
-        for i in range(iterations):
-            mdps = sample_tasks(rng)
-            trials, left = sample_trials(rng, mdps, policy, theta, episodes), 1 - i / iterations
-            try:
-                theta, state = update(rng, policy, theta, trials, payoffs(mdps, trials), state, left, pool.map if threads > 1 else map)
-                policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
-            except NotFinite as error:
-                raise NotFinite(f"iteration {i}: {error}") from error
-            yield theta, float(expected_rewards(mdps, trials).sum(0).mean())
+    for i in range(iterations):
+        mdps = sample_tasks(rng)
+        trials = sample_trials(rng, mdps, policy, theta, episodes)
+        try:
+            theta, state = update(rng, policy, theta, trials, payoffs(mdps, trials), state, 1 - i / iterations)
+            policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
+        except NotFinite as error:
+            raise NotFinite(f"iteration {i}: {error}") from error
+        yield theta, float(expected_rewards(mdps, trials).sum(0).mean())
