@@ -598,11 +598,11 @@ def test_it_learns_in_a_gridworld_whose_episodes_end(update):
 def test_same_seed_same_bits(update):
     policy = RecurrentPolicy(1, 2, 4)
 
-    def run(seed):
+    def run(seed, **more):
         rng = np.random.default_rng(seed)
         theta = policy.init(rng)
         before = theta.copy()
-        record = list(train(rng, lambda rng: independent(rng, 80, 2), policy, theta, update, iterations=3, episodes=4))
+        record = list(train(rng, lambda rng: independent(rng, 80, 2), policy, theta, update, iterations=3, episodes=4, **more))
         np.testing.assert_array_equal(theta, before)  # left alone
         return [theta.tobytes() for theta, _ in record], [score for _, score in record]
 
