@@ -10,9 +10,9 @@ import numpy as np
 
 from metarl_np.bandits import DEPENDENT
 from metarl_np.mdp import require
-from metarl_np.model_based import Prior
 from metarl_np.returns import Episodes
 from metarl_np.rollouts import step, successor_table
+from model_based import Prior
 
 
 def tune(rng, play, grid):

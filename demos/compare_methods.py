@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 import meta_values
+import model_based
 from common import Progress, finish, parser
-from metarl_np import exact, maml, model_based, plots
+from metarl_np import exact, maml, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import mean_kl, visits
 from metarl_np.policies import SoftmaxPolicy

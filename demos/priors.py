@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from metarl_np.mdp import require
-from metarl_np.model_based import Prior, transitions
+from model_based import Prior, transitions
 
 
 def fit_slip(grid, goals, episodes, iterations=200):

@@ -13,7 +13,8 @@ from common import TEST, TUNING, Progress, finish, number, parser, train_rl2  # 
 
 import numpy as np
 
-from metarl_np import exact, model_based, plots, rl2
+import model_based
+from metarl_np import exact, plots, rl2
 from metarl_np.gridworld import GridWorld
 
 GRID, EPISODES = GridWorld.open(5, 5, discount=0.95, horizon=15), 3

@@ -16,7 +16,7 @@ import numpy as np
 
 from baselines import MDPS, TRUE, play_mdps
 from metarl_np import exact, plots, rl2
-from metarl_np.model_based import DirichletBelief
+from model_based import DirichletBelief
 from metarl_np.random_mdps import random_mdps
 
 FARTHER = dict(step_size=0.005, discount=0.98, lam=0.7)  # exploration pays late: it is learned last, when there is something to explore for

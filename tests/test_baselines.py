@@ -15,8 +15,8 @@ from metarl_np.bandits import dependent, independent
 from baselines import (
     BANDITS, BLIND, FLAT, MDPS, TRUE, action_values, bayes_optimal, dependent_optimal, egreedy, gittins_index, greedy_plan, opsrl,
     optimistic, play_bandits, play_mdps, thompson, tune, ucb1, ucrl2)
-from metarl_np.model_based import DirichletBelief, Prior, act
 from metarl_np.random_mdps import random_mdps
+from model_based import DirichletBelief, Prior, act
 
 # ---- what is exact
 

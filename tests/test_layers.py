@@ -13,7 +13,7 @@ LAYERS = {
     "gridworld": 1, "random_mdps": 1, "bandits": 1, "rollouts": 1,  # tasks and experience
     "losses": 1, "exact": 1,  # gradients
     "updates": 2, "gru": 2,  # one learner
-    "maml": 3, "model_based": 3, "rl2": 3, "rl2_training": 4,  # learning to learn
+    "maml": 3, "rl2": 3, "rl2_training": 4,  # learning to learn
     "exact_meta": 4, "check": 5,  # is it right?
     "plots": 6,
 }

@@ -11,7 +11,7 @@ from helpers import all_episodes, chi2_p, numerical_gradient, random_tasks
 from metarl_np import exact
 from metarl_np.gridworld import GridWorld
 from metarl_np.mdp import MDP
-from metarl_np.model_based import DirichletBelief, FiniteBelief, Prior, act, counts, mean_plan, sample_plan, transitions
+from model_based import DirichletBelief, FiniteBelief, Prior, act, counts, mean_plan, sample_plan, transitions
 from metarl_np.random_mdps import random_mdps
 from metarl_np.returns import Episodes
 from metarl_np.rollouts import rollout
