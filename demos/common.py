@@ -1,6 +1,7 @@
 """What every demo shares: its options, one line of progress, the last line as JSON; and for RL² its training and its weights."""
 
 import argparse
+import ctypes
 import json
 import os
 import pathlib
@@ -11,6 +12,9 @@ import time
 
 if "numpy" not in sys.modules:  # a recurrent step's matrices are small: BLAS's own threads would halve its speed
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if os.name == "posix" and hasattr(ctypes.CDLL(None), "mallopt"):  # what is freed stays with the process: to fetch a page again costs more
+    for option, size in ((-1, 2**31 - 1), (-3, 2**25)):  # than to fill it. M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of mallopt(3)
+        ctypes.CDLL(None).mallopt(option, size)
 
 import matplotlib
 import numpy as np

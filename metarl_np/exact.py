@@ -1,24 +1,35 @@
 """The oracles: what can be computed exactly in a tabular MDP, by dynamic programming and by enumeration.
 log π is (S, A) or (N, S, A); ValueError if it is not one. autograd differentiates the finite-horizon functions through it, to any order."""
 
+from functools import reduce
+
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np.mdp import require, require_log_pi
 from metarl_np.returns import Episodes, discounted_return
 
+BLOCK = 16_384  # states whose action values stay in a core's cache until the sweep has reduced them to one number each
+
 
 @primitive
 def expect(mdps, v):
     """E[v(s') | s, a] = Σ_z P(z|s,a) v(s'_z): v (N, S) → (N, S, A)."""
-    return np.einsum("nsaz,nsaz->nsa", mdps.probabilities, v.ravel()[mdps.next_rows])
+    return _expect(v.ravel(), mdps.next_rows, mdps.probabilities)
+
+
+def _expect(v, rows, p):
+    """Σ_z p v(row): v (N·S), rows and p (…, A, Z) → (…, A). A sum over a short last axis is fastest as a product with ones."""
+    z = p.shape[-1]
+    return v.take(rows)[..., 0] if z == 1 else ((v.take(rows) * p).reshape(-1, z) @ np.ones(z)).reshape(p.shape[:-1])
 
 
 @primitive
 def push(mdps, m):
     """Σ_{s,a} m(s, a) P(s'|s, a): mass on (s, a) moved on to s', m (N, S, A) → (N, S). The transpose of `expect`."""
     n, s, _ = mdps.shape
-    return np.bincount(mdps.next_rows.ravel(), (m[..., None] * mdps.probabilities).ravel(), n * s).reshape(n, s)
+    m = m[..., None] if mdps.probabilities.shape[-1] == 1 else m[..., None] * mdps.probabilities
+    return np.bincount(mdps.next_rows.ravel(), m.ravel(), n * s).reshape(n, s)
 
 
 defvjp(expect, lambda ans, mdps, v: lambda g: push(mdps, g), argnums=[1])
@@ -30,12 +41,41 @@ def action_values(mdps, v):
     return mdps.expected_rewards + mdps.discount * expect(mdps, v)
 
 
+def _sweep(mdps, v, over_actions):
+    """One pass over all states, a block at a time: v (N, S) → (N, S). over_actions(Q (B, A), slice of the N·S states) → (B,)."""
+    n, s, a, z = mdps.successors.shape
+    rows, p, r = mdps.next_rows.reshape(-1, a, z), mdps.probabilities.reshape(-1, a, z), mdps.expected_rewards.reshape(-1, a)
+    old, new = v.ravel(), np.empty(n * s)
+    for part in (slice(low, low + BLOCK) for low in range(0, n * s, BLOCK)):
+        q = _expect(old, rows[part], p[part])
+        q *= mdps.discount
+        q += r[part]
+        new[part] = over_actions(q, part)
+    return new.reshape(n, s)
+
+
+@primitive
+def backup(mdps, pi, v):
+    """T_π v = Σ_a π(a|s) Q(s, a), one sweep of policy evaluation: π (N, S, A), v (N, S) → (N, S). Sutton & Barto (2018), eq. 4.5."""
+    rows = pi.reshape(-1, pi.shape[-1])
+    return _sweep(mdps, v, lambda q, part: (q * rows[part]) @ np.ones(q.shape[1]))
+
+
+defvjp(backup, lambda ans, mdps, pi, v: lambda g: g[..., None] * action_values(mdps, v),
+       lambda ans, mdps, pi, v: lambda g: mdps.discount * push(mdps, g[..., None] * pi), argnums=[1, 2])
+
+
+def optimal_backup(mdps, v):
+    """T* v = max_a Q(s, a), one sweep of value iteration: v (N, S) → (N, S). Sutton & Barto (2018), eq. 4.10."""
+    return _sweep(mdps, v, lambda q, part: reduce(np.maximum, q.T))
+
+
 def values(mdps, log_pi):
     """V_t(s) with T − t steps to go, by backward induction from V_T = 0: (T + 1, N, S)."""
     require_log_pi(log_pi, mdps.shape)
-    v = [np.zeros(mdps.shape[:2])]
+    v, pi = [np.zeros(mdps.shape[:2])], np.exp(log_pi) + np.zeros((len(mdps), 1, 1))
     for _ in range(mdps.horizon):
-        v.append(np.sum(np.exp(log_pi) * action_values(mdps, v[-1]), -1))
+        v.append(backup(mdps, pi, v[-1]))
     return np.array(v[::-1])
 
 
@@ -44,12 +84,15 @@ def expected_return(mdps, log_pi):
     return np.sum(mdps.start * values(mdps, log_pi)[0], -1)
 
 
-def stationary_values(mdps, log_pi):
+def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000):
     """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4.
-    Solved densely, S² numbers per task. Raises ValueError at γ = 1 where a state does not surely reach a terminal one."""
+    Solved densely, S² numbers per task, or, given a tolerance, by sweeps as `stationary_optimal_values`, whose cost is linear in S. Solved
+    densely it raises ValueError at γ = 1 where a state does not surely reach a terminal one."""
     require_log_pi(log_pi, mdps.shape)
     n, s, _ = mdps.shape
     pi = np.exp(log_pi) * ~mdps.terminal[..., None]
+    if tolerance is not None:
+        return _fixed_point(mdps, lambda v: backup(mdps, pi, v), tolerance, max_sweeps)
     cell = np.arange(n * s).reshape(n, s, 1, 1) * s + mdps.successors
     p_pi = np.bincount(cell.ravel(), (pi[..., None] * mdps.probabilities).ravel(), n * s * s).reshape(n, s, s)
     if mdps.discount == 1:
@@ -65,7 +108,7 @@ def optimal_values(mdps):
     """V*_t(s) = max_a Q*_t(s, a) by backward induction: (T + 1, N, S). The optimum over all policies, time-dependent ones too."""
     v = np.zeros((mdps.horizon + 1,) + mdps.shape[:2])
     for t in reversed(range(mdps.horizon)):
-        v[t] = action_values(mdps, v[t + 1]).max(-1)
+        v[t] = optimal_backup(mdps, v[t + 1])
     return v
 
 
@@ -84,13 +127,18 @@ def optimal_return(mdps):
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
     """V*(s) over an infinite horizon to `tolerance`, by value iteration: (N, S). Sutton & Barto (2018), eq. 4.10. Stops at a change below
     tolerance · (1 − γ)/γ, which bounds the error; at γ = 1 below tolerance, which bounds nothing. Raises ValueError after max_sweeps."""
+    return _fixed_point(mdps, lambda v: optimal_backup(mdps, v), tolerance, max_sweeps)
+
+
+def _fixed_point(mdps, sweep, tolerance, max_sweeps):
+    """v = sweep(v) from 0, (N, S), to `tolerance`."""
     v = np.zeros(mdps.shape[:2])
     gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
     for _ in range(max_sweeps):
-        v, old = action_values(mdps, v).max(-1), v
+        v, old = sweep(v), v
         if abs(v - old).max() <= max(tolerance * gap, 4e-16 * abs(v).max()):
             return v
-    raise ValueError(f"max_sweeps: value iteration at discount {mdps.discount} has not converged after {max_sweeps} sweeps")
+    raise ValueError(f"max_sweeps: at discount {mdps.discount} the values have not converged after {max_sweeps} sweeps")
 
 
 def occupancy(mdps, log_pi):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.losses import gather, log_likelihood, reinforce_folded
+from metarl_np.losses import FOLDED, gather, log_likelihood, reinforce_folded
 from metarl_np.mdp import require
 from metarl_np.optim import adam
-from metarl_np.policies import NotFinite
+from metarl_np.policies import LinearPolicy, NotFinite
 from metarl_np.returns import discounted_return, leave_one_out_baseline
 from metarl_np.rollouts import rollout
 from metarl_np.updates import Reinforce, reinforce_table
@@ -33,7 +33,7 @@ def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
     require(steps >= 0, "steps", f"{steps} is negative")
     thetas, path, data = [per_task(mdps, theta)], [], []
     for j in range(steps + 1):
-        log_pi = policy.log_pi(thetas[j])
+        log_pi = policy.log_pi(thetas[j] if j else theta)  # tables for shared parameters cost less
         path.append(episodes[j] if isinstance(episodes, list) else rollout(rng, mdps, log_pi, episodes))
         if j < steps:
             data.append(inner.prepare(mdps, policy, thetas[j], path[j]))
@@ -81,8 +81,18 @@ def meta_objective(policy, theta, path, inner, outer, score=None):
 def meta_gradient(policy, path, inner, *, outer=None, score=None):
     """The gradient of `meta_objective` at path.thetas[0] in one backward pass, per task: (N, F, A). MAML's is its mean over tasks.
     What it estimates depends on inner.estimator and score: `naive` with score is unbiased for ∇E_D[J(U(θ, D))]."""
+    if outer is None and score is None and closed_form(policy, inner):
+        v = policy.weighted_score(path.thetas[-1], path.query)
+        for theta, data in zip(path.thetas[-2::-1], path.data[::-1]):
+            v = inner.pullback(policy, theta, data, v)
+        return v
     outer = outer or (lambda theta: reinforce_folded(policy.log_pi(theta), path.query))
     return grad(lambda theta: np.sum(meta_objective(policy, theta, path, inner, outer, score)))(path.thetas[0])
+
+
+def closed_form(policy, inner):
+    """Whether `meta_gradient` can do without autograd, being the folded query's: an inner step that folds, of a policy linear in θ."""
+    return isinstance(policy, LinearPolicy) and isinstance(inner, Reinforce) and inner.estimator in FOLDED
 
 
 def score_factor(returns):

@@ -19,8 +19,8 @@ def require(good, argument, why, axes=("task", "state", "action", "successor")):
 def require_log_pi(log_pi, shape):
     """Raise ValueError, naming task and state, unless log_pi (S, A) or (N, S, A) are log-probabilities for `shape` = (N, S, A)."""
     require(np.shape(log_pi) in (shape[1:], shape), "log_pi", f"expected shape {shape[1:]} or {shape}, got {np.shape(log_pi)}")
-    total = np.broadcast_to(np.exp(np.minimum(log_pi, 1.0)).sum(-1), shape[:2])
-    require(abs(total - 1) < 1e-6, "log_pi", "not log-probabilities; are the parameters finite?")
+    total = np.exp(np.minimum(log_pi, 1.0)) @ np.ones(shape[2])  # a product: a sum over a short last axis takes ten times as long
+    require(np.broadcast_to(abs(total - 1) < 1e-6, shape[:2]), "log_pi", "not log-probabilities; are the parameters finite?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ class MDP:
         """R̄(s, a) = Σ_z P(z|s,a) r(s,a,z), shape (N, S, A)."""
         return _read_only(np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards))
 
-    @property
+    @cached_property
     def start_support(self):
         """The start states and their probabilities, (N, B) each, B being the largest number that a task has (filled up with 0)."""
         states = np.argsort(self.start == 0, axis=1, kind="stable")[:, : (self.start > 0).sum(1).max()]

@@ -37,7 +37,7 @@ def discounts(discount, steps, like):
 
 def discounted_return(rewards, discount):
     """Σ_t γᵗ r_t: rewards (T, …) → (…)."""
-    return np.sum(discounts(discount, len(rewards), rewards) * rewards, 0)
+    return np.tensordot(discount ** np.arange(len(rewards)), rewards, 1)
 
 
 @primitive
@@ -67,7 +67,7 @@ def no_baseline(returns, episodes=None):
 def time_mean_baseline(returns, episodes=None):
     """b_t = (1/K) Σ_k G_{t,k}, a finished episode counting with 0: (T, N, K) → (T, N, K). Biased: each episode is scored by a mean that
     contains it, and the expected gradient is exactly (1 − 1/K) ∇J."""
-    return np.broadcast_to(returns.mean(-1, keepdims=True), returns.shape)
+    return np.broadcast_to(np.matmul(returns, np.ones((returns.shape[-1], 1))) / returns.shape[-1], returns.shape)
 
 
 def leave_one_out_baseline(returns, episodes=None):
@@ -77,7 +77,7 @@ def leave_one_out_baseline(returns, episodes=None):
         raise ValueError("episodes: a leave-one-out baseline needs at least 2 episodes per task")
     first = returns[..., :1]  # taken off, so that equal returns have no advantages of 1e-17: TRPO's step has its length anyway
     above = returns - first
-    return first + (above.sum(-1, keepdims=True) - above) / (k - 1)
+    return first + (np.matmul(above, np.ones((k, 1))) - above) / (k - 1)
 
 
 def linear_baseline(features, ridge=1e-6):

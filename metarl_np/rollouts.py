@@ -4,6 +4,7 @@ probability π(a|s) P(z|s,a), are laid out as an alias table (Walker 1977; Vose 
 split by one threshold between two outcomes. The number's high bits name the column, and it is compared with the threshold; the reward,
 the action and the next state are then a look-up each, in rows that fit in the cache: lanes (task, episode) are run a chunk at a time."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +12,16 @@ import numpy as np
 from metarl_np.mdp import require, require_log_pi
 from metarl_np.returns import Episodes
 
-CHUNK = 8192  # lanes whose working rows fit in a core's cache
+CHUNK = 65_536  # lanes; with fewer, threads would wait for Python's lock more than they work
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingTables:
-    """What a step looks up: by column b = row·W + column, or by cell c = 2b + (number below the threshold)."""
+    """What a step looks up, by cell c = 2·(W·row + column) + (number below the threshold), row = S·task + state."""
     log_pi: np.ndarray  # (N, S, A)
     width_bits: int  # log2 W
-    thresholds: np.ndarray  # (N·S·W) uint32
-    next_row: np.ndarray  # (N·S·W·2) int64: W · (row of the next state)
+    thresholds: np.ndarray  # (N·S·W·2) uint32, each twice
+    next_cell: np.ndarray  # (N·S·W·2) int64: 2W · (row of the next state)
     rewards: np.ndarray  # (N·S·W·2) float32
     actions: np.ndarray  # (N·S·W·2) int32
     start: tuple  # start states (N, B) and their cumulative probabilities + task (N·B)
@@ -33,57 +34,60 @@ def sampling_tables(mdps, log_pi):
     n, s, a, z = mdps.successors.shape
     require_log_pi(log_pi, (n, s, a))
     bits = max(1, (a * z - 1).bit_length())
-    joint = np.zeros((n, s, 1 << bits))
-    np.multiply(np.exp(log_pi)[..., None], mdps.probabilities, out=joint[..., : a * z].reshape(n, s, a, z))
-    thresholds, alias = _alias_tables(joint.reshape(n * s, -1))
-    outcome = np.stack([alias, np.broadcast_to(np.arange(1 << bits), alias.shape)], -1).reshape(n * s, -1)
+    joint = np.exp(log_pi)[..., None] * (mdps.probabilities if z > 1 else 1.0)  # where z = 1 tasks that share π share the columns too
+    p = np.zeros((1 << bits, joint.size // (a * z)))
+    p[:a * z] = joint.reshape(-1, a * z).T
+    thresholds, alias = (np.ascontiguousarray(x.T) for x in _alias_tables(p))
+    outcome = np.stack([alias, np.broadcast_to(np.arange(1 << bits), alias.shape)], -1).reshape(-1, s, 2 << bits)
     outcome = np.minimum(outcome, a * z - 1)  # a padding column's own outcome is never drawn
-    flat = outcome + (np.arange(n * s) * (a * z))[:, None]
+    flat = (outcome + np.arange(n * s).reshape(n, s, 1) * (a * z)).ravel()
+
+    def for_all(x):  # (S·…) or (N·S·…) → (N·S·…)
+        return np.broadcast_to(x.reshape(-1, s, 2 << bits), (n, s, 2 << bits)).ravel()
     states, chances = mdps.start_support
     cumulative = np.cumsum(chances, 1)
     cumulative = cumulative / cumulative[:, -1:] + np.arange(n)[:, None]
     return SamplingTables(
-        np.broadcast_to(log_pi, (n, s, a)), bits, thresholds.ravel(), mdps.next_rows.ravel()[flat].ravel() << bits,
-        mdps.rewards.ravel()[flat].ravel().astype(np.float32), (outcome // z).ravel().astype(np.int32),
+        np.broadcast_to(log_pi, (n, s, a)), bits, for_all(np.repeat(thresholds, 2)), mdps.next_rows.ravel()[flat] << (bits + 1),
+        mdps.rewards.ravel()[flat].astype(np.float32), for_all((outcome // z).astype(np.int32)),
         (states, cumulative.ravel()), ~mdps.terminal.ravel() if mdps.terminal.any() else None)
 
 
 def _alias_tables(p):
-    """p (R, W) rows of probabilities, W a power of two → thresholds (R, W) uint32, aliases (R, W).
-    Columns are sorted by weight w = W·p; the light ones (w < 1) are filled up, from the left, by the open heavy one, whose rest shrinks by
-    1 − w each time; once that is below 1 it is filled up itself, by the next heavy one to its left."""
-    rows, width = p.shape
-    order = np.argsort(p, axis=1)
-    w = np.take_along_axis(p, order, 1) * (width / p.sum(1, keepdims=True))
-    r = np.arange(rows) * width
-    light, heavy = r.copy(), r + width - 1
-    keep, partner = np.ones(rows * width), np.arange(rows * width)
-    w, rest = w.ravel(), w[:, -1].copy()
-    for _ in range(width - 1):
-        fill = rest >= 1
-        other = np.where(fill, light, heavy - 1)
-        closed = np.where(fill, light, heavy)
-        keep[closed] = np.where(fill, w[other], rest)
-        partner[closed] = np.where(fill, heavy, other)
-        rest += w[other] - 1
-        light += fill
-        heavy -= ~fill
-    threshold, alias = np.empty((rows, width)), np.empty((rows, width), np.int64)
-    np.put_along_axis(threshold, order, keep.reshape(rows, width), 1)
-    np.put_along_axis(alias, order, np.take_along_axis(order, partner.reshape(rows, width) - r[:, None], 1), 1)
-    column = 2**32 // width
-    threshold = np.arange(width) * column + np.rint(np.clip(threshold, 0, 1) * column)
+    """p (W, R), columns of probabilities, W a power of two → thresholds (W, R) uint32, aliases (W, R).
+    With w = W·p, the light outcomes (w ≤ 1) are filled up in order by the heavy ones in order: let D_i be what the light ones up to i
+    lack in all, E_i what the heavy ones have too much. A light i is filled by the heavy j that is open then, the first with E_j > D_{i−1}.
+    A heavy i is open until D ≥ E_i; what it gave beyond its excess, D − E_i, it gets from the next heavy one, the first with E_j > E_i."""
+    (width, rows), w = p.shape, p * (len(p) / p.sum(0))
+    heavy, own, column = w > 1, np.arange(width, dtype=np.int32)[:, None], 2**32 // width
+    excess, lack = np.maximum(w - 1, 0), np.zeros((width + 2, rows))  # lack[i] = D_{i−1}; the last row is for an i that is not found
+    np.maximum(1 - w, 0, out=lack[1:-1])
+    for i in range(1, width):
+        excess[i] += excess[i - 1]
+        lack[i + 1] += lack[i]
+    filled = excess * heavy + lack[:width] * ~heavy
+    alias, closed = np.zeros((2, width, rows), np.int32)
+    for e, d in zip(excess, lack[1:]):
+        alias += e <= filled
+        closed += d < excess
+    closed = (closed + 1) * rows + np.arange(rows, dtype=np.int32)  # where in lack the first D ≥ E_i is
+    keep = np.where(heavy, 1 + excess - lack.ravel().take(closed), w)
+    last = alias == width  # nothing but rounding is left to give
+    keep[last], alias = 1, np.where(last, own, alias)
+    threshold = np.rint(np.minimum(keep, 1) * column) + own * float(column)
     return np.minimum(threshold, 2**32 - 1).astype(np.uint32), alias
 
 
-def rollout(rng, mdps, log_pi, episodes, *, steps=None):
+def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     """Sample `episodes` = K episodes per task under log π (S, A) or (N, S, A): Episodes with axes (T, N, K), T = mdps.horizon.
     `steps` below the horizon truncates. 13 bytes per step: states and actions int32, rewards float32, mask bool. The resolution of a
     probability is that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. `log_pi` may also be the SamplingTables made
-    from it. Raises ValueError on a policy that is not one, K < 1, or steps outside 1..horizon."""
+    from it. With several threads chunks of lanes run side by side; the numbers are the same. Raises ValueError on a policy that is not one,
+    K or threads < 1, or steps outside 1..horizon."""
     steps = mdps.horizon if steps is None else steps
     require(1 <= steps <= mdps.horizon, "steps", f"{steps} is outside 1..horizon = {mdps.horizon}")
-    require(episodes >= 1, "episodes", f"{episodes} is less than 1")
+    for name, count in (("episodes", episodes), ("threads", threads)):
+        require(count >= 1, name, f"{count} is less than 1")
     tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
     (n, s, _), lanes, made = mdps.shape, mdps.shape[0] * episodes, tables.log_pi.shape
     require(made == mdps.shape, "log_pi", f"tables made for (N, S, A) = {made}, the tasks are {mdps.shape}")
@@ -98,47 +102,52 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None):
         u = np.minimum(rng.random((n, episodes)) + task, np.nextafter(task + 1, 0))
         first = first.ravel()[np.searchsorted(cumulative, u.ravel(), side="right")].astype(np.int32)
     chunks = range(0, lanes, CHUNK)
-    for low, child in zip(chunks, rng.spawn(len(chunks))):  # a chunk's numbers do not depend on who runs it
+
+    def run(low, child):
         part = slice(low, low + CHUNK)
         task = np.arange(low, min(low + CHUNK, lanes)) // episodes
         rows = (x[..., part] for x in (states, actions, rewards, mask, last))
         _run(child, tables, first[part], task * s, mdps.reward_noise[task], *rows)
+    children = rng.spawn(len(chunks))  # a chunk's numbers do not depend on who runs it, or when
+    if min(threads, len(chunks)) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, chunks, children))
+    else:
+        list(map(run, chunks, children))
     last = last.reshape(n, episodes)
-    truncated = (steps < mdps.horizon) & ~np.take_along_axis(mdps.terminal, last, 1)
+    truncated = (steps < mdps.horizon) & ~mdps.terminal[np.arange(n)[:, None], last]
     return Episodes(*(x.reshape(steps, n, episodes) for x in (states, actions, rewards, mask)), tables.log_pi, last, truncated)
 
 
 def _run(rng, tables, first, offset, noise, states, actions, rewards, mask, last):
     """One chunk of lanes for all steps, written into the rows of the last five arguments; offset is a lane's task · S."""
     (steps, lanes), bits = states.shape, tables.width_bits
-    row = (first + offset) << bits  # W · (task · S + state)
-    column, threshold = np.empty(lanes, np.uint32), np.empty(lanes, np.uint32)
-    cell, below = np.empty(lanes, np.int64), np.empty(lanes, bool)
+    start = (first + offset) << (bits + 1)
     noise = noise.astype(np.float32) if noise.any() else None
-    block = max(1, 2 * CHUNK // lanes)  # small batches draw the numbers of several steps in one call
-    for t in range(steps):
-        if t % block == 0:
-            draws = min(block, steps - t)
-            random = rng.integers(2**64, size=(draws * lanes + 1) // 2, dtype=np.uint64)
-            random = random.view(np.uint32)[:draws * lanes].reshape(draws, lanes)
-        u = random[t % block]
-        np.right_shift(row, bits, out=cell)
-        np.subtract(cell, offset, out=states[t], casting="unsafe")
+    block = min(steps, max(1, CHUNK // 2 // lanes))  # of small batches, several steps share the calls that do not need the state
+    cells, threshold, below = np.empty((block, lanes), np.int64), np.empty(lanes, np.uint32), np.empty(lanes, bool)
+    for t in range(0, steps, block):
+        rows = slice(t, min(t + block, steps))
+        size = (rows.stop - t) * lanes
+        u = rng.integers(2**64, size=(size + 1) // 2, dtype=np.uint64).view(np.uint32)[:size].reshape(-1, lanes)
+        cells = cells[:len(u)]
+        np.right_shift(u, 32 - bits, out=cells)  # the column
+        np.add(cells, cells, out=cells)
+        for u_t, cell in zip(u, cells):
+            np.add(cell, start, out=cell)
+            tables.thresholds.take(cell, out=threshold, mode="wrap")  # "wrap": with "raise" and out, numpy copies
+            np.less(u_t, threshold, out=below)
+            np.add(cell, below, out=cell)
+            tables.next_cell.take(cell, out=start, mode="wrap")
+        tables.actions.take(cells, out=actions[rows], mode="wrap")
+        tables.rewards.take(cells, out=rewards[rows], mode="wrap")
+        np.right_shift(cells, bits + 1, out=cells)
+        np.subtract(cells, offset, out=states[rows], casting="unsafe")
         if tables.alive is not None:
-            tables.alive.take(cell, out=mask[t], mode="wrap")  # "wrap": with "raise" and out, numpy copies
-        np.right_shift(u, 32 - bits, out=column)
-        np.add(row, column, out=cell)
-        tables.thresholds.take(cell, out=threshold, mode="wrap")
-        np.less(u, threshold, out=below)
-        np.add(cell, cell, out=cell)
-        np.add(cell, below, out=cell)
-        tables.actions.take(cell, out=actions[t], mode="wrap")
-        tables.rewards.take(cell, out=rewards[t], mode="wrap")
-        tables.next_row.take(cell, out=row, mode="wrap")
+            tables.alive.take(cells, out=mask[rows], mode="wrap")
         if noise is not None:
-            rewards[t] += noise * rng.standard_normal(lanes, np.float32) * mask[t]
-    np.right_shift(row, bits, out=cell)
-    np.subtract(cell, offset, out=last, casting="unsafe")
+            rewards[rows] += noise * rng.standard_normal(cells.shape, np.float32) * mask[rows]
+    np.subtract(start >> (bits + 1), offset, out=last, casting="unsafe")
 
 
 def successor_table(mdps):

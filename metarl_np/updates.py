@@ -15,7 +15,7 @@ from metarl_np.losses import (ESTIMATORS, FOLDED, advantages, at_states, fold, g
                               stop, visits)
 from metarl_np.mdp import require
 from metarl_np.optim import conjugate_gradient
-from metarl_np.policies import entropy
+from metarl_np.policies import entropy, total
 from metarl_np.returns import discounts, leave_one_out_baseline, reward_to_go
 
 
@@ -59,6 +59,15 @@ class Reinforce:
 
     def __call__(self, policy, theta, data):
         return theta + self.step_size * self.gradient(policy, theta, data)
+
+    def pullback(self, policy, theta, data, v):
+        """vᵀ ∂θ'/∂θ = v + α vᵀĤ of an estimator that folds, in closed form: θ, v (N, F, A), W (N, S, A) → (N, F, A). Of a LinearPolicy
+        ∇²log π(a|s) = −F(s), its Fisher matrix, whatever the action; so Σ_{s,a} W ∇²log π = −Σ_s W̄(s) F(s) with W̄(s) = Σ_a W(s, a), and
+        lvc adds Σ W ∇log π ∇log πᵀ. In both, one ∇log π is taken along v, `tangent`, and the other is a weighted score."""
+        if self.estimator == "first_order":
+            return v
+        h = (data if self.estimator == "lvc" else 0.0) - total(data) * np.exp(policy.log_pi(theta))
+        return v + self.step_size * policy.weighted_score(theta, h * policy.tangent(theta, v))
 
 
 @dataclass(frozen=True)

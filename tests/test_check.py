@@ -191,7 +191,7 @@ def test_a_sample_mean_is_told_apart_with_confidence(tiny, rng):
     mdps, theta = tiny
     policy, inner = SoftmaxPolicy(2, 2), Reinforce(ALPHA)
     expected = check.expected_gradients(mdps, theta, step_size=ALPHA, episodes=2)
-    path = adapt(rng, mdps[np.zeros(200_000, int)], policy, theta, inner, steps=1, episodes=2)
+    path = adapt(rng, mdps[np.zeros(1_000_000, int)], policy, theta, inner, steps=1, episodes=2)
     for score, right in ((score_factor(path.returns[-1]), {"naive+score", "(b)"}), (None, {"naive"})):
         g = meta_gradient(policy, path, inner, score=score)
         verdict = check.check_gradient(g.mean(0), expected, standard_error=g.std(0) / np.sqrt(len(g)))

@@ -388,6 +388,34 @@ def test_sure_termination_may_be_as_far_away_as_there_are_states():
     np.testing.assert_allclose(exact.stationary_values(chain, np.zeros((7, 1))), [np.arange(-6.0, 1)], atol=1e-12)
 
 
+@pytest.mark.parametrize("slip", [0, .3])
+def test_sweeps_over_many_states_in_blocks(slip, rng):
+    """Three tasks of 6,400 states are two blocks, the border inside a task; against plain sums over all successors."""
+    mdps = GridWorld.open(80, 80, discount=.9, horizon=2, slip=slip).mdps([5, 77, 6399])
+    assert mdps.start.size > exact.BLOCK
+    pi, v = rng.dirichlet(np.ones(4), mdps.shape[:2]), rng.normal(size=mdps.shape[:2])
+    task = np.arange(3)[:, None, None, None]
+    q = (mdps.probabilities * (mdps.rewards + .9 * v[task, mdps.successors])).sum(-1)
+    np.testing.assert_allclose(exact.backup(mdps, pi, v), (pi * q).sum(-1), atol=1e-14)
+    np.testing.assert_allclose(exact.optimal_backup(mdps, v), q.max(-1), atol=1e-14)
+
+
+def test_a_backup_to_second_order(tasks, log_pi, rng):
+    v, pi = rng.normal(size=(N, S)), np.exp(log_pi)
+    check_grads(lambda pi, v: exact.backup(tasks, pi**2, v**3), modes=["rev"], order=2)(pi, v)
+
+
+def test_stationary_values_by_sweeps_keep_their_error_bound(tasks, log_pi):
+    mdps = replace(tasks, discount=.95)
+    for table in log_pi, log_pi[0]:
+        solved = exact.stationary_values(mdps, table)
+        for tolerance in (1e-2, 1e-9):
+            gap = abs(exact.stationary_values(mdps, table, tolerance=tolerance) - solved).max()
+            assert 1e-14 < gap <= tolerance
+    with pytest.raises(ValueError, match="max_sweeps"):
+        exact.stationary_values(mdps, log_pi, tolerance=1e-9, max_sweeps=3)
+
+
 def test_value_iteration_keeps_its_error_bound():
     """One state that pays 1 for ever: V = 1/(1 − γ). Stopping at a change of the tolerance would be off by 99 times that."""
     forever = MDP.from_dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0, discount=.99, horizon=1)

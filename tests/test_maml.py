@@ -10,12 +10,12 @@ from metarl_np.exact import expected_return, optimal_return, policy_gradient_tab
 from metarl_np.gridworld import GridWorld
 from metarl_np import maml
 from metarl_np.losses import reinforce_folded
-from metarl_np.maml import Adaptation, adapt, train
+from metarl_np.maml import Adaptation, adapt, closed_form, train
 from metarl_np.optim import adam, ascent
-from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
+from metarl_np.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
 from metarl_np.returns import no_baseline
 from metarl_np.rollouts import rollout
-from metarl_np.updates import Reinforce, reinforce_table
+from metarl_np.updates import PPO, FirstOrder, Reinforce, reinforce_table
 
 N, S, A, ALPHA = 3, 4, 4, .7
 INNER = Reinforce(ALPHA)
@@ -29,8 +29,10 @@ def meta_objective(policy, theta, support, query, alpha):
 
 
 def meta_gradient(policy, theta, support, query, alpha, estimator="naive"):
-    path = Adaptation([theta + np.zeros((len(query), 1, 1))], [None] * len(support), support, None, query)
-    return maml.meta_gradient(policy, path, Reinforce(alpha, estimator=estimator)).mean(0)
+    inner, thetas = Reinforce(alpha, estimator=estimator), [theta + np.zeros((len(query), 1, 1))]
+    for table in support:
+        thetas.append(inner(policy, thetas[-1], table))
+    return maml.meta_gradient(policy, Adaptation(thetas, [None] * len(thetas), support, None, query), inner).mean(0)
 
 
 def first_order_gradient(*arguments):
@@ -91,6 +93,32 @@ def test_objective_is_the_mean_over_tasks_of_the_adapted_surrogate(rng, k):
                 adapted = adapted + ALPHA * plain_gradient(policy, adapted, w[i])
             total += (plain_log_pi(policy, adapted) * query[i]).sum()
         assert meta_objective(policy, theta, support, query, ALPHA) == pytest.approx(total / N, abs=1e-6), name
+
+
+@pytest.mark.parametrize("estimator", ["first_order", "naive", "lvc"])
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_the_closed_form_is_what_autograd_finds(rng, estimator, k):
+    """Of every policy of the family, with task parameters too; an exact query and the score are autograd's."""
+    mdps, inner = random_tasks(rng, N, S, A, 2, horizon=4), Reinforce(ALPHA, estimator=estimator)
+    actors = [policy for _, policy, _ in policies(rng, N, S, A)]
+    for policy in actors + [ActorCritic(actors[0])]:
+        theta = rng.normal(size=(N,) + policy.shape)
+        path = adapt(rng, mdps, policy, theta, inner, steps=k, episodes=5)
+        assert closed_form(policy, inner)
+        by_autograd = maml.meta_gradient(policy, path, inner, outer=lambda th: reinforce_folded(policy.log_pi(th), path.query))
+        np.testing.assert_allclose(maml.meta_gradient(policy, path, inner), by_autograd, atol=1e-13)
+
+
+def test_what_has_no_closed_form_goes_by_autograd(rng):
+    class Wrapped:  # a user's policy: the same π, but nothing says that it is linear in θ
+        log_pi = staticmethod(SoftmaxPolicy(S, A).log_pi)
+        weighted_score = staticmethod(SoftmaxPolicy(S, A).weighted_score)
+    mdps, theta, softmax = random_tasks(rng, N, S, A, 2, horizon=4), rng.normal(size=(S, A)), SoftmaxPolicy(S, A)
+    path = adapt(rng, mdps, softmax, theta, INNER, steps=2, episodes=5)
+    for inner in (Reinforce(1.0, estimator="dice"), Reinforce(1.0, estimator="loaded_dice"), FirstOrder(INNER), PPO(1.0)):
+        assert not closed_form(softmax, inner)
+    assert closed_form(softmax, INNER) and not closed_form(Wrapped(), INNER)
+    np.testing.assert_allclose(maml.meta_gradient(Wrapped(), path, INNER), maml.meta_gradient(softmax, path, INNER), atol=1e-13)
 
 
 def test_objective_to_second_order(rng):

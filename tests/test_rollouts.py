@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import chi2_p, random_tasks, terminal_state
 
+from metarl_np.gridworld import GridWorld
 from metarl_np.mdp import MDP
 from metarl_np.returns import Episodes
 from metarl_np.rollouts import CHUNK, _alias_tables, rollout, sampling_tables, step, successor_table
@@ -73,7 +74,7 @@ def test_alias_tables_hold_the_probabilities_to_rounding(rng, width):
     p[40:50, width // 2:] = 0
     p[50:52] = [[1e-12] * (width - 1) + [1.0]]
     p /= p.sum(1, keepdims=True)
-    threshold, alias = _alias_tables(p)
+    threshold, alias = (x.T for x in _alias_tables(p.T))
     column, bottom = 2**32 // width, np.arange(width) * (2**32 // width)
     below = threshold.astype(np.int64) - bottom
     assert (below >= 0).all() and (below <= column).all()
@@ -94,13 +95,13 @@ def test_sampling_tables_reconstruct_the_joint_distribution_of_action_and_succes
     width = 2**tables.width_bits
     assert width == 16
     joint = np.zeros(mdps.rewards.shape)
-    for b, threshold in enumerate(tables.thresholds.tolist()):
+    for b, threshold in enumerate(tables.thresholds[::2].tolist()):
         row, c = divmod(b, width)
         i, s = divmod(row, 5)
         for below, share in ((1, threshold - c * 2**28), (0, (c + 1) * 2**28 - threshold)):
             cell = 2 * b + below
-            action, next_state = tables.actions[cell], (tables.next_row[cell] >> tables.width_bits) - 5 * i
-            assert tables.next_row[cell] % width == 0
+            action, next_state = tables.actions[cell], tables.next_cell[cell] // (2 * width) - 5 * i
+            assert tables.next_cell[cell] % (2 * width) == 0 and tables.thresholds[cell] == threshold
             if share and mdps.terminal[i, s]:
                 assert next_state == s and tables.rewards[cell] == 0
             elif share:
@@ -276,6 +277,22 @@ def test_same_seed_same_bits(rng):
     assert (a.states != c.states).any() and (a.rewards != c.rewards).any()
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_same_bits_whatever_the_number_of_threads(rng, threads):
+    mdps = random_tasks(rng, 3, 5, 3, 3, horizon=4, reward_noise=[0, 1, 2])
+    log_pi = random_log_pi(rng, 3, 5, 3)
+    one, many = (rollout(np.random.default_rng(1), mdps, log_pi, CHUNK + 77, threads=n) for n in (1, threads))  # four chunks
+    for name in ("states", "actions", "rewards", "mask", "last_states"):
+        assert (getattr(one, name) == getattr(many, name)).all(), name
+
+
+def test_a_threads_error_is_not_lost(rng):
+    mdps = random_tasks(rng, 2, 5, 3, 3, horizon=4)
+    tables = sampling_tables(mdps, random_log_pi(rng, 2, 5, 3))
+    with pytest.raises(AttributeError):
+        rollout(rng, mdps, replace(tables, rewards=None), CHUNK, threads=2)
+
+
 def test_one_generator_gives_new_episodes_each_time(rng):
     mdps = random_tasks(rng, 2, 5, 3, 3, horizon=6)
     log_pi = random_log_pi(rng, 2, 5, 3)
@@ -283,9 +300,10 @@ def test_one_generator_gives_new_episodes_each_time(rng):
     assert (a.actions != b.actions).any() and (a.states[0] != b.states[0]).any()
 
 
-def test_a_shared_table_is_the_same_table_for_every_task(rng):
-    mdps = random_tasks(rng, 2, 5, 3, 3, horizon=6)
-    shared = random_log_pi(rng, 1, 5, 3)[0]
+@pytest.mark.parametrize("z", [1, 3])
+def test_a_shared_table_is_the_same_table_for_every_task(rng, z):
+    mdps = random_tasks(rng, 2, 5, 3, 3, horizon=6) if z > 1 else GridWorld.open(3, 3, discount=.9, horizon=6).mdps([4, 8])
+    shared = random_log_pi(rng, 1, *mdps.shape[1:])[0]
     a = rollout(np.random.default_rng(4), mdps, shared, 50)
     b = rollout(np.random.default_rng(4), mdps, np.stack([shared, shared]), 50)
     assert (a.states == b.states).all() and (a.actions == b.actions).all() and (a.log_probs == b.log_probs).all()
@@ -452,6 +470,7 @@ def test_step_has_a_seed(rng):
 
 
 @pytest.mark.parametrize("keywords, message", [
+    (dict(threads=0), "threads"),
     (dict(episodes=0), "episodes"), (dict(episodes=-3), "episodes"), (dict(steps=0), "steps"), (dict(steps=6), "steps"),
     (dict(log_pi=np.zeros((3, 1))), "log_pi.*shape"), (dict(log_pi=np.zeros((4, 2))), "log_pi.*shape"),
     (dict(log_pi=np.zeros((3, 4, 1))), "log_pi.*shape"), (dict(log_pi=np.zeros(4)), "log_pi.*shape"),
