@@ -1,7 +1,6 @@
 """What every demo shares: its options, one line of progress, the last line as JSON; and for RL² its training and its weights."""
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
@@ -11,7 +10,6 @@ import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 
 if "numpy" not in sys.modules:  # a recurrent step's matrices are small: BLAS's own threads would halve its speed
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -56,18 +54,9 @@ def begin(main):
         sys.exit(130)
 
 
-@contextlib.contextmanager
 def workers():
     """Two processes, which Ctrl-C ends at once, whatever they do: a checkpoint is whole at any instant."""
-    pool = ProcessPoolExecutor(2, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    try:
-        yield pool
-    except KeyboardInterrupt:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown()
+    return multiprocessing.Pool(2, signal.signal, (signal.SIGINT, signal.SIG_IGN))  # leaving its block, for any reason, ends them
 
 
 def checkpointed(train, rng, theta, checkpoint, name, **configuration):

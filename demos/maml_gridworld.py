@@ -132,7 +132,7 @@ def main():
     settings = arguments.policy, iterations, repeats, arguments.checkpoint
     jobs = [(family, (arguments.seed, i), *settings) for family in results for i in range(n_seeds)]
     with workers() as pool:
-        for i, (job, result) in enumerate(zip(jobs, pool.map(run, jobs))):
+        for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
             results[job[0]].append(result)
             progress(f"meta-training: {i + 1} of {len(jobs)} runs done")
     grid, _, held_out = families()["edges"]

@@ -150,7 +150,7 @@ def main():
             methods = COLUMNS if k else ("random", "gittins", "ts", "rl2")
             jobs += [((n, k, family), m, (policy, theta), arguments.seed, arguments.quick) for m in methods]
     with workers() as pool:
-        for i, result in enumerate(pool.map(run, jobs)):
+        for i, result in enumerate(pool.imap(run, jobs)):
             progress(f"{i + 1} of {len(jobs)} methods measured")
             done.append(result)
     for (setting, method, *_), r in zip(jobs, done):

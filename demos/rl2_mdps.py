@@ -118,7 +118,7 @@ def main():
         methods = [*COLUMNS, *(m + " true prior" for m in COLUMNS if m not in ("random", "rl2"))]
         jobs += [(n, method, (policy, theta), arguments.seed, arguments.quick) for method in methods]
     with workers() as pool:
-        for i, ((n, method, *_), r) in enumerate(zip(jobs, pool.map(run, jobs))):
+        for i, ((n, method, *_), r) in enumerate(zip(jobs, pool.imap(run, jobs))):
             progress(f"{i + 1} of {len(jobs)} methods measured")
             rows[n, method] = dict(setting=f"n={n}", method=method, **{x: r[x] for x in ("mean", "sem", "tasks", "episode")})
             if n in PUBLISHED and method in COLUMNS:

@@ -74,7 +74,7 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
             for key in configuration | last["configuration"]:
                 there, here = (repr(c.get(key)) for c in (last["configuration"], configuration))
                 if there != here:
-                    raise ValueError(f"{path}: made with {key} = {there}, not {here}")
+                    raise ValueError(f"{path}: made with {key} = {there:.99}, not {here:.99}")
         rng.bit_generator.__setstate__(last["rng"].bit_generator.__getstate__())  # as copying does; .state has no count of children
         theta, state, first = last["theta"], last["state"], last["iteration"] + 1
     try:
