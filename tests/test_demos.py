@@ -159,9 +159,10 @@ def test_weights_are_trained_and_then_evaluated(name, one, demo, tmp_path):
 
 
 def interrupted(ready, *command):
-    """Start a demo in a group of processes of its own, press Ctrl-C once `ready` is true: its exit status, and what it said."""
+    """Start a demo in a group of processes of its own, press Ctrl-C once `ready` is true: its exit status, and what it said. (What is
+    started in the background by a shell inherits that it ignores Ctrl-C.)"""
     with subprocess.Popen([sys.executable, *map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          start_new_session=True, cwd=ROOT) as demo:
+                          start_new_session=True, cwd=ROOT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as demo:
         while demo.poll() is None and not ready():
             time.sleep(.01)
         os.killpg(demo.pid, signal.SIGINT)
