@@ -3,9 +3,11 @@
 import argparse
 import ctypes
 import json
+import multiprocessing
 import os
 import pathlib
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +23,7 @@ import numpy as np
 
 from baselines import tune
 from metarl_np import rl2
+from metarl_np.checkpoint import resumable
 from metarl_np.rl2_training import PPO, train
 
 matplotlib.use("Agg")  # pictures go to files; no window is needed
@@ -29,8 +32,8 @@ WEIGHTS = FIGURES.parent / "weights"
 TRAINING, TUNING, TEST = 1, 2, 3  # what is tuned or tested is drawn from default_rng((seed, TUNING)) or (…, TEST), which no training sees
 
 
-def parser(claim):
-    """--seed, --quick, --json and --out, with the demo's claim as the help text."""
+def parser(claim, trains=False):
+    """--seed, --quick, --json, --out, and --checkpoint of a demo that trains, with the demo's claim as the help text."""
     p = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--seed", type=int, default=0, help="all random numbers follow from it (default 0)")
     p.add_argument("--quick", action="store_true", help="seconds instead of the whole job: shows that it runs, proves nothing")
@@ -38,7 +41,34 @@ def parser(claim):
     folder = pathlib.Path(tempfile.gettempdir()) / "metarl_np" if "--quick" in sys.argv else FIGURES
     p.add_argument("--out", type=pathlib.Path, default=folder,
                    help="folder for the pictures (default demos/figures; if quick a temporary one)")
+    if trains:
+        p.add_argument("--checkpoint", type=pathlib.Path, metavar="FILE.npz",
+                       help="keep the training there, in one file each with this name and more, and go on from what is there")
     return p
+
+
+def begin(main):
+    """main(), which Ctrl-C ends with one line: where there are checkpoints, with the command that goes on from them."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        kept = any(x.split("=")[0] == "--checkpoint" for x in sys.argv)
+        going_on = f"; to go on: {shlex.join(['python', *sys.argv])}" if kept else ""
+        print("\r\033[K" * sys.stderr.isatty() + "interrupted" + going_on, file=sys.stderr)
+        sys.exit(130)
+
+
+def workers():
+    """Two processes, which Ctrl-C ends at once, whatever they do: a checkpoint is whole at any instant."""
+    return multiprocessing.Pool(2, signal.signal, (signal.SIGINT, signal.SIG_IGN))  # leaving its block, for any reason, ends them
+
+
+def checkpointed(train, rng, theta, checkpoint, name, **configuration):
+    """The records of train(rng, theta, state=…, first=…), going on from the file `checkpoint` with -name added, unless it is None."""
+    if checkpoint is None:
+        return train(rng, theta)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    return resumable(checkpoint.with_stem(f"{checkpoint.stem}-{name}"), train, rng, theta, every=10, configuration=configuration)
 
 
 class Progress:
@@ -81,7 +111,7 @@ def positive(text):
 
 def rl2_parser(claim):
     """`parser` with --train, --iterations and --weights."""
-    p = parser(claim)
+    p = parser(claim, trains=True)
     p.add_argument("--train", action="store_true", help="train from scratch and write the weights, instead of evaluating")
     p.add_argument("--iterations", type=positive, help="of the training, instead of the setting's")
     p.add_argument("--weights", type=pathlib.Path, default=WEIGHTS, help="folder of the trained weights (default demos/weights)")
@@ -89,13 +119,16 @@ def rl2_parser(claim):
 
 
 def check_options(p, arguments):
-    """Refuse what would replace the weights in demos/weights by untrained ones."""
+    """Refuse what would replace the weights in demos/weights by untrained ones, and checkpoints where nothing is trained."""
+    if arguments.checkpoint and not arguments.train:
+        p.error("--checkpoint goes with --train")
     if arguments.train and arguments.quick and arguments.weights.resolve() == WEIGHTS:
         p.error("--train --quick would replace the trained weights by almost untrained ones: give another folder, --weights DIR")
 
 
-def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=None):
-    """Train on trials of n episodes in tasks(rng, N) → MDP, from θ = start if given: (policy, θ, mean score of the last iterations).
+def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=None, checkpoint=None, name="rl2"):
+    """Train on trials of n episodes in tasks(rng, N) → MDP, from θ = start if given: (policy, θ, mean score of the last iterations). With
+    `checkpoint` what is in its files, one a stage, is not done again (and is not in the mean).
 
     settings: units, memory, trials (N, a batch), iterations, what `PPO` takes, and `then`, a list of changes of these: one more stage of
     training for each, which starts, with its full step size, from where the one before ended. show(text) is given progress. What the loss
@@ -106,10 +139,14 @@ def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=Non
         now, rng = settings | change, np.random.default_rng((seed, TRAINING, stage))
         theta = policy.init(rng, memory=now["memory"]) if theta is None else theta
         update = PPO(**{name: now[name] for name in now if name not in ("units", "memory", "trials", "iterations", "then", "start")})
-        for theta, score in train(rng, lambda rng: tasks(rng, now["trials"]), policy, theta, update, iterations=now["iterations"],
-                                  episodes=episodes):
-            scores.append(score)
-            show(f"stage {stage + 1}, iteration {len(scores)}, mean score {np.mean(scores[-20:]):.3f}")
+
+        def run(rng, theta, **on):
+            return train(rng, lambda rng: tasks(rng, now["trials"]), policy, theta, update, iterations=now["iterations"], episodes=episodes,
+                         **on)
+        for record in checkpointed(run, rng, theta, checkpoint, f"{name}-{stage}", seed=seed, episodes=episodes, **now):
+            theta = record.theta
+            scores.append(record.score)
+            show(f"stage {stage + 1}, iteration {record.iteration + 1}, mean score {np.mean(scores[-20:]):.3f}")
     return policy, theta, float(np.mean(scores[-20:]))
 
 
@@ -124,10 +161,11 @@ def make_weights(path, tasks, episodes, settings, arguments):
     progress, before = Progress(), settings.get("start")
     make = f"python demos/{pathlib.Path(sys.argv[0]).name} --train"
     start = read_weights(path.with_stem(before), tasks(np.random.default_rng(0), 1), make)[1] if before else None
-    policy, theta, score = train_rl2(tasks, episodes, settings, arguments.seed, lambda text: progress(f"{path.stem}: {text}"), start)
+    policy, theta, score = train_rl2(tasks, episodes, settings, arguments.seed, lambda text: progress(f"{path.stem}: {text}"), start,
+                                     arguments.checkpoint, path.stem)
     progress.done()
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = [x for i, x in enumerate(sys.argv) if i and "--weights" not in (x, sys.argv[i - 1])]
+    options = [x for i, x in enumerate(sys.argv) if i and not {x, sys.argv[i - 1]} & {"--weights", "--checkpoint"}]
     command = shlex.join(["python", f"demos/{pathlib.Path(sys.argv[0]).name}", *options])
     rl2.save_weights(path, policy, theta, command=command, seed=arguments.seed, seconds=progress.seconds, settings=repr(settings))
     print(f"{path}: {progress.seconds:.0f} s, mean score in training {score:.3f}", flush=True)

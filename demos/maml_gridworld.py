@@ -6,11 +6,9 @@ panel is a family where meta-learning does not pay: goals anywhere on a 5x5 grid
 """
 
 # %% What is compared
-from concurrent.futures import ProcessPoolExecutor
-
 import numpy as np
 
-from common import Progress, finish, parser
+from common import Progress, begin, checkpointed, finish, parser, workers
 from metarl_np import exact, maml, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
@@ -42,16 +40,17 @@ def make_policy(name, grid):
 
 
 # %% Training and evaluation
-def train(rng, mdps, policy, method, iterations):
+def train(rng, mdps, policy, method, iterations, checkpoint=None, name="", **facts):
     """θ after `iterations` outer steps on batches of 40 tasks; MAML and multi-task training see as many episodes."""
     def sample_tasks(rng):
         return mdps[rng.integers(len(mdps), size=40)]
-    start = rng, sample_tasks, policy, policy.init()
-    if method == "maml":
-        records = maml.train(*start, Reinforce(10.0), iterations=iterations, steps=1, step_size=0.05, episodes=EPISODES)
-    else:
-        records = maml.train_multi_task(*start, iterations=iterations, step_size=0.05, episodes=2 * EPISODES)
-    for record in records:
+
+    def records(rng, theta, **on):
+        if method == "maml":
+            return maml.train(rng, sample_tasks, policy, theta, Reinforce(10.0), iterations=iterations, steps=1, step_size=0.05,
+                              episodes=EPISODES, **on)
+        return maml.train_multi_task(rng, sample_tasks, policy, theta, iterations=iterations, step_size=0.05, episodes=2 * EPISODES, **on)
+    for record in checkpointed(records, rng, policy.init(), checkpoint, name, iterations=iterations, **facts):
         pass  # a record an iteration: print it, plot it, or stop when you have seen enough
     return record.theta
 
@@ -72,12 +71,13 @@ def fine_tuning(rng, train_mdps, policy, theta, repeats):
 
 def run(job):
     """{method: (θ, step size, fractions on held-out goals, fractions on training goals)} of one family and seed."""
-    family, seed, policy_name, iterations, repeats = job
+    family, seed, policy_name, iterations, repeats, checkpoint = job
     grid, goals, held_out = families()[family]
     policy = make_policy(policy_name, grid)
     rng = np.random.default_rng(seed)
     train_mdps, held_out_mdps = grid.mdps(goals), grid.mdps(held_out)
-    thetas = {method: train(rng, train_mdps, policy, method, iterations) for method in ("maml", "multi_task")}
+    thetas = {method: train(rng, train_mdps, policy, method, iterations, checkpoint, f"{family}{seed[1]}-{method}", seed=seed,
+                            policy_name=policy_name) for method in ("maml", "multi_task")}
     thetas["scratch"] = policy.init()
     result = {}
     for name, theta in thetas.items():
@@ -122,16 +122,17 @@ def draw_adaptation(rng, grid, goal, policy, theta, step_size, out):
 
 # %% The job
 def main():
-    p = parser(__doc__)
+    p = parser(__doc__, trains=True)
     p.add_argument("--policy", choices=("softmax", "logistic"), default="softmax",
                    help="softmax table: any distribution over the four moves in each cell; logistic: two sigmoid units, one for the axis "
                         "and one for the direction along it, which hold every deterministic policy but only products as mixtures")
     arguments = p.parse_args()
     n_seeds, iterations, repeats = (2, 10, 1) if arguments.quick else (3, 800, 10)
     progress, results = Progress(), {family: [] for family in families()}
-    jobs = [(family, (arguments.seed, i), arguments.policy, iterations, repeats) for family in results for i in range(n_seeds)]
-    with ProcessPoolExecutor(2) as pool:
-        for i, (job, result) in enumerate(zip(jobs, pool.map(run, jobs))):
+    settings = arguments.policy, iterations, repeats, arguments.checkpoint
+    jobs = [(family, (arguments.seed, i), *settings) for family in results for i in range(n_seeds)]
+    with workers() as pool:
+        for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
             results[job[0]].append(result)
             progress(f"meta-training: {i + 1} of {len(jobs)} runs done")
     grid, _, held_out = families()["edges"]
@@ -163,4 +164,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

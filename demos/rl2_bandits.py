@@ -6,10 +6,9 @@ uses it and the indices, which are for independent arms, do not. `--train` makes
 """
 
 # %% What is trained
-from concurrent.futures import ProcessPoolExecutor
-
 # before numpy, whose threads it sets
-from common import Progress, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2
+from common import (
+    Progress, begin, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2, workers)
 
 import numpy as np
 
@@ -150,8 +149,8 @@ def main():
         for family in (None,) if k else FAMILIES:
             methods = COLUMNS if k else ("random", "gittins", "ts", "rl2")
             jobs += [((n, k, family), m, (policy, theta), arguments.seed, arguments.quick) for m in methods]
-    with ProcessPoolExecutor(2) as pool:
-        for i, result in enumerate(pool.map(run, jobs)):
+    with workers() as pool:
+        for i, result in enumerate(pool.imap(run, jobs)):
             progress(f"{i + 1} of {len(jobs)} methods measured")
             done.append(result)
     for (setting, method, *_), r in zip(jobs, done):
@@ -176,4 +175,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -9,7 +9,7 @@ the first episode nobody can do better than to enter a new cell at each step, wh
 # %% The tasks, and what is compared
 from dataclasses import replace
 
-from common import TEST, TUNING, Progress, finish, number, parser, train_rl2  # before numpy, whose threads it sets
+from common import TEST, TUNING, Progress, begin, finish, number, parser, train_rl2  # before numpy, whose threads it sets
 
 import numpy as np
 
@@ -77,10 +77,10 @@ def draw(returns, visits, out):
 
 # %% The job
 def main():
-    arguments = parser(__doc__).parse_args()
+    arguments = parser(__doc__, trains=True).parse_args()
     settings, repeats = (dict(SETTINGS, iterations=5, trials=64), 2) if arguments.quick else (SETTINGS, 50)
     progress = Progress()
-    policy, theta, _ = train_rl2(sample_tasks, EPISODES, settings, arguments.seed, progress)
+    policy, theta, _ = train_rl2(sample_tasks, EPISODES, settings, arguments.seed, progress, checkpoint=arguments.checkpoint)
     seconds = progress.seconds
     totals = {greedy: play_rl2(np.random.default_rng((arguments.seed, TUNING)), GRID.mdps(np.repeat(GOALS, repeats)), policy, theta,
                                greedy)[0].sum(0).mean() for greedy in (True, False)}
@@ -112,4 +112,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

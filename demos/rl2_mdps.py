@@ -7,10 +7,9 @@ likeliest action or samples, is chosen on tuning tasks. `--train` makes the weig
 """
 
 # %% What is trained
-from concurrent.futures import ProcessPoolExecutor
-
 # before numpy, whose threads it sets
-from common import Progress, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2
+from common import (
+    Progress, begin, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2, workers)
 
 import numpy as np
 
@@ -118,8 +117,8 @@ def main():
         print(f"{paths[n].name}: {facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}")
         methods = [*COLUMNS, *(m + " true prior" for m in COLUMNS if m not in ("random", "rl2"))]
         jobs += [(n, method, (policy, theta), arguments.seed, arguments.quick) for method in methods]
-    with ProcessPoolExecutor(2) as pool:
-        for i, ((n, method, *_), r) in enumerate(zip(jobs, pool.map(run, jobs))):
+    with workers() as pool:
+        for i, ((n, method, *_), r) in enumerate(zip(jobs, pool.imap(run, jobs))):
             progress(f"{i + 1} of {len(jobs)} methods measured")
             rows[n, method] = dict(setting=f"n={n}", method=method, **{x: r[x] for x in ("mean", "sem", "tasks", "episode")})
             if n in PUBLISHED and method in COLUMNS:
@@ -138,4 +137,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

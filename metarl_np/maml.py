@@ -108,16 +108,19 @@ class Iteration:
     theta: np.ndarray  # the initial parameters after the update
     returns: np.ndarray  # (k+1,) mean over tasks of the sampled return after 0..k inner updates
     gradient_norm: float
+    state: object  # the optimiser's, after the update
 
 
-def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episodes, step_size, optimiser=adam, score=False):
+def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episodes, step_size, optimiser=adam, score=False, state=None,
+          first=0):
     """Meta-train θ by `iterations` outer steps of size β = `step_size`: a generator of Iteration. Finn et al. (2017), Algorithm 3.
-    sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. Raises ValueError on a θ of several tasks or a step size
-    that is not finite; a NaN or infinity that comes up raises FloatingPointError, naming the iteration and the quantity."""
+    sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. state, first: the optimiser's state and the iteration to go
+    on from (`checkpoint.resumable`). Raises ValueError on a θ of several tasks or a step size that is not finite; a NaN or infinity that
+    comes up raises FloatingPointError, naming the iteration and the quantity."""
     require(np.ndim(theta) == 2, "theta", f"expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
     require(np.isfinite(step_size), "step_size", f"{step_size} is not finite")
-    state = None
-    for iteration in range(iterations):
+    require(0 <= first <= iterations, "first", f"{first} is outside 0..{iterations}")
+    for iteration in range(first, iterations):
         try:
             path = adapt(rng, sample_tasks(rng), policy, theta, inner, steps=steps, episodes=episodes)
         except NotFinite as error:
@@ -127,7 +130,7 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
         for name, x in (("adapted parameters", path.thetas[-1]), ("returns", path.returns), ("gradient", g), ("parameters", theta)):
             if not np.isfinite(x).all():
                 raise FloatingPointError(f"iteration {iteration}: {name} that are not finite")
-        yield Iteration(iteration, theta, path.returns.mean(1), np.linalg.norm(g))
+        yield Iteration(iteration, theta, path.returns.mean(1), np.linalg.norm(g), state)
 
 
 def train_multi_task(rng, sample_tasks, policy, theta, **settings):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
-from metarl_np import exact, gru
+from metarl_np import checkpoint, exact, gru
 from metarl_np.mdp import require
 from metarl_np.policies import log_softmax
 from metarl_np.rollouts import step, successor_table
@@ -180,23 +180,20 @@ def enumerated_return(policy, theta, trials, probability):
 
 
 def save_weights(path, policy, theta, **facts):
-    """Write θ (P,), the policy's sizes and any facts about their making (numbers, strings) to one .npz file."""
-    np.savez(path, theta=theta, sizes=(policy.n_states, policy.n_actions, policy.units), **facts)
+    """Write θ (P,), the policy's sizes and any facts about their making to one file, as `checkpoint.save` does."""
+    checkpoint.save(path, "weights", theta=theta, sizes=[policy.n_states, policy.n_actions, policy.units], facts=facts)
 
 
 def load_weights(path, mdps):
     """(policy, θ, facts) from `save_weights`, never unpickling. Raises ValueError, naming the file, if it is no such file or was made for
     tasks of another size."""
+    found = checkpoint.load(path, "weights")
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:  # np.load itself would not close a damaged file
-            facts = {name: file[name] for name in file.files}
-        policy = RecurrentPolicy(*facts.pop("sizes").tolist())
-        theta, sizes = facts.pop("theta"), (policy.n_states, policy.n_actions)
+        policy, theta, facts = RecurrentPolicy(*found["sizes"]), found["theta"], found["facts"]
         policy.net.split(theta)
         require(theta.dtype.kind == "f", "theta", f"{theta.dtype}, where floating-point numbers are expected")
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # damage may make numpy raise anything; nothing is swallowed
+    except Exception as error:  # entries of another making may be anything
         raise ValueError(f"{path}: not a file of trained weights ({error})") from error
+    sizes = policy.n_states, policy.n_actions
     require(sizes == mdps.shape[1:], str(path), f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}")
-    return policy, theta, {name: x.tolist() for name, x in facts.items()}
+    return policy, theta, facts

@@ -178,13 +178,22 @@ def _require_settings(update, positive, not_negative, counts):
             require(good(getattr(update, name)), name, f"{getattr(update, name)} is outside its range")
 
 
-def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets):
-    """Train for `iterations` batches: a generator of (θ after the batch, mean score Σ γᵗ R̄ of its trials, sampled before).
-    sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…) or TRPO(…). payoffs: what the loss counts, `regrets`,
-    `expected_rewards`, or a function of (MDP, Trials) → (T, N). Raises FloatingPointError, naming the iteration, when parameters are not
-    finite, and as `sample_trials` does."""
-    state = None
-    for i in range(iterations):
+@dataclass(frozen=True, eq=False)
+class Iteration:
+    """One batch, as `train` yields it."""
+    iteration: int
+    theta: np.ndarray  # (P,) after the batch
+    score: float  # Σ γᵗ R̄, mean over the batch's trials, which were sampled before
+    state: object  # the optimiser's, after the batch
+
+
+def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets, state=None, first=0):
+    """Train for `iterations` batches: a generator of Iteration. sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…)
+    or TRPO(…). payoffs: what the loss counts, `regrets`, `expected_rewards`, or a function of (MDP, Trials) → (T, N). state, first: the
+    optimiser's state and the iteration, of the same `iterations`, to go on from (`checkpoint.resumable`). Raises FloatingPointError, naming
+    the iteration, when parameters are not finite, and as `sample_trials` does."""
+    require(0 <= first <= iterations, "first", f"{first} is outside 0..{iterations}")
+    for i in range(first, iterations):
         mdps = sample_tasks(rng)
         trials = sample_trials(rng, mdps, policy, theta, episodes)
         try:
@@ -192,4 +201,4 @@ def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, pay
             policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
         except NotFinite as error:
             raise NotFinite(f"iteration {i}: {error}") from error
-        yield theta, float(expected_rewards(mdps, trials).sum(0).mean())
+        yield Iteration(i, theta, float(expected_rewards(mdps, trials).sum(0).mean()), state)

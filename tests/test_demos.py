@@ -1,9 +1,13 @@
 """Every demo runs with --quick, writes its pictures and ends with the JSON that its readers were promised."""
 
 import json
+import os
 import pathlib
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from functools import cache
 
 import common
@@ -13,6 +17,7 @@ from rl2_bandits import PUBLISHED as BANDIT_TABLE
 from rl2_mdps import PUBLISHED as MDP_TABLE
 from test_baselines import PUBLISHED, PUBLISHED_MDPS
 
+from metarl_np import checkpoint, rl2
 from metarl_np.bandits import independent
 from metarl_np.rl2 import RecurrentPolicy
 
@@ -151,6 +156,55 @@ def test_weights_are_trained_and_then_evaluated(name, one, demo, tmp_path):
         command = [sys.executable, ROOT / "demos" / f"{name}.py", "--quick", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
+
+
+def interrupted(ready, *command):
+    """Start a demo in a group of processes of its own, press Ctrl-C once `ready` is true: its exit status, and what it said. (What is
+    started in the background by a shell inherits that it ignores Ctrl-C.)"""
+    with subprocess.Popen([sys.executable, *map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          start_new_session=True, cwd=ROOT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as demo:
+        while demo.poll() is None and not ready():
+            time.sleep(.01)
+        os.killpg(demo.pid, signal.SIGINT)
+        started = time.perf_counter()
+        output, errors = demo.communicate(timeout=60)
+    assert time.perf_counter() - started < 10 and output == ""
+    return demo.returncode, errors
+
+
+def test_training_of_weights_goes_on_after_ctrl_c(tmp_path):
+    def command(name):
+        return ["demos/rl2_bandits.py", *"--train --quick --pulls 4 --arms 3 --iterations 60 --weights".split(), tmp_path / name]
+    subprocess.run([sys.executable, *command("undisturbed")], check=True, cwd=ROOT, stdout=subprocess.PIPE, timeout=60)
+    again = [*command("in parts"), "--checkpoint", tmp_path / "folder" / "run.npz"]
+    file = tmp_path / "folder" / "run-bandits_n4_k3-0.npz"
+    status, errors = interrupted(file.exists, *again)
+    assert status == 130 and errors == f"interrupted; to go on: python {shlex.join(map(str, again))}\n"
+    assert 9 <= checkpoint.load(file, "training")["iteration"] < 59
+    done = subprocess.run([sys.executable, *again], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and checkpoint.load(file, "training")["iteration"] == 59, done.stderr
+    (whole, _), (parts, facts) = (rl2.load_weights(tmp_path / name / "bandits_n4_k3.npz", independent(np.random.default_rng(0), 1, 3))[1:]
+                                  for name in ("undisturbed", "in parts"))
+    assert whole.tobytes() == parts.tobytes() and str(tmp_path) not in facts["command"]
+    other = subprocess.run([sys.executable, *again, "--seed", "1"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert other.returncode == 1 and other.stderr.endswith(f"{file}: made with seed = 0, not 1\n")
+
+
+def test_meta_training_goes_on_after_ctrl_c(tmp_path, demo):
+    file, command = tmp_path / "run.npz", ["demos/maml_gridworld.py", "--checkpoint", tmp_path / "run.npz"]
+    status, errors = interrupted((tmp_path / "run-edges1-maml.npz").exists, *command)
+    assert status == 130 and errors == f"interrupted; to go on: python {shlex.join(map(str, command))}\n"
+    for left in tmp_path.glob("*.npz"):
+        assert checkpoint.load(left, "training")["iteration"] < 799
+        left.unlink()
+    numbers = [{k: v for k, v in demo("maml_gridworld", *options)[0].items() if k != "seconds"}
+               for options in ((), ("--checkpoint", str(file)), ("--checkpoint", str(file), "--seed", "0"))]  # the last one trains nothing
+    assert numbers[0] == numbers[1] == numbers[2] and len(list(tmp_path.glob("*.npz"))) == 8
+
+
+def test_ctrl_c_without_a_checkpoint_is_one_line():
+    before = time.perf_counter()
+    assert interrupted(lambda: time.perf_counter() > before + 3, "demos/maml_gridworld.py") == (130, "interrupted\n")
 
 
 def test_training_tuning_and_test_never_share_a_stream(monkeypatch):

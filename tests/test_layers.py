@@ -10,6 +10,7 @@ MODULES = {p.stem: p for p in (pathlib.Path(__file__).parents[1] / "metarl_np").
 LAYERS = {
     "__init__": 0,
     "mdp": 0, "policies": 0, "returns": 0, "optim": 0,  # arrays and maths
+    "checkpoint": 0,  # files
     "gridworld": 1, "random_mdps": 1, "bandits": 1, "rollouts": 1,  # tasks and experience
     "losses": 1, "exact": 1,  # gradients
     "updates": 2, "gru": 2,  # one learner

@@ -345,9 +345,10 @@ def test_adam_keeps_its_state_from_one_iteration_to_the_next(tasks):
         seen.append((state, step_size))
         return adam(theta, gradient, state, step_size=step_size)
 
-    list(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), INNER, iterations=3, steps=1,
-               episodes=4, step_size=.05, optimiser=spy))
+    records = list(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), INNER, iterations=3, steps=1,
+                         episodes=4, step_size=.05, optimiser=spy))
     assert seen[0] == (None, .05) and [state[2] for state, _ in seen[1:]] == [1, 2]
+    assert [record.state[2] for record in records] == [1, 2, 3] and all(r.state is s for r, (s, _) in zip(records, seen[1:]))
 
 
 def test_train_is_lazy_reproducible_and_draws_new_tasks_each_iteration(rng):
@@ -374,7 +375,7 @@ def test_train_is_lazy_reproducible_and_draws_new_tasks_each_iteration(rng):
 def test_train_refuses_bad_input(tasks):
     policy = SoftmaxPolicy(S, A)
     good = dict(inner=INNER, iterations=1, steps=1, episodes=4, step_size=.05)
-    bad = (dict(episodes=0), "episodes"), (dict(steps=-1), "steps")
+    bad = (dict(episodes=0), "episodes"), (dict(steps=-1), "steps"), (dict(first=2), "first"), (dict(first=-1), "first")
     for keywords, message in bad:
         with pytest.raises(ValueError, match=message):
             next(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), **good | keywords))

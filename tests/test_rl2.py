@@ -10,7 +10,7 @@ from autograd.test_util import check_grads
 from helpers import chi2_p, numerical_gradient, random_tasks, tiny_mdp
 
 from baselines import bayes_optimal
-from metarl_np import rl2
+from metarl_np import checkpoint, rl2
 from metarl_np.bandits import bernoulli, dependent, independent
 from metarl_np.gridworld import GridWorld
 from metarl_np.mdp import MDP
@@ -583,25 +583,29 @@ def test_files_that_are_no_weights_are_refused(weights, rng, tmp_path):
              "text": b"these are no weights\n", "empty": b""}
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-    np.savez(tmp_path / "pickled.npz", theta=np.array([Evil()], object), sizes=sizes)
-    np.savez(tmp_path / "pickled fact.npz", theta=theta, sizes=sizes, fact=np.array(Evil(), object))
-    np.savez(tmp_path / "foreign.npz", x=theta)
-    np.savez(tmp_path / "no sizes.npz", theta=theta)
-    np.savez(tmp_path / "no theta.npz", sizes=sizes)
-    np.savez(tmp_path / "four sizes.npz", theta=theta, sizes=(1, 3, 4, 5))
-    np.savez(tmp_path / "negative size.npz", theta=theta, sizes=(1, 3, -4))
-    np.savez(tmp_path / "other size.npz", theta=theta, sizes=(1, 3, 5))
-    np.savez(tmp_path / "short.npz", theta=theta[:-1], sizes=sizes)
-    np.savez(tmp_path / "NaN.npz", theta=np.where(np.arange(len(theta)) == 5, np.nan, theta), sizes=sizes)
-    np.savez(tmp_path / "whole numbers.npz", theta=np.zeros(len(theta), int), sizes=sizes)
-    np.savez(tmp_path / "complex.npz", theta=theta.astype(complex), sizes=sizes)
-    np.savez(tmp_path / "words.npz", theta=np.array(["a"] * len(theta)), sizes=sizes)
+    np.savez(tmp_path / "pickled.npz", **dict(np.load(path), theta=np.array([Evil()], object)))
+    np.savez(tmp_path / "pickled header.npz", metarl_np=np.array(Evil(), object), theta=theta)
+    np.savez(tmp_path / "foreign.npz", theta=theta, sizes=sizes)
     np.save(tmp_path / "array.npy", theta)
+    checkpoint.save(tmp_path / "other kind.npz", "training", theta=theta, sizes=sizes, facts={})
     names = [p for p in tmp_path.iterdir() if p != path]
-    assert len(names) == 18
+    assert len(names) == 9
     for bad in names:
-        with pytest.raises(ValueError, match=f"{bad.name}: not a file of trained weights"):
+        with pytest.raises(ValueError, match=f"{bad.name}: expected a file of metarl_np: weights, version 1; found: "):
             rl2.load_weights(bad, tasks)
+    entries = dict(theta=theta, sizes=sizes, facts={})
+    cases = {"four sizes": dict(sizes=(1, 3, 4, 5)), "negative": dict(sizes=(1, 3, -4)), "other size": dict(sizes=(1, 3, 5)),
+             "None": dict(theta=None), "short": dict(theta=theta[:-1]), "whole numbers": dict(theta=np.zeros(len(theta), int)),
+             "NaN": dict(theta=np.where(np.arange(len(theta)) == 5, np.nan, theta)), "complex": dict(theta=theta.astype(complex)),
+             "words": dict(theta=np.array(["a"] * len(theta)))}
+    for name, change in cases.items():
+        checkpoint.save(tmp_path / name, "weights", **entries | change)
+        with pytest.raises(ValueError, match=f"{name}: not a file of trained weights"):
+            rl2.load_weights(tmp_path / name, tasks)
+    for name in entries:
+        checkpoint.save(tmp_path / f"no {name}", "weights", **{x: entries[x] for x in entries if x != name})
+        with pytest.raises(ValueError, match=f"no {name}: not a file of trained weights"):
+            rl2.load_weights(tmp_path / f"no {name}", tasks)
 
 
 def test_weights_for_other_tasks_are_refused(weights, rng):

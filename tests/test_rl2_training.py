@@ -574,11 +574,11 @@ def test_it_learns_to_learn(update, iterations, payoffs):
     """(n, k) = (5, 2): random gets 2.5, the best 2.91; a few seconds bring more than half of the difference."""
     rng, policy = np.random.default_rng(3), RecurrentPolicy(1, 2, 12)
     theta, scores = policy.init(rng, memory=5), []
-    for theta, score in train(rng, lambda rng: independent(rng, 500, 2), policy, theta, update, iterations=iterations, episodes=5,
-                              payoffs=payoffs):
-        assert theta.dtype == np.float32 and isinstance(score, float)
-        scores.append(score)
-    mean, error = fresh_score(policy, theta, 5, 99)
+    for record in train(rng, lambda rng: independent(rng, 500, 2), policy, theta, update, iterations=iterations, episodes=5,
+                        payoffs=payoffs):
+        assert record.theta.dtype == np.float32 and isinstance(record.score, float) and record.iteration == len(scores)
+        scores.append(record.score)
+    mean, error = fresh_score(policy, record.theta, 5, 99)
     assert len(scores) == iterations and mean > 2.7 and mean - 2.5 > 10 * error
     assert np.mean(scores[-3:]) > scores[0] + .1
 
@@ -590,7 +590,7 @@ def test_it_learns_in_a_gridworld_whose_episodes_end(update):
     policy = RecurrentPolicy(*base.shape[1:], 8)
     run = train(rng, lambda rng: base[rng.integers(len(base), size=100)], policy, policy.init(rng), update, iterations=15, episodes=3,
                 payoffs=rl2.expected_rewards)
-    scores = [score for _, score in run]
+    scores = [record.score for record in run]
     assert np.mean(scores[-3:]) > np.mean(scores[:3]) + .5
 
 
@@ -602,9 +602,9 @@ def test_same_seed_same_bits(update):
         rng = np.random.default_rng(seed)
         theta = policy.init(rng)
         before = theta.copy()
-        record = list(train(rng, lambda rng: independent(rng, 80, 2), policy, theta, update, iterations=3, episodes=4, **more))
+        records = list(train(rng, lambda rng: independent(rng, 80, 2), policy, theta, update, iterations=3, episodes=4, **more))
         np.testing.assert_array_equal(theta, before)  # left alone
-        return [theta.tobytes() for theta, _ in record], [score for _, score in record]
+        return [record.theta.tobytes() for record in records], [record.score for record in records]
 
     assert run(1) == run(1) and len(set(run(1)[0])) == 3
     assert run(1) != run(2) and run(1) != run(1, payoffs=rl2.expected_rewards)
@@ -618,13 +618,13 @@ def test_the_score_is_of_trials_sampled_before_the_update():
         return seen[-1]
 
     start = policy.init(np.random.default_rng(0))
-    (theta, score), = train(np.random.default_rng(5), tasks, policy, start, PPO(), iterations=1, episodes=6)
+    record, = train(np.random.default_rng(5), tasks, policy, start, PPO(), iterations=1, episodes=6)
     rng = np.random.default_rng(5)
     means = independent(rng, 60, 2)
     trials = sample_trials(rng, means, policy, start, 6)
     arms = means.probabilities[:, 0, :, 0]  # of reward 1
-    assert score == pytest.approx(np.mean([sum(arms[n, a] for a in trials.actions[:, n]) for n in range(60)]), abs=1e-12)
-    assert len(seen) == 1 and (theta != start).any()
+    assert record.score == pytest.approx(np.mean([sum(arms[n, a] for a in trials.actions[:, n]) for n in range(60)]), abs=1e-12)
+    assert len(seen) == 1 and (record.theta != start).any()
 
 
 def test_the_steps_fall_to_zero_over_the_run():
@@ -635,9 +635,12 @@ def test_the_steps_fall_to_zero_over_the_run():
         return theta, len(seen)
 
     policy = RecurrentPolicy(1, 2, 3)
-    list(train(np.random.default_rng(0), lambda rng: independent(rng, 5, 2), policy, policy.init(np.random.default_rng(0)), update,
-               iterations=4, episodes=2))
+    settings = policy, policy.init(np.random.default_rng(0)), update
+    records = train(np.random.default_rng(0), lambda rng: independent(rng, 5, 2), *settings, iterations=4, episodes=2)
+    assert [(record.iteration, record.state) for record in records] == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert seen == [(None, 1), (1, .75), (2, .5), (3, .25)]
+    list(train(np.random.default_rng(0), lambda rng: independent(rng, 5, 2), *settings, iterations=4, episodes=2, state=9, first=3))
+    assert seen[4:] == [(9, .25)]
 
 
 @pytest.mark.parametrize("update", [PPO(), PPO(epochs=1, minibatches=1), TRPO()])
@@ -670,5 +673,8 @@ def test_bad_settings_are_named(rng):
                                      (2, np.full(policy.net.size, np.nan), "theta")):
         with pytest.raises(ValueError, match=message):
             next(train(rng, lambda rng: independent(rng, 5, 2), policy, theta, PPO(), iterations=1, episodes=episodes))
+    for first in (-1, 3):
+        with pytest.raises(ValueError, match=f"first: {first} is outside 0..2"):
+            next(train(rng, lambda rng: independent(rng, 5, 2), policy, policy.init(rng), PPO(), iterations=2, episodes=2, first=first))
     with pytest.raises(ValueError, match="policy: made for"):
         next(train(rng, lambda rng: independent(rng, 5, 3), policy, policy.init(rng), PPO(), iterations=1, episodes=2))
