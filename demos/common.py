@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 if "numpy" not in sys.modules:  # a recurrent step's matrices are small: BLAS's own threads would halve its speed
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -25,9 +26,18 @@ WEIGHTS = FIGURES.parent / "weights"
 TRAINING, TUNING, TEST = 1, 2, 3  # what is tuned or tested is drawn from default_rng((seed, TUNING)) or (…, TEST), which no training sees
 
 
+class Parser(argparse.ArgumentParser):
+    """Strict with a demo's own command line; of any other, as a notebook's kernel or an editor has it, it takes what it knows: there
+    `sys.argv += ["--quick"]` sets options."""
+
+    def parse_args(self, args=None, namespace=None):
+        own = args is not None or pathlib.Path(sys.argv[0]).resolve().parent == FIGURES.parent
+        return super().parse_args(args, namespace) if own else self.parse_known_args()[0]
+
+
 def parser(claim):
     """--seed, --quick, --json and --out, with the demo's claim as the help text."""
-    p = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument("--seed", type=int, default=0, help="all random numbers follow from it (default 0)")
     p.add_argument("--quick", action="store_true", help="seconds instead of the whole job: shows that it runs, proves nothing")
     p.add_argument("--json", action="store_true", help="the last line of output is one JSON object with every number printed")
@@ -55,6 +65,11 @@ class Progress:
     def done(self):
         if sys.stdout.isatty():
             print("\r\033[K", end="")
+
+
+def workers():
+    """An executor of two processes, or in a notebook, whose functions no other process can import, of one thread."""
+    return ProcessPoolExecutor(2) if hasattr(sys.modules["__main__"], "__file__") else ThreadPoolExecutor(1)
 
 
 def finish(arguments, numbers, pictures):

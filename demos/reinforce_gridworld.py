@@ -58,7 +58,7 @@ def main():
 
     fig, (left, right) = plots.figure(10, 4.2, columns=2)
     plots.curve(left, np.arange(iterations + 1), mean, std, label="REINFORCE, mean ± std", colour="blue")
-    left.axhline(1, color=plots.COLOURS["black"], linestyle="--", linewidth=1, label="optimum")
+    plots.bound(left, 1)
     left.set(xlabel=f"iterations ({episodes} episodes each)", ylabel="exact return (fraction of the optimum)")
     left.legend(loc="lower right")
     log_pi = policy.log_pi(theta)

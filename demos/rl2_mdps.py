@@ -7,10 +7,8 @@ likeliest action or samples, is chosen on tuning tasks. `--train` makes the weig
 """
 
 # %% What is trained
-from concurrent.futures import ProcessPoolExecutor
-
-# before numpy, whose threads it sets
-from common import Progress, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2
+from common import (  # before numpy, whose threads it sets
+    Progress, check_options, finish, make_weights, measure, number, positive, read_weights, rl2_parser, tuning_of_rl2, workers)
 
 import numpy as np
 
@@ -77,8 +75,8 @@ def draw(n, rows, out):
     x, best = np.arange(1, n + 1), rows[n, "optimum"]["mean"] / n
     for method, (colour, line) in CURVES.items():
         label = NAMES[method.split()[0]] + (", true prior" if " " in method else "")
-        width = 2.5 if method == "rl2" else 1.5
-        left.plot(x, rows[n, method]["episode"], line, label=label, color=plots.COLOURS[colour], linewidth=width)
+        plots.curve(left, x, rows[n, method]["episode"], label=label, colour=colour, line=line, marker=None,
+                    width=2.5 if method == "rl2" else 1.5)
     left.axhline(best, color=plots.COLOURS["black"], linestyle=":", label="optimum, MDP known")
     left.set(xlabel="episode of the trial", ylabel="expected reward per episode (10 steps)", title=f"learning within a trial of n = {n}")
     left.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
@@ -118,7 +116,7 @@ def main():
         print(f"{paths[n].name}: {facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}")
         methods = [*COLUMNS, *(m + " true prior" for m in COLUMNS if m not in ("random", "rl2"))]
         jobs += [(n, method, (policy, theta), arguments.seed, arguments.quick) for method in methods]
-    with ProcessPoolExecutor(2) as pool:
+    with workers() as pool:
         for i, ((n, method, *_), r) in enumerate(zip(jobs, pool.map(run, jobs))):
             progress(f"{i + 1} of {len(jobs)} methods measured")
             rows[n, method] = dict(setting=f"n={n}", method=method, **{x: r[x] for x in ("mean", "sem", "tasks", "episode")})
