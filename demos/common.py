@@ -31,8 +31,9 @@ class Parser(argparse.ArgumentParser):
     `sys.argv += ["--quick"]` sets options."""
 
     def parse_args(self, args=None, namespace=None):
-        own = args is not None or pathlib.Path(sys.argv[0]).resolve().parent == FIGURES.parent
-        return super().parse_args(args, namespace) if own else self.parse_known_args()[0]
+        program = pathlib.Path(sys.argv[0])
+        own = args is not None or program.is_file() and program.resolve().parent == FIGURES.parent
+        return super().parse_args(args, namespace) if own else self.parse_known_args(namespace=namespace)[0]
 
 
 def parser(claim):

@@ -145,8 +145,8 @@ def animate(rng, grid, goal, policy, starts, steps, stride, out):
             done = path.returns[: k + (t == grid.horizon), 0] / best
             plots.curve(axes[-1], np.arange(len(done)), done, label=METHODS[name][0], colour=METHODS[name][1])
         plots.bound(axes[-1], 1)
-        axes[-1].set(xlim=(-0.2, steps + 0.2), ylim=(-0.03, 1.08), xticks=range(steps + 1), title=f"sampled return,\nmean of {EPISODES} episodes",
-                     xlabel=f"inner steps ({EPISODES} episodes each)", ylabel="fraction of the optimum")
+        axes[-1].set(xlim=(-0.2, steps + 0.2), ylim=(-0.03, 1.08), xticks=range(steps + 1), ylabel="fraction of the optimum",
+                     xlabel=f"inner steps ({EPISODES} episodes each)", title=f"sampled return,\nmean of {EPISODES} episodes")
         axes[-1].legend(loc="center right", bbox_to_anchor=(1, 0.3), fontsize=9)
     times = [*range(0, grid.horizon, stride), *[grid.horizon] * 5]  # the last is shown for more than a second
     return plots.animate(fig, draw, [(k, t) for k in range(steps + 1) for t in times], out, "adaptation", fps=4, dpi=70)
