@@ -112,7 +112,7 @@ def draw(family, rows, step_sizes, out, name):
                 mine = sorted((r for r in shown if r["name"] == estimator + suffix), key=lambda r: r[factor])
                 for row, quantity in enumerate(("bias", "std")):
                     x, size, error = ([r[key] for r in mine] for key in (factor, quantity, "bias_se"))
-                    plots.bias(axes[3 * row + column], x, size, error if quantity == "bias" else None, colour=colour, marker=marker,
+                    plots.bias(axes[3 * row + column], x, size, error if quantity == "bias" else 0.0, colour=colour, marker=marker,
                                line=line, label=estimator + suffix if column == row == 0 else None)
         for ax, quantity in ((axes[column], "bias"), (axes[3 + column], "standard deviation")):
             ax.set(xlabel=label, yscale="log", ylabel=f"{quantity} / norm of the target")

@@ -65,7 +65,7 @@ def test_demo(name, demo):
 
 def cells(name):
     """The code between the marks `# %%`; what stands before the first is the first cell."""
-    parts = re.split(r"^# %% .*$", (ROOT / "demos" / f"{name}.py").read_text(), flags=re.M)
+    parts = re.split(r"^\s*# ?%%.*$", (ROOT / "demos" / f"{name}.py").read_text(), flags=re.M)
     assert len(parts) >= 4, f"{name} has {len(parts) - 1} marked cells"
     return parts
 
@@ -79,10 +79,12 @@ def test_every_demo_is_written_in_cells(name):
 @pytest.mark.parametrize("name, argv", [
     ("reinforce_gridworld", ["reinforce_gridworld.py"]),  # as an editor runs it
     ("your_own_task", ["ipykernel_launcher.py", "-f", "kernel.json"]),
-    ("maml_gridworld", ["/somewhere/ipykernel_launcher.py", "--f=kernel.json"])])  # has functions that no other process could import
+    ("maml_gridworld", ["/somewhere/ipykernel_launcher.py", "--f=kernel.json"])])
 def test_cells_run_one_after_the_other(name, argv, tmp_path):
-    """In one namespace without a file, in the folder demos/, with a notebook kernel's command line, to which options are added."""
-    program = (f"import sys; sys.argv = {argv + ['--quick', '--json', '--out', str(tmp_path)]}\n"
+    """In one namespace without a file, in the folder demos/, with a notebook kernel's command line, to which options are added.
+    Processes start as they do on macOS and Windows: what a notebook defines they could not import."""
+    program = ("import multiprocessing, sys; multiprocessing.set_start_method('spawn'); "
+               f"sys.argv = {argv + ['--quick', '--json', '--out', str(tmp_path)]}\n"
                f"for cell in {cells(name)}: exec(compile(cell, '<cell>', 'exec'), globals())")
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT / "demos", capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
