@@ -13,7 +13,7 @@ import time
 import tracemalloc
 from functools import lru_cache
 
-from common import Progress, finish, parser  # before numpy, whose threads it sets
+from common import Progress, begin, finish, parser  # before numpy, whose threads it sets
 
 import numpy as np
 
@@ -245,4 +245,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

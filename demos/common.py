@@ -3,7 +3,7 @@
 import argparse
 import ctypes
 import json
-import multiprocessing
+import multiprocessing.pool
 import os
 import pathlib
 import shlex
@@ -32,9 +32,19 @@ WEIGHTS = FIGURES.parent / "weights"
 TRAINING, TUNING, TEST = 1, 2, 3  # what is tuned or tested is drawn from default_rng((seed, TUNING)) or (…, TEST), which no training sees
 
 
+class Parser(argparse.ArgumentParser):
+    """Strict with a demo's own command line; of any other, as a notebook's kernel or an editor has it, it takes what it knows: there
+    `sys.argv += ["--quick"]` sets options."""
+
+    def parse_args(self, args=None, namespace=None):
+        program = pathlib.Path(sys.argv[0])
+        own = args is not None or program.is_file() and program.resolve().parent == FIGURES.parent
+        return super().parse_args(args, namespace) if own else self.parse_known_args(namespace=namespace)[0]
+
+
 def parser(claim, trains=False):
     """--seed, --quick, --json, --out, and --checkpoint of a demo that trains, with the demo's claim as the help text."""
-    p = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument("--seed", type=int, default=0, help="all random numbers follow from it (default 0)")
     p.add_argument("--quick", action="store_true", help="seconds instead of the whole job: shows that it runs, proves nothing")
     p.add_argument("--json", action="store_true", help="the last line of output is one JSON object with every number printed")
@@ -59,7 +69,10 @@ def begin(main):
 
 
 def workers():
-    """Two processes, which Ctrl-C ends at once, whatever they do: a checkpoint is whole at any instant."""
+    """Two processes, which Ctrl-C ends at once, whatever they do: a checkpoint is whole at any instant. In a notebook, whose functions no
+    other process can import, one thread."""
+    if not hasattr(sys.modules["__main__"], "__file__"):
+        return multiprocessing.pool.ThreadPool(1)
     return multiprocessing.Pool(2, signal.signal, (signal.SIGINT, signal.SIG_IGN))  # leaving its block, for any reason, ends them
 
 

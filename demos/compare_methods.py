@@ -6,14 +6,13 @@ mean, and sampling with the true prior. Then TRPO's KL per step inside its radiu
 """
 
 # %% The tasks and the methods
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 import meta_values
 import model_based
-from common import Progress, finish, parser
+from common import Progress, begin, finish, parser, workers
 from metarl_np import exact, maml, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import mean_kl, visits
@@ -139,10 +138,10 @@ def main():
     jobs = [(name, (arguments.seed, i), shorten) for i in range(seeds) for name in [*LEARNERS, *PLANNERS]]
     jobs.sort(key=lambda job: "trpo" not in job[0])  # the longest first
     results = {}
-    with ProcessPoolExecutor(2) as pool:
-        runs = [pool.submit(run_learner if job[0] in LEARNERS else run_planner, job) for job in jobs]
+    with workers() as pool:
+        runs = [pool.apply_async(run_learner if job[0] in LEARNERS else run_planner, (job,)) for job in jobs]
         for i, (job, run) in enumerate(zip(jobs, runs)):
-            results.setdefault(job[0], []).append(run.result())
+            results.setdefault(job[0], []).append(run.get())
             progress(f"{i + 1} of {len(jobs)} runs done")
     rng = np.random.default_rng(arguments.seed)
     optimum = float(exact.optimal_return(GRID.mdps(HELD_OUT)).mean())
@@ -160,9 +159,8 @@ def main():
         shown = [np.flatnonzero(steps <= n)[-1] for n in MILESTONES]
         print(f"{name:40s}" + "".join(f"{mean[i]:7.3f}±{std[i]:.2f}" for i in shown))
         colour, line = LEARNERS[name][3:] if name in LEARNERS else PLANNERS[name]
-        ax.plot(steps, mean, line, color=plots.COLOURS[colour], marker="o" if name in PLANNERS else None, markersize=3, label=name)
-        ax.fill_between(steps, mean - std, mean + std, color=plots.COLOURS[colour], alpha=0.12, linewidth=0)
-    ax.axhline(optimum, color=plots.COLOURS["black"], linestyle="--", linewidth=1, label="optimum")
+        plots.curve(ax, steps, mean, std, label=name, colour=colour, line=line, marker="." if name in PLANNERS else None)
+    plots.bound(ax, optimum)
     ax.set(xlabel="environment steps in the new task", ylabel="exact expected discounted return", xlim=(0, 3000), ylim=(-0.02, None),
            title="held-out goals of a slippery 7x7 GridWorld")
     ax.set_xscale("symlog", linthresh=30)
@@ -193,4 +191,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -96,7 +96,7 @@ def draw_curves(results, out):
         for name, (label, colour) in METHODS.items():
             held_out = np.array([seed[name][2] for seed in seeds])
             plots.curve(ax, STEPS, held_out.mean(0), held_out.std(0, ddof=1 if len(seeds) > 1 else 0), label=label, colour=colour)
-        ax.axhline(1, color=plots.COLOURS["black"], linestyle="--", linewidth=1, label="optimum")
+        plots.bound(ax, 1)
         ax.set(title=titles[family], xlabel=f"inner steps ({EPISODES} episodes each)", ylim=(-0.03, 1.05), xticks=STEPS,
                ylabel="exact return on held-out goals\n(fraction of the optimum)")
     axes[1].legend(loc="lower right")
@@ -113,11 +113,45 @@ def draw_adaptation(rng, grid, goal, policy, theta, step_size, out):
         log_pi = policy.log_pi(adapted)
         visits = (exact.occupancy(mdps, log_pi) / gamma * ~mdps.terminal).sum(0)[0]
         visits[goal] = exact.occupancy(mdps, log_pi)[-1, 0, goal] / gamma[-1, 0, 0]
-        plots.heat_map(ax, grid, visits, vmin=0, vmax=1, label="expected visits per episode" if k == 3 else None)
+        plots.visits(ax, grid, visits, label="expected visits per episode" if k == 3 else None)
         plots.arrows(ax, grid, np.exp(log_pi[0]), goal)
         fraction = (exact.expected_return(mdps, log_pi) / exact.optimal_return(mdps))[0]
         ax.set_title(f"{k} step{'s' * (k != 1)}: {fraction:.2f} of the optimum")
     return plots.save(fig, out, "maml_adaptation")
+
+
+def animate(rng, grid, goal, policy, starts, steps, stride, out):
+    """Twenty episodes of one held-out task, step by step, before and after each of `steps` inner steps, of the methods in `starts`, {name:
+    (θ, step size)}: a dot an episode, its visits as colours, the policy as arrows, and beside them the mean return."""
+    mdps, best = grid.mdps([goal]), exact.optimal_return(grid.mdps([goal]))[0]
+    paths = {name: maml.adapt(rng, mdps, policy, theta, Reinforce(step_size), steps=steps, episodes=EPISODES)
+             for name, (theta, step_size) in starts.items()}
+    apart = rng.uniform(-0.3, 0.3, (2, EPISODES))  # so that dots in one cell can be told apart
+    discounts = grid.discount ** np.arange(grid.horizon)
+    fig, axes = plots.figure(10, 3.9, columns=len(paths) + 1)
+
+    def draw(frame):
+        k, t = frame  # after k inner steps, t time steps of an episode
+        for ax in axes:
+            ax.clear()
+        for ax, (name, path) in zip(axes, paths.items()):
+            e = path.episodes[k]
+            cells = np.concatenate([np.where(e.mask, e.states, e.last_states), e.last_states[None]])[: t + 1, 0]  # (t + 1, K)
+            so_far = ((e.rewards * e.mask)[:t, 0].mean(-1) @ discounts[:t]) / best
+            plots.visits(ax, grid, (cells[..., None] == np.arange(mdps.shape[1])).any(0).mean(0))
+            y, x = np.divmod(cells[-1], grid.shape[1]) + apart
+            ax.plot(x, y, "o", markersize=6, color=plots.COLOURS["purple"], markeredgecolor="black", markeredgewidth=0.6)
+            plots.arrows(ax, grid, np.exp(policy.log_pi(path.thetas[k])[0]), goal)
+            ax.set_title(f"{METHODS[name][0]}\nafter {k} inner step{'s' * (k != 1)}")
+            ax.set_xlabel(f"step {t} of {grid.horizon}, return so far {so_far:.2f}")
+            done = path.returns[: k + (t == grid.horizon), 0] / best
+            plots.curve(axes[-1], np.arange(len(done)), done, label=METHODS[name][0], colour=METHODS[name][1])
+        plots.bound(axes[-1], 1)
+        axes[-1].set(xlim=(-0.2, steps + 0.2), ylim=(-0.03, 1.08), xticks=range(steps + 1), ylabel="fraction of the optimum",
+                     xlabel=f"inner steps ({EPISODES} episodes each)", title=f"sampled return,\nmean of {EPISODES} episodes")
+        axes[-1].legend(loc="center right", bbox_to_anchor=(1, 0.3), fontsize=9)
+    times = [*range(0, grid.horizon, stride), *[grid.horizon] * 5]  # the last is shown for more than a second
+    return plots.animate(fig, draw, [(k, t) for k in range(steps + 1) for t in times], out, "adaptation", fps=4, dpi=70)
 
 
 # %% The job
@@ -136,10 +170,11 @@ def main():
             results[job[0]].append(result)
             progress(f"meta-training: {i + 1} of {len(jobs)} runs done")
     grid, _, held_out = families()["edges"]
-    theta, step_size = results["edges"][0]["maml"][:2]
+    starts, policy = {name: results["edges"][0][name][:2] for name in ("maml", "multi_task")}, make_policy(arguments.policy, grid)
     pictures = [draw_curves(results, arguments.out),
-                draw_adaptation(np.random.default_rng(arguments.seed), grid, held_out[1], make_policy(arguments.policy, grid), theta,
-                                step_size, arguments.out)]
+                draw_adaptation(np.random.default_rng(arguments.seed), grid, held_out[1], policy, *starts["maml"], arguments.out),
+                animate(np.random.default_rng(arguments.seed), grid, held_out[1], policy, starts, steps=1 if arguments.quick else 3,
+                        stride=7 if arguments.quick else 2, out=arguments.out)]
     progress.done()
 
     numbers = dict(steps=STEPS, policy=arguments.policy)

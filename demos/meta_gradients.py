@@ -10,7 +10,7 @@ noise.
 import autograd.numpy as np
 from matplotlib.ticker import NullFormatter
 
-from common import Progress, finish, parser
+from common import Progress, begin, finish, parser
 from metarl_np import exact, exact_meta, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import ESTIMATORS
@@ -111,13 +111,9 @@ def draw(family, rows, step_sizes, out, name):
             for suffix, line in (("", "-"), ("+score", "--")):
                 mine = sorted((r for r in shown if r["name"] == estimator + suffix), key=lambda r: r[factor])
                 for row, quantity in enumerate(("bias", "std")):
-                    ax, x = axes[3 * row + column], [r[factor] for r in mine]
-                    ax.plot(x, [r[quantity] for r in mine], line, color=plots.COLOURS[colour], linewidth=1.3,
-                            label=estimator + suffix if column == row == 0 else None)
-                    for r in mine:
-                        hollow = quantity == "bias" and r["bias"] < 2 * r["bias_se"]
-                        ax.plot(r[factor], r[quantity], marker, color=plots.COLOURS[colour], markersize=6,
-                                markerfacecolor="white" if hollow else None)
+                    x, size, error = ([r[key] for r in mine] for key in (factor, quantity, "bias_se"))
+                    plots.bias(axes[3 * row + column], x, size, error if quantity == "bias" else 0.0, colour=colour, marker=marker,
+                               line=line, label=estimator + suffix if column == row == 0 else None)
         for ax, quantity in ((axes[column], "bias"), (axes[3 + column], "standard deviation")):
             ax.set(xlabel=label, yscale="log", ylabel=f"{quantity} / norm of the target")
             if factor != "inner_steps":
@@ -159,4 +155,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

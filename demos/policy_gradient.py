@@ -9,7 +9,7 @@ theorem, by enumerating every episode (autograd, and the closed form of the scor
 import autograd.numpy as np
 from autograd import grad
 
-from common import Progress, finish, parser
+from common import Progress, begin, finish, parser
 from metarl_np import exact, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import fold, gather_log_probs, reinforce, reinforce_folded, reinforce_weights
@@ -124,4 +124,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

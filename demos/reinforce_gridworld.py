@@ -7,7 +7,7 @@ on the right is the policy that one seed has learned, as arrows over its exact s
 # %% The task
 import numpy as np
 
-from common import Progress, finish, parser
+from common import Progress, begin, finish, parser
 from metarl_np import exact, plots
 from metarl_np.gridworld import GridWorld
 from metarl_np.policies import SoftmaxPolicy
@@ -58,7 +58,7 @@ def main():
 
     fig, (left, right) = plots.figure(10, 4.2, columns=2)
     plots.curve(left, np.arange(iterations + 1), mean, std, label="REINFORCE, mean ± std", colour="blue")
-    left.axhline(1, color=plots.COLOURS["black"], linestyle="--", linewidth=1, label="optimum")
+    plots.bound(left, 1)
     left.set(xlabel=f"iterations ({episodes} episodes each)", ylabel="exact return (fraction of the optimum)")
     left.legend(loc="lower right")
     log_pi = policy.log_pi(theta)
@@ -70,4 +70,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -101,23 +101,19 @@ def draw(regret, out):
     fig, axes = plots.figure(5.2 * (bool(independent) + bool(dependent)) + 0.8, 4.6, columns=bool(independent) + bool(dependent))
     if independent:
         name = "n=100 k=5" if "n=100 k=5" in independent else independent[-1]
-        for method, (label, colour, line) in LOOKS.items():
-            y = regret[name][method]
-            axes[0].plot(np.arange(1, len(y) + 1), y, line, label=label, color=plots.COLOURS[colour])
+        plots.regret(axes[0], regret[name], LOOKS)
         axes[0].set_title(f"independent arms, {name}")
     if dependent:
+        lines = dict(rl2=("RL² (trained on uniform)", "-"), gittins=("Gittins", "--"), ts=("Thompson", ":"))
         for family, colour in FAMILIES.items():
-            for method, line in (("rl2", "-"), ("gittins", "--"), ("ts", ":")):
-                y = regret[f"n={DEPENDENT_PULLS} dependent {family}"][method]
-                axes[-1].plot(np.arange(1, len(y) + 1), y, line, color=plots.COLOURS[colour])
-            axes[-1].plot([], [], color=plots.COLOURS[colour], label=family)
-        for label, line in (("RL² (trained on uniform)", "-"), ("Gittins", "--"), ("Thompson", ":")):
-            axes[-1].plot([], [], line, color=plots.COLOURS["black"], label=label)
-        best = regret[f"n={DEPENDENT_PULLS} dependent uniform"]["optimum"]
-        axes[-1].plot(np.arange(1, len(best) + 1), best, "-", color=plots.COLOURS["black"], linewidth=1, label="optimum, uniform")
+            looks = {method: (None, colour, line) for method, (_, line) in lines.items()}
+            plots.regret(axes[-1], regret[f"n={DEPENDENT_PULLS} dependent {family}"], looks)
+            plots.curve(axes[-1], [], [], label=family, colour=colour, marker=None)
+        for label, line in lines.values():
+            plots.curve(axes[-1], [], [], label=label, colour="black", line=line, marker=None)
+        plots.regret(axes[-1], regret[f"n={DEPENDENT_PULLS} dependent uniform"], dict(optimum=("optimum, uniform", "black", "-.")))
         axes[-1].set_title("two dependent arms, p and 1 − p")
     for ax in axes:
-        ax.set(xlabel="pull", ylabel="expected regret so far (reward units)", ylim=(0, 1.3 * ax.dataLim.ymax))
         ax.legend(loc="upper left", ncols=2, fontsize=9)
     return plots.save(fig, out, "rl2_bandits")
 

@@ -65,9 +65,8 @@ def draw(returns, visits, out):
     for i, ax in enumerate(axes):
         row, (name, e) = i // len(columns), columns[i % len(columns)]
         cells = visits[name][e, late[row]] if row < 2 else visits[name][e].mean(0)
-        plots.heat_map(ax, GRID, cells, vmin=0, vmax=1, label="visits per episode" if i % len(columns) == len(columns) - 1 else None)
-        if row < 2:
-            ax.plot(*np.divmod(GOALS[late[row]], 5)[::-1], "*", markersize=15, color=plots.COLOURS["red"], markeredgecolor="white")
+        plots.visits(ax, GRID, cells, GOALS[late[row]] if row < 2 else None,
+                     label="visits per episode" if i % len(columns) == len(columns) - 1 else None)
         if row == 0:
             ax.set_title(f"{METHODS[name]},\nepisode {e + 1}", fontsize=11)
         if i % len(columns) == 0:

@@ -76,8 +76,8 @@ def draw(n, rows, out):
     x, best = np.arange(1, n + 1), rows[n, "optimum"]["mean"] / n
     for method, (colour, line) in CURVES.items():
         label = NAMES[method.split()[0]] + (", true prior" if " " in method else "")
-        width = 2.5 if method == "rl2" else 1.5
-        left.plot(x, rows[n, method]["episode"], line, label=label, color=plots.COLOURS[colour], linewidth=width)
+        plots.curve(left, x, rows[n, method]["episode"], label=label, colour=colour, line=line, marker=None,
+                    width=2.5 if method == "rl2" else 1.5)
     left.axhline(best, color=plots.COLOURS["black"], linestyle=":", label="optimum, MDP known")
     left.set(xlabel="episode of the trial", ylabel="expected reward per episode (10 steps)", title=f"learning within a trial of n = {n}")
     left.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)

@@ -1,7 +1,9 @@
-"""Pictures in one style: curves with their spread, and values, visits and policies on a GridWorld's map. Colours: Okabe & Ito (2008)."""
+"""Pictures in one style: curves with their spread, bias, regret; values, visits and policies on a GridWorld's map; animations.
+What draws does so into the Axes `ax` that it is given. Colours: Okabe & Ito (2008), and cividis on maps; both serve the colour-blind."""
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.animation import PillowWriter
 from matplotlib.patheffects import withStroke
 
 from metarl_np.gridworld import MOVES, PIT, START, WALL
@@ -28,11 +30,46 @@ def save(fig, folder, name):
     return str(folder / f"{name}.png")
 
 
-def curve(ax, x, mean, spread, *, label, colour, marker="o"):
-    """One line with a band of mean ± spread: x, mean, spread (P,)."""
-    x, mean, spread = (np.asarray(v) for v in (x, mean, spread))
-    ax.plot(x, mean, color=COLOURS[colour], marker=marker, markersize=5 if len(x) < 30 else 0, label=label)
-    ax.fill_between(x, mean - spread, mean + spread, color=COLOURS[colour], alpha=0.2, linewidth=0)
+def animate(fig, draw, frames, folder, name, *, fps=8, dpi=80):
+    """Write folder/name.gif, which loops, and close the figure; returns the path (str). draw(x) draws anew for each x in frames, `fps` of
+    them a second; equal ones in a row are stored once. The layout is the first frame's, so that nothing jumps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (writer := PillowWriter(fps)).saving(fig, folder / f"{name}.gif", dpi):
+        for x in frames:
+            draw(x)
+            writer.grab_frame()
+            fig.set_layout_engine("none")
+    plt.close(fig)
+    return str(folder / f"{name}.gif")
+
+
+def curve(ax, x, mean, spread=None, *, label=None, colour, marker="o", line="-", width=1.5):
+    """One line, with a band of mean ± spread if that is given: x, mean, spread (P,). More than 30 points have no markers."""
+    x, mean = np.asarray(x), np.asarray(mean)
+    ax.plot(x, mean, line, color=COLOURS[colour], marker=marker, markersize=5 if len(x) <= 30 else 0, label=label, linewidth=width)
+    if spread is not None:
+        ax.fill_between(x, mean - spread, mean + spread, color=COLOURS[colour], alpha=0.2, linewidth=0)
+
+
+def bound(ax, y, label="optimum"):
+    """A dashed line at y, a number: what nobody can surpass."""
+    ax.axhline(y, color=COLOURS["black"], linestyle="--", linewidth=1, label=label)
+
+
+def bias(ax, x, size, error=0.0, *, label=None, colour, marker="o", line="-"):
+    """The size of an estimator's bias, or standard deviation, against x, and the bias's standard error: (P,). Hollow where it is below two
+    standard errors and cannot be told from none."""
+    x, size, hollow = np.asarray(x), np.asarray(size), np.asarray(size) < 2 * np.asarray(error)
+    curve(ax, x, size, label=label, colour=colour, marker=None, line=line, width=1.3)
+    for shown, face in ((~hollow, COLOURS[colour]), (hollow, "white")):
+        ax.plot(x[shown], size[shown], marker, color=COLOURS[colour], markersize=6, markerfacecolor=face)
+
+
+def regret(ax, regrets, looks, *, unit="pull"):
+    """Regret so far after each of n pulls: regrets {method: (n,)}, looks {method: (label, colour, line)}, drawn in the order of looks."""
+    for method, (label, colour, line) in looks.items():
+        curve(ax, np.arange(1, len(regrets[method]) + 1), regrets[method], label=label, colour=colour, line=line, marker=None)
+    ax.set(xlabel=unit, ylabel="expected regret so far (reward units)", ylim=(0, 1.3 * ax.dataLim.ymax))  # with room for a legend
 
 
 def heat_map(ax, grid, cells, *, label=None, vmin=None, vmax=None):
@@ -48,12 +85,21 @@ def heat_map(ax, grid, cells, *, label=None, vmin=None, vmax=None):
         ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
 
 
+def visits(ax, grid, counts, goal=None, *, label=None):
+    """Visits per episode (S,) on the map, from 0 to 1 (more looks like 1), and a star on the goal, a cell, if it is given."""
+    heat_map(ax, grid, counts, label=label, vmin=0, vmax=1)
+    if goal is not None:
+        _star(ax, grid, goal)
+
+
 def arrows(ax, grid, pi, goal, *, least=0.05):
-    """A policy π (S, 4) as one arrow a move, as long as the move is likely, and a star on the goal cell."""
-    style = dict(arrowstyle="-|>", color="white", lw=1.2, shrinkA=0, shrinkB=0, mutation_scale=7, path_effects=OUTLINE)
-    for cell in np.setdiff1d(np.flatnonzero(~grid.kind(WALL, PIT)), goal):
-        r, c = divmod(cell, grid.shape[1])
-        for (dr, dc), p in zip(MOVES, pi[cell]):
-            if p > least:
-                ax.annotate("", (c + 0.45 * p * dc, r + 0.45 * p * dr), (c, r), arrowprops=style)
-    ax.plot(goal % grid.shape[1], goal // grid.shape[1], marker="*", markersize=15, color=COLOURS["red"], markeredgecolor="white")
+    """A policy π (S, 4) as one arrow a move, as long as the move is likely (none below `least`), and a star on the goal cell."""
+    cell, move = np.nonzero((pi > least) & ~(grid.kind(WALL, PIT) | (np.arange(len(pi)) == goal))[:, None])
+    (r, c), (dr, dc) = np.divmod(cell, grid.shape[1]), 0.45 * pi[cell, move] * MOVES[move].T
+    ax.quiver(c, r, dc, dr, angles="xy", scale_units="xy", scale=1, units="xy", width=0.07, headwidth=4, headlength=4, headaxislength=3.5,
+              color="white", edgecolor="black", linewidth=0.5)
+    _star(ax, grid, goal)
+
+
+def _star(ax, grid, cell):
+    ax.plot(*np.divmod(cell, grid.shape[1])[::-1], "*", markersize=15, color=COLOURS["red"], markeredgecolor="white")

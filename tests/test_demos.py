@@ -3,21 +3,25 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from functools import cache
+from types import SimpleNamespace
 
 import common
 import numpy as np
 import pytest
+import your_own_task
+from PIL import Image
 from rl2_bandits import PUBLISHED as BANDIT_TABLE
 from rl2_mdps import PUBLISHED as MDP_TABLE
 from test_baselines import PUBLISHED, PUBLISHED_MDPS
 
-from metarl_np import checkpoint, rl2
+from metarl_np import checkpoint, exact, rl2
 from metarl_np.bandits import independent
 from metarl_np.rl2 import RecurrentPolicy
 
@@ -33,6 +37,7 @@ PROMISED = {
     "rl2_mdps": {"rows"},
     "rl2_gridworld": {"rows", "bound"},
     "benchmark": {"frozen_lake_steps_per_s", "scaling", "rl2"},
+    "your_own_task": {"curves", "source"},
 }
 
 
@@ -59,7 +64,96 @@ def test_demo(name, demo):
     assert PROMISED[name] <= set(numbers)
     assert "\r" not in output  # no progress line when redirected
     pictures = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("picture: ")]
-    assert {str(p) for p in folder.glob("*.png")} == set(pictures)
+    assert {str(p) for p in folder.iterdir()} == set(pictures)
+
+
+def cells(name):
+    """The code between the marks `# %%`; what stands before the first is the first cell."""
+    parts = re.split(r"^\s*# ?%%.*$", (ROOT / "demos" / f"{name}.py").read_text(), flags=re.M)
+    assert len(parts) >= 4, f"{name} has {len(parts) - 1} marked cells"
+    return parts
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_every_demo_is_written_in_cells(name):
+    for cell in cells(name):
+        compile(cell, name, "exec")  # a cut through a function or a bracket would not compile
+
+
+@pytest.mark.parametrize("name, argv", [
+    ("reinforce_gridworld", ["reinforce_gridworld.py"]),  # as an editor runs it
+    ("your_own_task", ["ipykernel_launcher.py", "-f", "kernel.json"]),
+    ("maml_gridworld", ["/somewhere/ipykernel_launcher.py", "--f=kernel.json"])])
+def test_cells_run_one_after_the_other(name, argv, tmp_path):
+    """In one namespace without a file, in the folder demos/, with a notebook kernel's command line, to which options are added.
+    Processes start as they do on macOS and Windows: what a notebook defines they could not import."""
+    program = ("import multiprocessing, sys; multiprocessing.set_start_method('spawn'); "
+               f"sys.argv = {argv + ['--quick', '--json', '--out', str(tmp_path)]}\n"
+               f"for cell in {cells(name)}: exec(compile(cell, '<cell>', 'exec'), globals())")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT / "demos", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert PROMISED[name] <= set(json.loads(done.stdout.splitlines()[-1])) and list(tmp_path.iterdir())
+
+
+def test_options_are_strict_on_a_demo_s_own_command_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "demos" / "benchmark.py"), "--quik"])
+    with pytest.raises(SystemExit):
+        common.parser("").parse_args()
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json", "--seed", "3"])
+    assert common.parser("").parse_args().seed == 3 and not common.parser("").parse_args().quick
+
+
+def test_adaptation_is_animated(demo):
+    _, output, folder = demo("maml_gridworld")
+    with Image.open(folder / "adaptation.gif") as gif:
+        assert gif.n_frames == 6 and gif.info["loop"] == 0  # 0, 7 and 14 steps, before and after one inner step
+    assert (ROOT / "demos" / "figures" / "adaptation.gif").stat().st_size < 500_000
+
+
+def test_own_tasks_as_arrays_and_as_tables_are_the_same(monkeypatch):
+    """FrozenLake's rules, written out here once more: what Gymnasium's table says and what the arrays say."""
+    def generate_random_map(size, seed):
+        lake = np.random.default_rng(seed).choice(list("FH"), (size, size), p=(.8, .2))
+        lake[0, 0], lake[-1, -1] = "SG"
+        return ["".join(row) for row in lake]
+
+    def make(name, desc, is_slippery):
+        assert name == "FrozenLake-v1" and not is_slippery
+        table, size = {}, len(desc)
+        for r, c in np.ndindex(size, size):
+            table[r * size + c] = {}
+            for action, (dr, dc) in enumerate([(0, -1), (1, 0), (0, 1), (-1, 0)]):  # left, down, right, up
+                i, j = (r, c) if desc[r][c] in "GH" else (min(max(r + dr, 0), size - 1), min(max(c + dc, 0), size - 1))
+                paid = desc[i][j] == "G" and desc[r][c] not in "GH"
+                table[r * size + c][action] = [(1.0, i * size + j, float(paid), desc[i][j] in "GH")]
+        return SimpleNamespace(unwrapped=SimpleNamespace(P=table))
+    monkeypatch.setattr(your_own_task, "generate_random_map", generate_random_map, raising=False)
+    monkeypatch.setattr(your_own_task, "gymnasium", SimpleNamespace(make=make))
+    tables = your_own_task.from_gymnasium(2, 8)
+    lakes = [generate_random_map(8, 16 + i) for i in range(8)]
+
+    class Holes:
+        """Draws the holes of these maps."""
+        def random(self, shape):
+            return np.where([[cell == "H" for cell in "".join(lake)] for lake in lakes], 0.1, 0.9)
+    arrays = your_own_task.from_arrays(Holes(), 8)
+    assert 1 < len(tables) == len(arrays) and tables.horizon == arrays.horizon == 20
+    log_pi = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 64))
+    np.testing.assert_allclose(exact.values(arrays, log_pi), exact.values(tables, log_pi), atol=1e-12)
+    np.testing.assert_allclose(exact.optimal_return(arrays), exact.optimal_return(tables), atol=1e-12)
+
+
+def test_own_task_rows_are_complete(demo):
+    rows = demo("your_own_task")[0]["curves"]
+    assert [(r["method"], r["after"]) for r in rows] == [(m, i) for m, n in (("maml", 3), ("rl2", 2), ("uniform", 1), ("optimum", 1))
+                                                         for i in range(n)]
+    assert all(0 <= r["mean"] <= rows[-1]["mean"] for r in rows)
+
+
+def test_what_a_user_types_is_below_thirty_lines():
+    first, *rest = cells("your_own_task")[1:-1]  # what is imported; Gymnasium's tables, MAML, RL²
+    lines = re.findall(r"^ *(?:import|from) .*", first, re.M) + "\n".join(rest).splitlines()
+    assert 20 < len([line for line in lines if line.strip() and not re.match(" *\"\"\"|from common", line)]) < 30
 
 
 def test_maml_demo_with_the_logistic_policy(demo):
