@@ -92,7 +92,7 @@ def meta_gradient(policy, path, inner, *, outer=None, score=None):
 
 def closed_form(policy, inner):
     """Whether `meta_gradient` can do without autograd, being the folded query's: an inner step that folds, of a policy linear in θ."""
-    return isinstance(policy, LinearPolicy) and isinstance(inner, Reinforce) and inner.estimator in FOLDED
+    return isinstance(policy, LinearPolicy) and type(inner) is Reinforce and inner.estimator in FOLDED
 
 
 def score_factor(returns):

@@ -115,7 +115,12 @@ def test_what_has_no_closed_form_goes_by_autograd(rng):
         weighted_score = staticmethod(SoftmaxPolicy(S, A).weighted_score)
     mdps, theta, softmax = random_tasks(rng, N, S, A, 2, horizon=4), rng.normal(size=(S, A)), SoftmaxPolicy(S, A)
     path = adapt(rng, mdps, softmax, theta, INNER, steps=2, episodes=5)
-    for inner in (Reinforce(1.0, estimator="dice"), Reinforce(1.0, estimator="loaded_dice"), FirstOrder(INNER), PPO(1.0)):
+
+    class Halved(Reinforce):  # a user's step that is no longer REINFORCE's
+        def __call__(self, policy, theta, data):
+            return theta + (super().__call__(policy, theta, data) - theta) / 2
+    np.testing.assert_allclose(maml.meta_gradient(softmax, path, Halved(2 * ALPHA)), maml.meta_gradient(softmax, path, INNER), atol=1e-13)
+    for inner in (Halved(1.0), Reinforce(1.0, estimator="dice"), Reinforce(1.0, estimator="loaded_dice"), FirstOrder(INNER), PPO(1.0)):
         assert not closed_form(softmax, inner)
     assert closed_form(softmax, INNER) and not closed_form(Wrapped(), INNER)
     np.testing.assert_allclose(maml.meta_gradient(Wrapped(), path, INNER), maml.meta_gradient(softmax, path, INNER), atol=1e-13)
