@@ -22,8 +22,8 @@ import matplotlib
 import numpy as np
 
 from baselines import tune
-from metarl_np import rl2
-from metarl_np.checkpoint import resumable
+from metarl_np import checkpoint, rl2
+from metarl_np.mdp import require
 from metarl_np.rl2_training import PPO, train
 
 matplotlib.use("Agg")  # pictures go to files; no window is needed
@@ -76,12 +76,12 @@ def workers():
     return multiprocessing.Pool(2, signal.signal, (signal.SIGINT, signal.SIG_IGN))  # leaving its block, for any reason, ends them
 
 
-def checkpointed(train, rng, theta, checkpoint, name, **configuration):
-    """The records of train(rng, theta, state=…, first=…), going on from the file `checkpoint` with -name added, unless it is None."""
-    if checkpoint is None:
+def checkpointed(train, rng, theta, path, name, **configuration):
+    """The records of train(rng, theta, state=…, first=…), going on from the file `path` with -name added, unless it is None."""
+    if path is None:
         return train(rng, theta)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    return resumable(checkpoint.with_stem(f"{checkpoint.stem}-{name}"), train, rng, theta, every=10, configuration=configuration)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return checkpoint.resumable(path.with_stem(f"{path.stem}-{name}"), train, rng, theta, every=10, configuration=configuration)
 
 
 class Progress:
@@ -139,9 +139,9 @@ def check_options(p, arguments):
         p.error("--train --quick would replace the trained weights by almost untrained ones: give another folder, --weights DIR")
 
 
-def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=None, checkpoint=None, name="rl2"):
+def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=None, path=None, name="rl2"):
     """Train on trials of n episodes in tasks(rng, N) → MDP, from θ = start if given: (policy, θ, mean score of the last iterations). With
-    `checkpoint` what is in its files, one a stage, is not done again (and is not in the mean).
+    `path`, of checkpoints, what is in its files, one a stage, is not done again (and is not in the mean).
 
     settings: units, memory, trials (N, a batch), iterations, what `PPO` takes, and `then`, a list of changes of these: one more stage of
     training for each, which starts, with its full step size, from where the one before ended. show(text) is given progress. What the loss
@@ -156,7 +156,7 @@ def train_rl2(tasks, episodes, settings, seed, show=lambda text: None, start=Non
         def run(rng, theta, **on):
             return train(rng, lambda rng: tasks(rng, now["trials"]), policy, theta, update, iterations=now["iterations"], episodes=episodes,
                          **on)
-        for record in checkpointed(run, rng, theta, checkpoint, f"{name}-{stage}", seed=seed, episodes=episodes, **now):
+        for record in checkpointed(run, rng, theta, path, f"{name}-{stage}", seed=seed, episodes=episodes, **now):
             theta = record.theta
             scores.append(record.score)
             show(f"stage {stage + 1}, iteration {record.iteration + 1}, mean score {np.mean(scores[-20:]):.3f}")
@@ -180,15 +180,35 @@ def make_weights(path, tasks, episodes, settings, arguments):
     path.parent.mkdir(parents=True, exist_ok=True)
     options = [x for i, x in enumerate(sys.argv) if i and not {x, sys.argv[i - 1]} & {"--weights", "--checkpoint"}]
     command = shlex.join(["python", f"demos/{pathlib.Path(sys.argv[0]).name}", *options])
-    rl2.save_weights(path, policy, theta, command=command, seed=arguments.seed, seconds=progress.seconds, settings=repr(settings))
+    save_weights(path, policy, theta, command=command, seed=arguments.seed, seconds=progress.seconds, settings=repr(settings))
     print(f"{path}: {progress.seconds:.0f} s, mean score in training {score:.3f}", flush=True)
     return dict(weights=str(path), seconds=progress.seconds, training_score=score, settings=settings)
+
+
+def save_weights(path, policy, theta, **facts):
+    """Write θ (P,), the policy's sizes and any facts about their making to one file, as `checkpoint.save` does."""
+    checkpoint.save(path, "weights", theta=theta, sizes=[policy.n_states, policy.n_actions, policy.units], facts=facts)
+
+
+def load_weights(path, mdps):
+    """(policy, θ, facts) from `save_weights`, never unpickling. Raises ValueError, naming the file, if it is no such file or was made for
+    tasks of another size."""
+    found = checkpoint.load(path, "weights")
+    try:
+        policy, theta, facts = rl2.RecurrentPolicy(*found["sizes"]), found["theta"], found["facts"]
+        policy.net.split(theta)
+        require(theta.dtype.kind == "f", "theta", f"{theta.dtype}, where floating-point numbers are expected")
+    except Exception as error:  # entries of another making may be anything
+        raise ValueError(f"{path}: not a file of trained weights ({error})") from error
+    sizes = policy.n_states, policy.n_actions
+    require(sizes == mdps.shape[1:], str(path), f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}")
+    return policy, theta, facts
 
 
 def read_weights(path, mdps, command):
     """(policy, θ, facts), or a message and the end: with the command that makes the file where there is none."""
     try:
-        return rl2.load_weights(path, mdps)
+        return load_weights(path, mdps)
     except FileNotFoundError:
         command += "" if path.parent.resolve() == WEIGHTS else f" --weights {path.parent}"
         sys.exit(f"{path}: there is no such file of trained weights; make it by `{command}`")

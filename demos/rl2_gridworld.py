@@ -79,7 +79,7 @@ def main():
     arguments = parser(__doc__, trains=True).parse_args()
     settings, repeats = (dict(SETTINGS, iterations=5, trials=64), 2) if arguments.quick else (SETTINGS, 50)
     progress = Progress()
-    policy, theta, _ = train_rl2(sample_tasks, EPISODES, settings, arguments.seed, progress, checkpoint=arguments.checkpoint)
+    policy, theta, _ = train_rl2(sample_tasks, EPISODES, settings, arguments.seed, progress, path=arguments.checkpoint)
     seconds = progress.seconds
     totals = {greedy: play_rl2(np.random.default_rng((arguments.seed, TUNING)), GRID.mdps(np.repeat(GOALS, repeats)), policy, theta,
                                greedy)[0].sum(0).mean() for greedy in (True, False)}

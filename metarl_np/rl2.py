@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
-from metarl_np import checkpoint, exact, gru
+from metarl_np import exact, gru
 from metarl_np.mdp import require
 from metarl_np.policies import log_softmax
 from metarl_np.rollouts import step, successor_table
@@ -177,23 +177,3 @@ def enumerated_return(policy, theta, trials, probability):
     taken = trials.actions[..., None] == np.arange(policy.n_actions)
     log_p = np.sum(log_probs(outputs(policy, theta, trials)) * taken, (0, 2))
     return np.sum(probability * np.exp(log_p) * trials.rewards.sum(0))
-
-
-def save_weights(path, policy, theta, **facts):
-    """Write θ (P,), the policy's sizes and any facts about their making to one file, as `checkpoint.save` does."""
-    checkpoint.save(path, "weights", theta=theta, sizes=[policy.n_states, policy.n_actions, policy.units], facts=facts)
-
-
-def load_weights(path, mdps):
-    """(policy, θ, facts) from `save_weights`, never unpickling. Raises ValueError, naming the file, if it is no such file or was made for
-    tasks of another size."""
-    found = checkpoint.load(path, "weights")
-    try:
-        policy, theta, facts = RecurrentPolicy(*found["sizes"]), found["theta"], found["facts"]
-        policy.net.split(theta)
-        require(theta.dtype.kind == "f", "theta", f"{theta.dtype}, where floating-point numbers are expected")
-    except Exception as error:  # entries of another making may be anything
-        raise ValueError(f"{path}: not a file of trained weights ({error})") from error
-    sizes = policy.n_states, policy.n_actions
-    require(sizes == mdps.shape[1:], str(path), f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}")
-    return policy, theta, facts

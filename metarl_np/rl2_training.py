@@ -1,12 +1,12 @@
-"""Training a recurrent policy (`rl2`) by PPO or TRPO, for which a trial, from its first episode to its last, is one long episode."""
+"""Training a recurrent policy (`rl2`) by PPO, for which a trial, from its first episode to its last, is one long episode."""
 
 from dataclasses import dataclass
 
 import autograd.numpy as np
 
 from metarl_np.mdp import require
-from metarl_np.optim import adam, conjugate_gradient
-from metarl_np.policies import NotFinite, entropy, kl
+from metarl_np.optim import adam
+from metarl_np.policies import NotFinite, entropy
 from metarl_np.returns import gae, reward_to_go
 from metarl_np.rl2 import expected_rewards, log_probs, regrets, sample_trials
 
@@ -53,11 +53,6 @@ def taken_log_probs(outputs, trials):
     return np.take_along_axis(log_probs(outputs), trials.actions[..., None], -1)[..., 0]
 
 
-def mean_kl(outputs, trials):
-    """KL(π_old‖π), mean over the steps of the trials, in nats; outputs (T, A + 1, N) are the new ones."""
-    return np.sum(kl(log_probs(trials.outputs), log_probs(outputs)) * trials.mask) / trials.mask.sum()
-
-
 def advantages(trials, payoffs, *, discount, lam):
     """GAE over the whole trial, across its episodes and never into another trial: payoffs (T, N) → (Â, V̂), (T, N) each.
     The mean payoff of a step, where a finished trial counts with 0, is taken off first, and at the end of a trial the means of the steps
@@ -87,7 +82,7 @@ class PPO:
     max_norm: float = 0.5  # a longer gradient is shortened to this
 
     def __post_init__(self):
-        _require_settings(self, ("step_size", "clip", "max_norm"), ("entropy", "value"), ("epochs", "minibatches"))
+        require_settings(self, ("step_size", "clip", "max_norm"), ("entropy", "value"), ("epochs", "minibatches"))
 
     def __call__(self, rng, policy, theta, trials, payoffs, state, left):
         """(θ', Adam's state) after one batch of Trials with payoffs (T, N); `left` is the fraction of the run that is left."""
@@ -103,74 +98,7 @@ class PPO:
         return theta, state
 
 
-@dataclass(frozen=True)
-class TRPO:
-    """The longest step c^j √(2δ / xᵀFx) x, x = (F + λI)⁻¹ g, at which the ratio surrogate improves and KL(π_old‖π) ≤ δ; none if j grows
-    above max_backtracks. The critic's read-out is then fitted to V̂ by ridge regression on the hidden states, to score the *next* batch.
-    Schulman et al. (2015), appendix C."""
-    radius: float = 0.01  # δ, nats per step
-    damping: float = 1e-3  # λ
-    iterations: int = 10  # of conjugate gradient
-    every: int = 4  # F is the mean over every fourth trial
-    shrink: float = 0.5  # c
-    max_backtracks: int = 10
-    discount: float = 0.995  # as in PPO
-    lam: float = 0.95
-
-    def __post_init__(self):
-        _require_settings(self, ("radius", "damping", "shrink"), (), ("iterations", "every", "max_backtracks"))
-        require(self.shrink < 1, "shrink", f"{self.shrink} is outside its range")
-
-    def __call__(self, rng, policy, theta, trials, payoffs, state, left):
-        """(θ', None) after one batch of Trials with payoffs (T, N)."""
-        advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
-        old, everyone = taken_log_probs(trials.outputs, trials), np.arange(len(payoffs[0]))
-        few = trials.part(everyone[::self.every])
-
-        def gain(y):
-            return np.sum(np.exp(taken_log_probs(y, trials) - old) * advantage * trials.mask) / trials.mask.sum()
-
-        def curved(v):
-            return fisher_vector_product(policy, theta, few, v) + self.damping * v
-        g = gradient(policy, theta, trials, everyone, lambda y, part, lanes: surrogate_gradient(
-            y, part, *(x[:, lanes] for x in (old, advantage, target)), trials.mask.sum(), clip=np.inf, value=0.0))
-        x = conjugate_gradient(lambda v: curved(v[0])[None], g[None], max_iterations=self.iterations)[0]
-        curvature = x @ (curved(x) - self.damping * x)
-        full = (x * np.sqrt(2 * self.radius / max(curvature, 1e-30))).astype(theta.dtype)
-        for j in range(self.max_backtracks + 1):
-            new = theta + theta.dtype.type(self.shrink**j) * full
-            y, _, h = policy.unroll(new, trials)
-            if gain(y) > gain(trials.outputs) and mean_kl(y, trials) <= self.radius:
-                break
-        else:
-            new, h = theta.copy(), policy.unroll(theta, trials)[2]
-        self._fit_values(policy, new, np.swapaxes(h, 1, 2), target, trials)
-        return new, None
-
-    def _fit_values(self, policy, theta, h, target, trials):
-        """Ridge regression of V̂ (T, N) on h (T, N, H) at each state, written into the last row of its read-out."""
-        V, v = (x.reshape(policy.n_states, policy.n_actions + 1, -1)[:, -1] for x in policy.net.split(theta)[3:])  # views of θ
-        for s in range(policy.n_states):
-            here = trials.mask & (trials.states == s)
-            x = np.concatenate([h[here], np.ones((here.sum(), 1))], 1)
-            w = np.linalg.solve(x.T @ x + (len(x) * 1e-4 + 1e-6) * np.eye(policy.units + 1), x.T @ target[here])
-            V[s], v[s] = w[:-1], w[-1]
-
-
-def fisher_vector_product(policy, theta, trials, v):
-    """F v, F = E Jᵀ(diag p − ppᵀ)J the Hessian of KL(π_old‖π_θ) at θ, by the central difference of its gradient along v: (P,) → (P,).
-    The gradient of KL with respect to the logits is π − π_old. π_old stays in: what pulls it back, J, differs between the two ends."""
-    def of_outputs(y, part, numbers):
-        g = np.exp(log_probs(y)) - np.exp(log_probs(part.outputs))
-        g = np.swapaxes(g, 1, 2) * (part.mask / trials.mask.sum())[:, None]
-        return np.concatenate([g, np.zeros_like(g[:, :1])], 1).astype(y.dtype)
-    everyone, length = np.arange(trials.mask.shape[1]), max(np.linalg.norm(v), 1e-30)
-    small = (0.03 / length * v).astype(theta.dtype)  # in float32 rounding and the third derivative then cost about 1e-5 each
-    ahead, behind = (gradient(policy, th, trials, everyone, of_outputs) for th in (theta + small, theta - small))
-    return (ahead - behind) * (length / 0.06)
-
-
-def _require_settings(update, positive, not_negative, counts):
+def require_settings(update, positive, not_negative, counts):
     """Raise ValueError naming a setting outside its range."""
     for names, good in ((positive, lambda x: 0 < x < np.inf), (not_negative, lambda x: 0 <= x < np.inf),
                         (counts, lambda x: 1 <= x < np.inf and x == int(x)), (("discount", "lam"), lambda x: 0 <= x <= 1)):
@@ -189,9 +117,9 @@ class Iteration:
 
 def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets, state=None, first=0):
     """Train for `iterations` batches: a generator of Iteration. sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…)
-    or TRPO(…). payoffs: what the loss counts, `regrets`, `expected_rewards`, or a function of (MDP, Trials) → (T, N). state, first: the
-    optimiser's state and the iteration, of the same `iterations`, to go on from (`checkpoint.resumable`). Raises FloatingPointError, naming
-    the iteration, when parameters are not finite, and as `sample_trials` does."""
+    or what is called alike (demos/rl2_trpo.py). payoffs: what the loss counts, `regrets`, `expected_rewards`, or a function of (MDP,
+    Trials) → (T, N). state, first: the optimiser's state and the iteration, of the same `iterations`, to go on from
+    (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite; other errors as `sample_trials`."""
     require(0 <= first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for i in range(first, iterations):
         mdps = sample_tasks(rng)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-
+import rl2_trpo
 from helpers import random_tasks
 from metarl_np import checkpoint, maml, rl2_training, updates
 from metarl_np.bandits import independent
@@ -238,7 +238,7 @@ RUNS = {
     "two-level RL², PPO": outer(CRITIC, updates.PPO(.4, epochs=2, minibatches=2)),
     "two-level RL², TRPO": outer(CRITIC, updates.TRPO(.05, damping=.01)),
     "recurrent RL², PPO": recurrent(rl2_training.PPO(minibatches=3, epochs=2)),
-    "recurrent RL², TRPO": recurrent(rl2_training.TRPO(every=2)),
+    "recurrent RL², TRPO": recurrent(rl2_trpo.TRPO(every=2)),
 }
 
 
@@ -473,7 +473,7 @@ def test_killed_at_random_moments_it_loses_nothing(tmp_path, rng):
     """60 kills at least, at moments from the first sign of life on, in one run or, on a fast machine, several."""
     *_, last = kill_run(tmp_path / "undisturbed")
     path, kills, finished, seen = tmp_path / "killed.npz", 0, 0, []
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     with subprocess.Popen([sys.executable, __file__, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                           env=environment) as helper:
         while kills < 60 or not finished:

@@ -21,7 +21,7 @@ from rl2_bandits import PUBLISHED as BANDIT_TABLE
 from rl2_mdps import PUBLISHED as MDP_TABLE
 from test_baselines import PUBLISHED, PUBLISHED_MDPS
 
-from metarl_np import checkpoint, exact, rl2
+from metarl_np import checkpoint, exact
 from metarl_np.bandits import independent
 from metarl_np.rl2 import RecurrentPolicy
 
@@ -277,8 +277,8 @@ def test_training_of_weights_goes_on_after_ctrl_c(tmp_path):
     assert 9 <= checkpoint.load(file, "training")["iteration"] < 59
     done = subprocess.run([sys.executable, *again], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and checkpoint.load(file, "training")["iteration"] == 59, done.stderr
-    (whole, _), (parts, facts) = (rl2.load_weights(tmp_path / name / "bandits_n4_k3.npz", independent(np.random.default_rng(0), 1, 3))[1:]
-                                  for name in ("undisturbed", "in parts"))
+    files, tasks = (tmp_path / name / "bandits_n4_k3.npz" for name in ("undisturbed", "in parts")), independent(np.random.default_rng(0), 1, 3)
+    (whole, _), (parts, facts) = (common.load_weights(file, tasks)[1:] for file in files)
     assert whole.tobytes() == parts.tobytes() and str(tmp_path) not in facts["command"]
     other = subprocess.run([sys.executable, *again, "--seed", "1"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert other.returncode == 1 and other.stderr.endswith(f"{file}: made with seed = 0, not 1\n")

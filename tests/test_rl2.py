@@ -10,6 +10,7 @@ from autograd.test_util import check_grads
 from helpers import chi2_p, numerical_gradient, random_tasks, tiny_mdp
 
 from baselines import bayes_optimal
+from common import load_weights, save_weights
 from metarl_np import checkpoint, rl2
 from metarl_np.bandits import bernoulli, dependent, independent
 from metarl_np.gridworld import GridWorld
@@ -556,18 +557,18 @@ def weights(rng, tmp_path):
     policy = RecurrentPolicy(1, 3, 4)
     theta = policy.init(rng)
     path = tmp_path / "some weights.npz"
-    rl2.save_weights(path, policy, theta, seed=7, seconds=1.5, command="python make.py")
+    save_weights(path, policy, theta, seed=7, seconds=1.5, command="python make.py")
     return path, policy, theta
 
 
 def test_weights_come_back(weights, rng):
     path, policy, theta = weights
-    again, same, facts = rl2.load_weights(path, independent(rng, 2, 3))
+    again, same, facts = load_weights(path, independent(rng, 2, 3))
     assert again == policy and same.dtype == np.float32 and same.tobytes() == theta.tobytes()
     assert facts == dict(seed=7, seconds=1.5, command="python make.py") and type(facts["seed"]) is int
     sample_trials(rng, independent(rng, 2, 3), again, same, 2)
-    rl2.save_weights(path, policy, theta.astype(float) / 3, grid=[1, 2])
-    _, double, facts = rl2.load_weights(path, independent(rng, 2, 3))
+    save_weights(path, policy, theta.astype(float) / 3, grid=[1, 2])
+    _, double, facts = load_weights(path, independent(rng, 2, 3))
     assert facts == dict(grid=[1, 2]) and double.tobytes() == (theta.astype(float) / 3).tobytes()
 
 
@@ -592,7 +593,7 @@ def test_files_that_are_no_weights_are_refused(weights, rng, tmp_path):
     assert len(names) == 9
     for bad in names:
         with pytest.raises(ValueError, match=f"{bad.name}: expected a file of metarl_np: weights, version 1; found: "):
-            rl2.load_weights(bad, tasks)
+            load_weights(bad, tasks)
     entries = dict(theta=theta, sizes=sizes, facts={})
     cases = {"four sizes": dict(sizes=(1, 3, 4, 5)), "negative": dict(sizes=(1, 3, -4)), "other size": dict(sizes=(1, 3, 5)),
              "None": dict(theta=None), "short": dict(theta=theta[:-1]), "whole numbers": dict(theta=np.zeros(len(theta), int)),
@@ -601,20 +602,20 @@ def test_files_that_are_no_weights_are_refused(weights, rng, tmp_path):
     for name, change in cases.items():
         checkpoint.save(tmp_path / name, "weights", **entries | change)
         with pytest.raises(ValueError, match=f"{name}: not a file of trained weights"):
-            rl2.load_weights(tmp_path / name, tasks)
+            load_weights(tmp_path / name, tasks)
     for name in entries:
         checkpoint.save(tmp_path / f"no {name}", "weights", **{x: entries[x] for x in entries if x != name})
         with pytest.raises(ValueError, match=f"no {name}: not a file of trained weights"):
-            rl2.load_weights(tmp_path / f"no {name}", tasks)
+            load_weights(tmp_path / f"no {name}", tasks)
 
 
 def test_weights_for_other_tasks_are_refused(weights, rng):
     path, *_ = weights
     for mdps in (independent(rng, 2, 4), dependent(rng, 2), random_tasks(rng, 2, 3, 3, 2, horizon=2)):
         with pytest.raises(ValueError, match=rf"some weights.npz: weights for S, A = \(1, 3\), .*\({mdps.shape[1]}, {mdps.shape[2]}\)"):
-            rl2.load_weights(path, mdps)
+            load_weights(path, mdps)
     with pytest.raises(FileNotFoundError, match="nowhere.npz"):
-        rl2.load_weights(path.parent / "nowhere.npz", independent(rng, 2, 3))
+        load_weights(path.parent / "nowhere.npz", independent(rng, 2, 3))
 
 
 # ---- bad input
