@@ -36,7 +36,7 @@ def save(path, kind, **entries):
 def load(path, kind):
     """The entries."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = dict(file)
         found, packed = json.loads(str(arrays["json"]))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
