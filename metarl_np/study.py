@@ -25,15 +25,15 @@ class Result:
 def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
     """Run experiment(default_rng(seed), **options) → dict of numbers and arrays for all seeds (≥ 0, or tuples of such) and all options in
     settings (dicts, passed as JSON; the rng is the same in each, so that differences are paired): a generator of Result as they finish.
-    executor: any concurrent.futures.Executor (Dask: client.get_executor(pure=False)); None: here, each when it is asked for. The bits are the
-    same with each, given one numpy, one kind of CPU and as many BLAS threads. What raises, or whose worker dies, is a Result with an error;
-    closing the generator cancels what has not begun. folder: values are kept there; those found there come first, not computed again even
-    if the code has changed. ValueError on bad seeds or settings, and on a broken file or another study's, by name."""
+    executor: any concurrent.futures.Executor (Dask: client.get_executor(pure=False)); None: here, each when it is asked for. All give the
+    same bits on one numpy, kind of CPU and number of BLAS threads. What raises, or loses its worker, is a Result with an error; closing the
+    generator cancels what has not begun. folder: keeps the values; those found there come first, not computed again even if the code has
+    changed. ValueError on bad seeds or settings, and on a broken file or another study's, by name."""
     require(executor is None or isinstance(executor, Executor), "executor", f"{executor!r} is no concurrent.futures.Executor")
     require(hasattr(experiment, "__qualname__"), "experiment", f"{experiment!r} is no function; what to call it with are settings")
     seeds, settings, jobs = {"_".join(map(str, np.ravel(seed))): seed for seed in seeds}, list(settings), {}
-    good = "".join(seeds).replace("_", "").isdecimal() and settings and all(isinstance(options, dict) for options in settings)
-    require(good, "seeds or settings", f"{list(seeds)}, {settings}: expected integers ≥ 0, or tuples of such, and dicts")
+    require("".join(seeds).replace("_", "").isdecimal(), "seeds", f"{list(seeds)}: expected integers ≥ 0, or tuples of such")
+    require(bool(settings) and all(isinstance(x, dict) for x in settings), "settings", f"{settings}: expected dicts")
     texts = {json.dumps(x, sort_keys=True, default=lambda x: require(False, "settings", f"{x!r} is not JSON")): x for x in settings}
     tasks = {Path(folder or "", f"{seed}-{sha256(text.encode()).hexdigest()[:12]}.npz"): (seed, text) for seed in seeds for text in texts}
     study = f"{experiment.__module__}.{experiment.__qualname__}, seed %s, settings %s"
@@ -58,7 +58,8 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
                 value, error = None, format_exc()
             yield Result(seeds[seed], texts[text], value, error)
     finally:
-        [job.cancel() for job in jobs if executor]
+        for job in jobs if executor else ():
+            job.cancel()
 
 
 def _run(experiment, seed, text):
