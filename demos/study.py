@@ -1,10 +1,10 @@
-"""Over 20 seeds, MAML's one step on goals that it has never seen beats fine-tuned multi-task training where goals have structure, and not
-where they have none.
+"""Over 20 seeds: where goals lie on the far edges, one step on a new goal takes MAML .42 ± .06 of the optimum further than fine-tuned
+multi-task training; where they may be anywhere, learning from scratch is level with it after one step, and ahead from the second on.
 
 The experiment of maml_gridworld.py with every seed and both families of goals, on the executor that --executor names; each number with its
-95% interval over seeds (Student's t), and the differences between methods of a seed paired. With --folder DIR every result is kept as it
-finishes, and the same command goes on from there. For the machines of a cluster: --executor dask --scheduler tcp://HOST:8786, or
-mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
+95% interval over seeds (Student's t), and the differences between the methods of a seed paired. About three minutes on two cores. With
+--folder DIR every result is kept as it finishes, and the same command goes on from there. On the machines of a cluster: --executor dask
+--scheduler tcp://HOST:8786, or mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
 """
 
 # %% The study
@@ -16,12 +16,12 @@ from contextlib import contextmanager
 
 import numpy as np
 
-import maml_gridworld
 from common import Progress, finish, parser
 from maml_gridworld import METHODS, STEPS, experiment, families
 from metarl_np import exact, plots
 from metarl_np.study import study
 
+DEMOS = pathlib.Path(__file__).resolve().parent
 TITLES = dict(edges="7x7, goals on the far edges", anywhere="5x5, goals anywhere")
 
 
@@ -43,13 +43,13 @@ def engine(name, scheduler=None):
         with ProcessPoolExecutor() as pool:
             yield pool
     elif name == "dask":
-        distributed = needed("distributed", "metarl_np[distributed]")
-        needed("cloudpickle", "metarl_np[distributed]").register_pickle_by_value(maml_gridworld)  # other machines lack this file
         local = {} if scheduler else dict(threads_per_worker=1, dashboard_address=":0")
-        with distributed.Client(scheduler, **local) as client, client.get_executor(pure=False) as pool:
+        with needed("distributed", "metarl_np[distributed]").Client(scheduler, **local) as client, client.get_executor(pure=False) as pool:
+            for module in ("baselines", "common", "maml_gridworld") if scheduler else ():  # other machines have metarl_np, not the demos
+                client.upload_file(str(DEMOS / f"{module}.py"))
             yield pool
     else:
-        with needed("mpi4py.futures", "mpi4py").MPIPoolExecutor(path=[str(pathlib.Path(__file__).parent)]) as pool:
+        with needed("mpi4py.futures", "mpi4py").MPIPoolExecutor(path=[str(DEMOS)]) as pool:
             yield pool
 
 

@@ -23,12 +23,11 @@ class Result:
 
 
 def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
-    """Run experiment(default_rng(seed), **options) → dict of numbers and arrays for all seeds (≥ 0, or tuples of such) and all options in
-    settings (dicts, passed as JSON; the rng is the same in each, so that differences are paired): a generator of Result as they finish.
-    executor: any concurrent.futures.Executor (Dask: client.get_executor(pure=False)); None: here, each when it is asked for. All give the
-    same bits on one numpy, kind of CPU and number of BLAS threads. What raises, or loses its worker, is a Result with an error; closing the
-    generator cancels what has not begun. folder: keeps the values; those found there come first, not computed again even if the code has
-    changed. ValueError on bad seeds or settings, and on a broken file or another study's, by name."""
+    """Run experiment(default_rng(seed), **options) → dict of numbers and arrays for all seeds (≥ 0, or tuples of such), options of settings
+    (dicts, passed as JSON; the rng is the same in each, so differences are paired): a generator of Result as they finish. executor: None is
+    here, each when it is asked for; all give the same bits on one numpy, kind of CPU and number of BLAS threads (Dask: get_executor(pure=
+    False)). What raises, or loses its worker, is a Result with an error; closing the generator cancels what has not begun. folder: keeps
+    values; those found come first, not computed again even if the code has changed. ValueError on bad input and another study's file."""
     require(executor is None or isinstance(executor, Executor), "executor", f"{executor!r} is no concurrent.futures.Executor")
     require(hasattr(experiment, "__qualname__"), "experiment", f"{experiment!r} is no function; what to call it with are settings")
     seeds, settings, jobs = {"_".join(map(str, np.ravel(seed))): seed for seed in seeds}, list(settings), {}
