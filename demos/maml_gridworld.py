@@ -40,19 +40,21 @@ def make_policy(name, grid):
 
 
 # %% Training and evaluation
-def train(rng, mdps, policy, method, iterations, checkpoint=None, name="", **facts):
-    """θ after `iterations` outer steps on batches of 40 tasks; MAML and multi-task training see as many episodes."""
+def train(rng, mdps, actor, method, iterations, checkpoint=None, **facts):
+    """(θ, curve) after `iterations` outer steps on batches of 40 tasks; MAML and multi-task training see as many episodes. curve
+    (iterations, k+1): the sampled return in training after 0..k inner steps; k = 1 for MAML, 0 for multi-task training."""
     def sample_tasks(rng):
         return mdps[rng.integers(len(mdps), size=40)]
 
     def records(rng, theta, **on):
         if method == "maml":
-            return maml.train(rng, sample_tasks, policy, theta, Reinforce(10.0), iterations=iterations, steps=1, step_size=0.05,
+            return maml.train(rng, sample_tasks, actor, theta, Reinforce(10.0), iterations=iterations, steps=1, step_size=0.05,
                               episodes=EPISODES, **on)
-        return maml.train_multi_task(rng, sample_tasks, policy, theta, iterations=iterations, step_size=0.05, episodes=2 * EPISODES, **on)
-    for record in checkpointed(records, rng, policy.init(), checkpoint, name, iterations=iterations, **facts):
-        pass  # a record an iteration: print it, plot it, or stop when you have seen enough
-    return record.theta
+        return maml.train_multi_task(rng, sample_tasks, actor, theta, iterations=iterations, step_size=0.05, episodes=2 * EPISODES, **on)
+    curve = []
+    for record in checkpointed(records, rng, actor.init(), checkpoint, method, iterations=iterations, **facts):
+        curve.append(record.returns)  # a record an iteration: print it, plot it, or stop when you have seen enough
+    return record.theta, np.array(curve)
 
 
 def evaluate(rng, mdps, policy, theta, step_size, repeats):
@@ -70,20 +72,25 @@ def fine_tuning(rng, train_mdps, policy, theta, repeats):
 
 
 def run(job):
-    """{method: (θ, step size, fractions on held-out goals, fractions on training goals)} of one family and seed."""
-    family, seed, policy_name, iterations, repeats, checkpoint = job
+    """`experiment` with a seed, keeping checkpoints in files of this name, the family, the seed and the method."""
+    seed, settings, checkpoint = job
+    checkpoint = checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-{settings['family']}{seed[1]}")
+    return experiment(np.random.default_rng(seed), **settings, checkpoint=checkpoint, seed=seed)
+
+
+def experiment(rng, *, family, policy, iterations, repeats, checkpoint=None, **facts):
+    """{method: {theta, step_size, held_out and train: fractions (6,), curve: see `train`}} of one family; `demos/study.py` runs it too."""
     grid, goals, held_out = families()[family]
-    policy = make_policy(policy_name, grid)
-    rng = np.random.default_rng(seed)
+    actor = make_policy(policy, grid)
     train_mdps, held_out_mdps = grid.mdps(goals), grid.mdps(held_out)
-    thetas = {method: train(rng, train_mdps, policy, method, iterations, checkpoint, f"{family}{seed[1]}-{method}", seed=seed,
-                            policy_name=policy_name) for method in ("maml", "multi_task")}
-    thetas["scratch"] = policy.init()
+    trained = {method: train(rng, train_mdps, actor, method, iterations, checkpoint, policy=policy, **facts)
+               for method in ("maml", "multi_task")}
+    trained["scratch"] = actor.init(), np.zeros((0, 1))
     result = {}
-    for name, theta in thetas.items():
-        step_size = fine_tuning(rng, train_mdps, policy, theta, repeats)
-        result[name] = (theta, step_size, evaluate(rng, held_out_mdps, policy, theta, step_size, repeats),
-                        evaluate(rng, train_mdps, policy, theta, step_size, repeats))
+    for name, (theta, curve) in trained.items():
+        step_size = fine_tuning(rng, train_mdps, actor, theta, repeats)
+        result[name] = dict(theta=theta, step_size=step_size, held_out=evaluate(rng, held_out_mdps, actor, theta, step_size, repeats),
+                            train=evaluate(rng, train_mdps, actor, theta, step_size, repeats), curve=curve)
     return result
 
 
@@ -94,7 +101,7 @@ def draw_curves(results, out):
     titles = dict(edges="7x7, goals on the far edges:\nmeta-learning pays", anywhere="5x5, goals anywhere:\na random walk is enough")
     for ax, (family, seeds) in zip(axes, results.items()):
         for name, (label, colour) in METHODS.items():
-            held_out = np.array([seed[name][2] for seed in seeds])
+            held_out = np.array([seed[name]["held_out"] for seed in seeds])
             plots.curve(ax, STEPS, held_out.mean(0), held_out.std(0, ddof=1 if len(seeds) > 1 else 0), label=label, colour=colour)
         plots.bound(ax, 1)
         ax.set(title=titles[family], xlabel=f"inner steps ({EPISODES} episodes each)", ylim=(-0.03, 1.05), xticks=STEPS,
@@ -163,14 +170,15 @@ def main():
     arguments = p.parse_args()
     n_seeds, iterations, repeats = (2, 10, 1) if arguments.quick else (3, 800, 10)
     progress, results = Progress(), {family: [] for family in families()}
-    settings = arguments.policy, iterations, repeats, arguments.checkpoint
-    jobs = [(family, (arguments.seed, i), *settings) for family in results for i in range(n_seeds)]
+    settings = dict(policy=arguments.policy, iterations=iterations, repeats=repeats)
+    jobs = [((arguments.seed, i), dict(settings, family=family), arguments.checkpoint) for family in results for i in range(n_seeds)]
     with workers() as pool:
         for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
-            results[job[0]].append(result)
+            results[job[1]["family"]].append(result)
             progress(f"meta-training: {i + 1} of {len(jobs)} runs done")
     grid, _, held_out = families()["edges"]
-    starts, policy = {name: results["edges"][0][name][:2] for name in ("maml", "multi_task")}, make_policy(arguments.policy, grid)
+    first, policy = results["edges"][0], make_policy(arguments.policy, grid)
+    starts = {name: (first[name]["theta"], first[name]["step_size"]) for name in ("maml", "multi_task")}
     pictures = [draw_curves(results, arguments.out),
                 draw_adaptation(np.random.default_rng(arguments.seed), grid, held_out[1], policy, *starts["maml"], arguments.out),
                 animate(np.random.default_rng(arguments.seed), grid, held_out[1], policy, starts, steps=1 if arguments.quick else 3,
@@ -185,14 +193,14 @@ def main():
         print(f"{'fraction of the optimum after':38s}" + "".join(f"{k:>6d} steps" for k in STEPS) + "   step sizes")
         into = numbers if family == "edges" else numbers.setdefault(family, {})
         for name, (label, _) in METHODS.items():
-            for i, suffix in ((2, ""), (3, "_train")):
-                values = np.array([seed[name][i] for seed in seeds])
+            for which, suffix, words in (("held_out", "", ", held-out goals"), ("train", "_train", ", training goals")):
+                values = np.array([seed[name][which] for seed in seeds])
                 mean, std = values.mean(0), values.std(0, ddof=1)
-                into[name + "_step_sizes"] = [seed[name][1] for seed in seeds]
+                into[name + "_step_sizes"] = [seed[name]["step_size"] for seed in seeds]
                 into[name + suffix], into[name + suffix + "_std"] = mean.tolist(), std.tolist()
-                print(f"{label + (', held-out goals' if i == 2 else ', training goals'):38s}"
+                print(f"{label + words:38s}"
                       + "".join(f"{m:7.3f}±{s:.2f}" for m, s in zip(mean, std)).replace("±0.", "±.")
-                      + "   " + ", ".join(str(seed[name][1]) for seed in seeds))
+                      + "   " + ", ".join(str(seed[name]["step_size"]) for seed in seeds))
     numbers["seconds"] = progress.seconds
     print(f"\n{progress.seconds:.0f} s. A fraction of 1 is the optimum, known goal and all.")
     finish(arguments, numbers, pictures)

@@ -19,6 +19,7 @@ import your_own_task
 from PIL import Image
 from rl2_bandits import PUBLISHED as BANDIT_TABLE
 from rl2_mdps import PUBLISHED as MDP_TABLE
+from study import interval, student_t
 from test_baselines import PUBLISHED, PUBLISHED_MDPS
 
 from metarl_np import checkpoint, exact
@@ -36,6 +37,7 @@ PROMISED = {
     "rl2_bandits": {"rows", "regret"},
     "rl2_mdps": {"rows"},
     "rl2_gridworld": {"rows", "bound"},
+    "study": {"steps", "seeds", "edges", "anywhere", "executor", "seconds"},
     "benchmark": {"frozen_lake_steps_per_s", "scaling", "rl2"},
     "your_own_task": {"curves", "source"},
 }
@@ -162,6 +164,29 @@ def test_maml_demo_with_the_logistic_policy(demo):
     assert all(0 <= x <= 1 for key in CURVES for x in numbers[key])
 
 
+def test_study_demo_goes_on_and_names_what_it_lacks(demo, tmp_path):
+    first = demo("study")[0]
+    again = demo("study", "--executor", "serial", "--folder", str(tmp_path))[0]
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
+    assert len(files) == 6
+    dask = demo("study", "--executor", "dask", "--folder", str(tmp_path))[0]
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")} == files
+    assert first["edges"] == again["edges"] == dask["edges"] and first["anywhere"] == again["anywhere"] == dask["anywhere"]
+    command = [sys.executable, "-c", "import sys; sys.modules['mpi4py'] = None; import study; study.needed('mpi4py.futures', 'mpi4py')"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT / "demos")
+    assert done.returncode and "pip install 'mpi4py'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("dof, quantile", [(1, 12.7062), (2, 4.30265), (4, 2.77645), (19, 2.09302), (100, 1.98397)])  # printed tables
+def test_student_t_is_the_printed_table(dof, quantile):
+    assert student_t(dof) == pytest.approx(quantile, rel=1e-4)
+
+
+def test_interval_by_hand():
+    mean, half = interval(np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]]))
+    assert mean.tolist() == [3, 2] and half[0] == pytest.approx(4.30265 * 2 / 3**.5, rel=1e-4) and half[1] == 0
+
+
 def test_policy_gradient_demo_agrees_with_itself(demo):
     for task in demo("policy_gradient")[0].values():
         exact = {k: v for k, v in task["differences"].items() if "REINFORCE" not in k}
@@ -277,7 +302,8 @@ def test_training_of_weights_goes_on_after_ctrl_c(tmp_path):
     assert 9 <= checkpoint.load(file, "training")["iteration"] < 59
     done = subprocess.run([sys.executable, *again], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and checkpoint.load(file, "training")["iteration"] == 59, done.stderr
-    files, tasks = (tmp_path / name / "bandits_n4_k3.npz" for name in ("undisturbed", "in parts")), independent(np.random.default_rng(0), 1, 3)
+    tasks = independent(np.random.default_rng(0), 1, 3)
+    files = [tmp_path / name / "bandits_n4_k3.npz" for name in ("undisturbed", "in parts")]
     (whole, _), (parts, facts) = (common.load_weights(file, tasks)[1:] for file in files)
     assert whole.tobytes() == parts.tobytes() and str(tmp_path) not in facts["command"]
     other = subprocess.run([sys.executable, *again, "--seed", "1"], cwd=ROOT, capture_output=True, text=True, timeout=60)

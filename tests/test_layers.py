@@ -8,7 +8,7 @@ import pytest
 
 MODULES = {p.stem: p for p in (pathlib.Path(__file__).parents[1] / "metarl_np").glob("*.py")}
 LAYERS = {
-    "__init__": 0,
+    "__init__": 0, "checkpoint": 0, "study": 1,
     "mdp": 0, "policies": 0, "returns": 0, "optim": 0,  # arrays and maths
     "checkpoint": 0,  # files
     "gridworld": 1, "random_mdps": 1, "bandits": 1, "rollouts": 1,  # tasks and experience
