@@ -138,7 +138,7 @@ def peers(folder, python):
     """{(script, name or size): number} of what the scripts print; what is not installed they skip."""
     found = {}
     for script, pattern in (("rollout_peers.py", r"^(\S.*?) +([\d.]+) M steps/s"), ("maml_peers.py", r"^(\S+ .*?) +([\d.]+) ms"),
-                            ("rl2_peer.py 5 10 20", r"() ([\d.]+) ms/iteration"), ("rl2_peer.py 5 100 4", r"() ([\d.]+) ms/iteration")):
+                            ("rl2_peer.py 5 10 20", r"() ([\d.]+) ms/iteration"), ("rl2_peer.py 5 100 12", r"() ([\d.]+) ms/iteration")):
         name, *sizes = script.split()
         output = subprocess.run([python, str(folder / name), *sizes], capture_output=True, text=True).stdout
         for label, number in re.findall(pattern, output, re.MULTILINE):
@@ -177,7 +177,8 @@ def main():
         environments = 1_000 if quick else environments
         numbers["frozen_lake_steps_per_s" + key] = rate = frozen_lake(rng, environments, threads, 2 if quick else 15)
         progress.done()
-        print(f"FrozenLake 4x4 slippery, {environments} environments x 100 steps, {threads} thread(s): {rate / 1e6:.1f} M steps/s")
+        print(f"FrozenLake 4x4 slippery, {environments} environments x 100 steps, {threads} thread{'s' * (threads > 1)}: "
+              f"{rate / 1e6:.1f} M steps/s")
 
     print(f"\nMAML meta-iteration\n{'grid':>5s} {'tasks':>6s} {'episodes':>9s} {'steps':>6s} {'ms':>8s}")
     numbers["maml"] = []
@@ -207,7 +208,7 @@ def main():
 
     print(f"\ngrowth: exponents of time / memory over the upper decades\n{'':20s}" + "".join(f"{axis:>14s}" for axis in AXES))
     numbers["scaling"], numbers["exponents"] = [], {}
-    fig, axes = plots.figure(13, 6.2, columns=4, rows=2)
+    fig, axes = plots.figure(14.5, 6.2, columns=4, rows=2)
     for (name, colour), marker in zip(zip(SCALING, ("blue", "red", "green", "orange", "purple", "black")), "osD^vX"):
         line = f"{NAMES[name]:20s}"
         for i, axis in enumerate(AXES):
@@ -232,7 +233,7 @@ def main():
         x = np.array(ax.get_xlim())
         ax.plot(x, x * (low / x[0]), color=plots.COLOURS["grey"], linestyle=":", zorder=0, label="linear")
         ax.set(xlim=x, ylim=(low, high))
-    axes[2].legend(fontsize=8)
+    fig.legend(*axes[2].get_legend_handles_labels(), loc="outside right center")
     pictures = [plots.save(fig, arguments.out, "scaling")]
 
     if arguments.peers:

@@ -45,7 +45,8 @@ def engine(name, scheduler=None):
     elif name == "dask":
         local = {} if scheduler else dict(threads_per_worker=1, dashboard_address=":0")
         with needed("distributed", "metarl_np[distributed]").Client(scheduler, **local) as client, client.get_executor(pure=False) as pool:
-            for module in ("model_based", "baselines", "common", "maml_gridworld") if scheduler else ():  # other machines have metarl_np, not the demos
+            # other machines have metarl_np, not the demos
+            for module in ("model_based", "baselines", "common", "maml_gridworld") if scheduler else ():
                 client.upload_file(str(DEMOS / f"{module}.py"))
             yield pool
     else:

@@ -1,5 +1,6 @@
 """Training a recurrent policy (`rl2`) by PPO, for which a trial, from its first episode to its last, is one long episode."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import autograd.numpy as np
@@ -10,7 +11,7 @@ from metarl_np.policies import NotFinite, entropy
 from metarl_np.returns import gae, reward_to_go
 from metarl_np.rl2 import expected_rewards, log_probs, regrets, sample_trials
 
-LANES = 256  # trials whose working rows fit in a core's cache
+LANES = 1000  # trials that are unrolled together: with fewer, threads would wait for Python's lock more than they work
 
 
 def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0, value=0.5):
@@ -40,12 +41,16 @@ def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0
 
 def gradient(policy, theta, trials, batch, of_outputs):
     """Σ ∂L/∂θ (P,) over the trials whose numbers are `batch`, with ∂L/∂outputs = of_outputs(outputs, part, numbers).
-    They are unrolled in parts that fit the cache. (Threads would gain nothing: a step's arrays are so small that Python's lock decides.)"""
+    They are unrolled in parts, each in a thread of its own; the parts, and so the bits, do not depend on how many threads there are."""
     def one(numbers):
         part = trials.part(numbers)
         y, pull_back, _ = policy.unroll(theta, part)
         return pull_back(of_outputs(y, part, numbers))
-    return sum(one(batch[i:i + LANES]) for i in range(0, len(batch), LANES))
+    parts = [batch[i:i + LANES] for i in range(0, len(batch), LANES)]
+    if len(parts) == 1:
+        return one(batch)
+    with ThreadPoolExecutor() as pool:
+        return sum(pool.map(one, parts))
 
 
 def taken_log_probs(outputs, trials):
