@@ -6,8 +6,10 @@ N tasks at once. The catalogues BANDITS and MDPS name the grid of the hyperparam
 from functools import lru_cache
 from math import comb
 
+import autograd.numpy as anp
 import numpy as np
 
+from metarl_np import rl2
 from metarl_np.bandits import DEPENDENT
 from metarl_np.mdp import require
 from metarl_np.returns import Episodes
@@ -131,6 +133,31 @@ def dependent_optimal(difficulty, pulls):
         best[t] = np.maximum((p * chance).sum(0), ((1 - p) * chance).sum(0)).sum()
         chance = np.pad(chance * (1 - p), ((0, 0), (0, 1))) + np.pad(chance * p, ((0, 0), (1, 0)))
     return best
+
+
+def bandit_trials(policy, pulls, dtype=float):
+    """Every history of n = `pulls` pulls of k Bernoulli arms with means from U[0, 1]: (Trials, probability (M,)), M = (2k)ⁿ.
+    The probability is Π_a s_a! f_a! / (s_a + f_a + 1)!, s and f counting successes and failures: all but the policy's Π π(a_t|…). Raises
+    ValueError unless pulls >= 1 and M is at most a million."""
+    arms = policy.n_actions
+    require(pulls in range(1, 20) and (2 * arms) ** pulls <= 1_000_000, "pulls", f"{pulls} of {arms} arms: no history, or above a million")
+    actions, rewards = np.divmod(np.indices((2 * arms,) * pulls).reshape(pulls, -1), 2)
+    inputs = np.zeros((pulls, policy.net.inputs, actions.shape[1]), dtype)
+    for t in range(pulls):
+        policy.observe(inputs[t], 0, actions[t - 1] + 1 if t else 0, rewards[t - 1] if t else 0, t > 0)
+    factorial, probability = np.cumprod(np.maximum(np.arange(pulls + 2.0), 1)), 1.0
+    for a in range(arms):
+        wins, losses = (((actions == a) & (rewards == r)).sum(0) for r in (1, 0))
+        probability = probability * factorial[wins] * factorial[losses] / factorial[wins + losses + 1]
+    zeros = np.zeros(actions.shape, int)
+    return rl2.Trials(inputs, None, zeros, actions, rewards.astype(float), np.arange(pulls)[:, None] + zeros, zeros, zeros == 0), probability
+
+
+def enumerated_return(policy, theta, trials, probability):
+    """J = Σ_τ Pr(τ) Σ_t r_t over all histories (γ = 1), the exact expected return of a recurrent policy, differentiable in θ: a number."""
+    taken = trials.actions[..., None] == np.arange(policy.n_actions)
+    log_p = anp.sum(rl2.log_probs(rl2.outputs(policy, theta, trials)) * taken, (0, 2))
+    return anp.sum(probability * anp.exp(log_p) * trials.rewards.sum(0))
 
 
 # ---- tabular MDPs: a plan's scores of the actions are Q_t(s, a), (T, N, S, A), from a DirichletBelief

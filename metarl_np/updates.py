@@ -152,12 +152,6 @@ def fisher_vector_product(policy, theta, nu, v):
     return policy.weighted_score(theta, nu[..., None] * np.exp(policy.log_pi(theta)) * policy.tangent(theta, v))
 
 
-def fisher_vector_product_by_autograd(policy, theta, nu, v):
-    """The same for any policy: the derivative of vᵀ∇KL̄(π_θ‖π_θ') at θ' = θ."""
-    gradient = grad(lambda new: np.sum(mean_kl(policy, stop(theta), new, nu)))
-    return grad(lambda new: np.sum(gradient(new) * v))(theta)
-
-
 @primitive
 def natural_direction(policy, theta, g, nu, damping):
     """x = (F(θ) + λI)⁻¹ g by conjugate gradient, per task: θ, g (N, F, A), ν (N, S) → (N, F, A)."""

@@ -9,14 +9,14 @@ from autograd import grad
 from autograd.test_util import check_grads
 from helpers import chi2_p, numerical_gradient, random_tasks, tiny_mdp
 
-from baselines import bayes_optimal
+from baselines import bandit_trials, bayes_optimal, enumerated_return
 from common import load_weights, save_weights
 from metarl_np import checkpoint, rl2
 from metarl_np.bandits import bernoulli, dependent, independent
 from metarl_np.gridworld import GridWorld
 from metarl_np.mdp import MDP
 from metarl_np.optim import adam
-from metarl_np.rl2 import RecurrentPolicy, Trials, bandit_trials, enumerated_return, sample_trials
+from metarl_np.rl2 import RecurrentPolicy, Trials, sample_trials
 
 STATISTICAL = 1e-3  # smallest p-value that passes; the seeds are fixed
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import autograd.numpy as anp
 import numpy as np
 import pytest
 from autograd import grad, jacobian
@@ -10,12 +11,13 @@ from autograd.test_util import check_grads
 from helpers import learners, numerical_gradient, plain_kl, plain_log_pi, plain_score, plain_visits, policies, random_tasks
 
 from metarl_np import exact
+from metarl_np.losses import mean_kl
 from metarl_np.mdp import MDP
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.random_mdps import random_mdps
 from metarl_np.returns import leave_one_out_baseline, no_baseline
 from metarl_np.rollouts import rollout
-from metarl_np.updates import TRPO, fisher_vector_product, fisher_vector_product_by_autograd, natural_direction, reinforce_table
+from metarl_np.updates import TRPO, fisher_vector_product, natural_direction, reinforce_table
 
 N, S, A, K = 3, 4, 4, 8
 
@@ -45,6 +47,12 @@ def test_fisher_is_the_hessian_of_the_kl(cases):
         x, h = theta[1], 1e-3
         hessian = numerical_gradient(lambda y: numerical_gradient(lambda z: plain_kl(policy, x, z, nu[1]), y, h), x, h)
         np.testing.assert_allclose(fisher(policy, x, nu[1]), hessian.reshape(x.size, x.size), atol=1e-5, err_msg=name)
+
+
+def fisher_vector_product_by_autograd(policy, theta, nu, v):
+    """For any policy: the derivative of vᵀ∇KL̄(π_θ‖π_θ') at θ' = θ."""
+    gradient = grad(lambda new: anp.sum(mean_kl(policy, theta, new, nu)))
+    return grad(lambda new: anp.sum(gradient(new) * v))(theta)
 
 
 def test_both_fisher_vector_products_are_the_dense_one(cases, rng):
