@@ -150,7 +150,8 @@ def bandit_trials(policy, pulls, dtype=float):
         wins, losses = (((actions == a) & (rewards == r)).sum(0) for r in (1, 0))
         probability = probability * factorial[wins] * factorial[losses] / factorial[wins + losses + 1]
     zeros = np.zeros(actions.shape, int)
-    return rl2.Trials(inputs, None, zeros, actions, rewards.astype(float), np.arange(pulls)[:, None] + zeros, zeros, zeros == 0), probability
+    times = np.arange(pulls)[:, None] + zeros
+    return rl2.Trials(inputs, None, zeros, actions, rewards.astype(float), times, zeros, zeros == 0), probability
 
 
 def enumerated_return(policy, theta, trials, probability):
