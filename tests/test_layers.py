@@ -8,7 +8,7 @@ import pytest
 
 MODULES = {p.stem: p for p in (pathlib.Path(__file__).parents[1] / "metarl_np").glob("*.py")}
 LAYERS = {
-    "__init__": 0,
+    "arguments": -1, "__init__": 0,  # what everybody says to bad input
     "mdp": 0, "policies": 0, "returns": 0, "optim": 0,  # arrays and maths
     "checkpoint": 0,  # files
     "gridworld": 1, "random_mdps": 1, "bandits": 1, "rollouts": 1,  # tasks and experience
