@@ -6,6 +6,7 @@ from numbers import Integral
 
 import numpy as np
 from autograd.extend import notrace_primitive
+from autograd.tracer import isbox
 
 MAX_BYTES = 2**33  # 8 GiB: what nothing allocates more than, unless told to
 
@@ -56,12 +57,13 @@ def require(good, argument, why, axes=("task", "state", "action", "successor")):
 
 
 def require_array(argument, x, *shapes, kinds="biuf"):
-    """x as an array of numbers (kinds="iu": integers, "f": floats), of one of the shapes if any are given, or ValueError."""
+    """x, unless autograd traces it, as an array of numbers (kinds="iu": integers, "f": floats), of one of the shapes if any are given, or ValueError."""
     try:
-        x = np.asarray(x)
+        x = x if isbox(x) else np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
-    require(x.dtype.kind in kinds, argument, f"expected {dict(iu='integers', f='floats').get(kinds, 'numbers')}, got {x.dtype} {x.shape}")
+    what = dict(iu="integers", f="floats").get(kinds, "numbers")
+    require(x.dtype.kind in kinds, argument, f"expected {what}, got {x.dtype}")
     require_shapes(*shapes, **{argument: x})
     return x
 

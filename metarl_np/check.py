@@ -45,7 +45,8 @@ class Verdict:
 def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
     """Plain arrays (T, K) of one task or (T, N, K) of N as `estimator_gradients` wants them. log_probs: of your policy when it acted;
     baseline: your own b_t; masked steps do not matter. ValueError on other shapes, NaN, infinity, states or actions not integer."""
-    shape, mask = np.shape(states), np.ones(np.shape(states), bool) if mask is None else np.asarray(mask)
+    shape = require_array("states", states).shape
+    mask = np.ones(shape, bool) if mask is None else require_array("mask", mask)
     good = mask.shape == shape and np.isin(mask, (0, 1)).all()
     require(good, "mask", f"expected booleans of the states' shape {shape}, got {mask.dtype} {mask.shape}")
     arrays = dict(states=states, actions=actions, rewards=rewards, mask=mask.astype(bool), log_probs=log_probs, baseline=baseline)
@@ -64,10 +65,10 @@ def estimator_gradients(theta, support, query, *, step_size, discount, baseline=
     before the function `baseline`. policy: the tabular SoftmaxPolicy by default. The score's J is the query's mean return less the other
     tasks'. Raises ValueError if shapes do not fit, or recorded log-probabilities are not those of the parameters at their step."""
     theta = require_array("theta", theta) * 1.0
-    require(theta.ndim == 2, "theta", f"expected shape (F, A), got {theta.shape}")
+    require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
     fits = isinstance(support, (list, tuple)) and all(isinstance(r, dict) and {"states", "mask"} <= set(r) for r in (*support, query))
     require(fits, "support, query", "expected a list of `record`s, one for each inner step, and one `record`")
-    records, policy = [*support, query], policy or SoftmaxPolicy(*theta.shape)
+    records, policy = [*support, query], SoftmaxPolicy(*theta.shape) if policy is None else policy
     check(policy=policy, baseline=baseline)
     episodes = [Episodes(*(r[name] for name in ("states", "actions", "rewards", "mask")), None, None, None) for r in records]
     for e, r in zip(episodes, records):  # the users' own, in place of those of a table
@@ -87,9 +88,9 @@ def estimator_gradients(theta, support, query, *, step_size, discount, baseline=
 def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):
     """{"policy gradient": ∇J(θ), "(a)": ∇J(θ_k)}, exact, mean over tasks: (F, A) each. (∇²J and its parts: `exact_meta.hessians`.)"""
     check(mdps=mdps)
-    policy = policy or SoftmaxPolicy(*mdps.shape[1:])
-    slope = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
+    policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
     adapted = exact_meta.adapted_return_gradient(mdps, policy, theta, step_size=step_size, steps=steps)
+    slope = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
     return {"policy gradient": slope.mean(0), "(a)": adapted.mean(0)}
 
 
@@ -97,7 +98,8 @@ def expected_gradients(mdps, theta, *, step_size, episodes, steps=1, baseline=le
     """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b). Raises ValueError if they are too many.
     These, with `exact_gradients`, are the candidates for a gradient that is the mean of many sampled ones."""
     check(mdps=mdps)
-    theta, policy = require_array("theta", theta) * 1.0, policy or SoftmaxPolicy(*mdps.shape[1:])
+    theta = require_array("theta", theta) * 1.0
+    policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
     size, inner = dict(episodes=episodes, steps=steps), Reinforce(step_size, baseline)
     result = {"(b)": exact_meta.expected_adapted_return_gradient(mdps, policy, theta, inner, **size)}
     for name, score in product(ESTIMATORS, ("", "+score")):

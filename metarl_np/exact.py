@@ -87,7 +87,7 @@ def values(mdps, log_pi, *, max_bytes=None):
 
 def expected_return(mdps, log_pi):
     """J = E Σ_{t<T} γᵗ r_t = Σ_s start(s) V_0(s): (N,)."""
-    return np.sum(mdps.start * values(mdps, log_pi)[0], -1)
+    return np.sum(values(mdps, log_pi)[0] * mdps.start, -1)
 
 
 def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000, max_bytes=None):
@@ -130,7 +130,7 @@ def optimal_log_pi(mdps):
 
 def optimal_return(mdps):
     """J* = Σ_s start(s) V*_0(s): (N,)."""
-    return np.sum(mdps.start * optimal_values(mdps)[0], -1)
+    return np.sum(optimal_values(mdps)[0] * mdps.start, -1)
 
 
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):

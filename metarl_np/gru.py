@@ -55,7 +55,7 @@ class GRU:
         """Orthogonal U, W ~ N(0, 1/D), a read-out near 0, and b_z = log u with u ~ U[1, memory], so that units keep what they hold for
         up to `memory` steps (Tallec & Ollivier 2018): θ (P,). Raises ValueError on a memory below 1."""
         check(**locals())
-        require(dtype in (np.float32, np.float64), "dtype", f"{dtype!r:.99} is neither float32 nor float64")
+        require(dtype in (float, np.float32, np.float64), "dtype", f"{dtype!r:.99} is neither float32 nor float64")
         h = self.units
         W, U, b, V, v = (rng.standard_normal(shape) for shape in self.shapes)
         U = np.concatenate([np.linalg.qr(u)[0] for u in U.reshape(3, h, h)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.arguments import check, NotFinite, require, require_finite, require_shapes
+from metarl_np.arguments import check, NotFinite, require, require_array, require_finite, require_shapes
 from metarl_np.losses import FOLDED, gather, log_likelihood, reinforce_folded
 from metarl_np.optim import adam
 from metarl_np.policies import LinearPolicy
@@ -31,11 +31,12 @@ class Adaptation:
 def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
     """k = `steps` inner updates θ_i ← U(θ_i, D) in all tasks at once, each on `episodes` = K new episodes per task (or k + 1 recorded
     Episodes, a list), from θ (F, A) or (N, F, A). Finn et al. (2017), Algorithm 3, lines 5–8. ValueError on k < 0, and as `rollout`."""
-    check(mdps=mdps, policy=policy, inner=inner, steps=steps)
+    recorded = isinstance(episodes, list) and all(isinstance(e, Episodes) for e in episodes) and len(episodes) - 1 == steps
+    check(mdps=mdps, policy=policy, inner=inner, steps=steps, episodes=1 if recorded else episodes)
     thetas, path, data = [per_task(mdps, theta)], [], []
     for j in range(steps + 1):
         log_pi = policy.log_pi(thetas[j] if j else theta)  # tables for shared parameters cost less
-        path.append(episodes[j] if isinstance(episodes, list) else rollout(rng, mdps, log_pi, episodes))
+        path.append(episodes[j] if recorded else rollout(rng, mdps, log_pi, episodes))
         if j < steps:
             data.append(inner.prepare(mdps, policy, thetas[j], path[j]))
             thetas.append(inner(policy, thetas[j], data[j]))
@@ -68,6 +69,8 @@ def replay(mdps, policy, theta, inner, episodes, names=None):
 
 def per_task(mdps, theta):
     """A copy of θ for each task, so that one backward pass over the sum of the tasks gives each its own gradient: (N, F, A)."""
+    check(mdps=mdps)
+    theta = require_array("theta", theta)
     fits = np.shape(theta)[:-2] in ((), (len(mdps),)) and np.ndim(theta) > 1
     require(fits, "theta", f"shape {np.shape(theta)}, where there are {len(mdps)} tasks")
     return np.zeros((len(mdps),) + np.shape(theta)[-2:]) + theta
@@ -126,7 +129,7 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
     on from (`checkpoint.resumable`). Raises ValueError on a θ of several tasks or a step size that is not finite; a NaN or infinity that
     comes up raises FloatingPointError, naming the iteration and the quantity."""
     check(**locals())
-    require(np.ndim(theta) == 2, "theta", f"expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
+    require(require_array("theta", theta).ndim == 2, "theta", f"expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for iteration in range(first, iterations):
         mdps = sample_tasks(rng)

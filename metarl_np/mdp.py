@@ -15,6 +15,7 @@ LARGEST = 1e37  # of a reward: the sampler's are float32
 @notrace_primitive
 def require_log_pi(log_pi, mdps):
     """Raise ValueError, naming task and state, unless log_pi (S, A) or (N, S, A) are log-probabilities for these tasks."""
+    check(mdps=mdps)
     shape, log_pi = mdps.shape, require_array("log_pi", log_pi, mdps.shape[1:], mdps.shape)
     total = np.exp(np.minimum(log_pi, 1.0)) @ np.ones(shape[2])  # a product: a sum over a short last axis takes ten times as long
     require(np.broadcast_to(abs(total - 1) < 1e-6, shape[:2]), "log_pi", "not log-probabilities; are the parameters finite?")

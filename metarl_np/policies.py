@@ -17,7 +17,7 @@ def total(x):
 @primitive
 def log_softmax(x):
     """log softmax over the last axis of x (…, A), finite for every finite x. ∂_x (g·f) = g − softmax(x) Σ g."""
-    columns = x.reshape(-1, x.shape[-1]).T.copy()  # (A, …): reductions over a short last axis are slow
+    columns = x.reshape(-1, x.shape[-1]).T * 1.0  # (A, …): reductions over a short last axis are slow
     columns -= columns.max(0)
     columns -= np.log(np.exp(columns).sum(0))
     return columns.T.reshape(x.shape)
@@ -48,8 +48,7 @@ class LinearPolicy:
 
     def _outputs(self, theta):
         """φ(s)ᵀθ for all states: (…, F, m) → (…, S, m). Raises ValueError unless θ is of that shape and finite."""
-        if isinstance(theta, (list, tuple)):
-            theta = np.array(require_array("theta", theta), float)
+        theta = require_array("theta", theta)
         if np.shape(theta)[-2:] != self.shape:
             raise ValueError(f"theta: expected shape (…, {self.shape[0]}, {self.shape[1]}), got {np.shape(theta)}")
         if not np.isfinite(theta).all():
@@ -68,14 +67,16 @@ class LinearPolicy:
 
     def tangent(self, theta, v):
         """vᵀ∇_θ log π(a|s; θ) = φ(s)ᵀ v (f(a) − E_π f) for all states: θ, v (…, F, m) → (…, S, A)."""
-        require(np.shape(v)[-2:] == self.shape, "theta" if np.shape(theta)[-2:] != self.shape else "v", f"expected shape (…, {self.shape})")
+        pi = np.exp(self.log_pi(theta))
+        require(np.shape(v)[-2:] == self.shape, "v", "expected the shape of theta")
         x = self._logits(v)
-        return x - total(np.exp(self.log_pi(theta)) * x)
+        return x - total(pi * x)
 
     def weighted_score(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇_θ log π(a|s; θ) = Σ_s φ(s) Σ_a w(s,a) (f(a) − E_π f)ᵀ: θ (…, F, m), w (…, S, A) → (…, F, m)."""
+        pi = np.exp(self.log_pi(theta))
         require(np.shape(weights)[-2:] == (self.n_states, self.n_actions), "weights", "expected shape (…, S, A)")
-        x = weights - np.exp(self.log_pi(theta)) * total(weights)
+        x = weights - pi * total(weights)
         x = x if self.bits is None else np.matmul(x, self.bits)
         return x if self.features is None else np.matmul(self.features.T, x)
 
