@@ -57,13 +57,12 @@ def require(good, argument, why, axes=("task", "state", "action", "successor")):
 
 
 def require_array(argument, x, *shapes, kinds="biuf"):
-    """x, unless autograd traces it, as an array of numbers (kinds="iu": integers, "f": floats), of one of the shapes if any are given, or ValueError."""
+    """x, unless autograd traces it, as an array of numbers (kinds="iu": integers, "f": floats), of one of the shapes if any are given."""
     try:
         x = x if isbox(x) else np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
-    what = dict(iu="integers", f="floats").get(kinds, "numbers")
-    require(x.dtype.kind in kinds, argument, f"expected {what}, got {x.dtype}")
+    require(x.dtype.kind in kinds, argument, f"expected {dict(iu='integers', f='floats').get(kinds, 'numbers')}, got {x.dtype}")
     require_shapes(*shapes, **{argument: x})
     return x
 

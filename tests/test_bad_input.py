@@ -99,8 +99,8 @@ HISTORIES, PROBABILITY = rl2.bandit_trials(BANDIT, 2)
 CASES = {
     "mdp.MDP": case(mdp.MDP, FIELDS, successors="successors", probabilities="array", rewards="array", start="array", terminal="booleans",
                     discount="probability", horizon="count"),
-    "mdp.MDP.from_dense": case(mdp.MDP.from_dense, dict(P=P, R=R, start=0, discount=.9, horizon=2, terminal=[False, False, True]), P="array",
-                               R="array", start="count from 0", discount="probability", horizon="count", terminal="booleans"),
+    "mdp.MDP.from_dense": case(mdp.MDP.from_dense, dict(P=P, R=R, start=0, discount=.9, horizon=2, terminal=[False, False, True]),
+                               P="array", R="array", start="count from 0", discount="probability", horizon="count", terminal="booleans"),
     "mdp.MDP.from_gymnasium": case(mdp.MDP.from_gymnasium, dict(tables=TABLE, start=0, discount=.9, horizon=2), tables="list",
                                    start="count from 0", discount="probability", horizon="count"),
     "mdp.MDP.__getitem__": case(TASKS.__getitem__, dict(tasks=[0, 1])),
@@ -116,7 +116,8 @@ CASES = {
     "gridworld.GridWorld.open": case(gridworld.GridWorld.open, dict(height=2, width=3, discount=1, horizon=3), height="count",
                                      width="count", **RULES),
     "gridworld.GridWorld.split_goals": case(gridworld.GridWorld.open(2, 3, discount=1, horizon=3).split_goals,
-                                            dict(rng=rng(), n_train=2, n_held_out=1), rng="rng", n_train="count", n_held_out="count from 0"),
+                                            dict(rng=rng(), n_train=2, n_held_out=1), rng="rng", n_train="count",
+                                            n_held_out="count from 0"),
     "gridworld.GridWorld.mdps": case(gridworld.GridWorld(**GRID).mdps, dict(goals=[1, 2]), goals="goals"),
     "gridworld.GridWorld.render": case(gridworld.GridWorld(**GRID).render, dict(actions=np.zeros(3, int), goal=1), actions="actions",
                                        goal="goal"),
@@ -143,7 +144,8 @@ CASES = {
                                   **STEP_SIZE, **MDPS, **THETA_KIND) for name in ("adapted_return", "adapted_return_gradient")},
     "exact_meta.hessians": case(exact_meta.hessians, dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0), policy="object", **MDPS, **THETA_KIND,
                                 max_bytes="optional count"),
-    **{f"exact_meta.{name}": case(lambda mdps, policy, theta, inner, f=getattr(exact_meta, name), **more: f(mdps, policy, theta, inner, **more),
+    **{f"exact_meta.{name}": case(lambda mdps, policy, theta, inner, f=getattr(exact_meta, name), **more:
+                                  f(mdps, policy, theta, inner, **more),
                                   SMALL, **ENUMERATED | ({"theta": "traced"} if name.endswith("return_gradient") else {})) for name in (
         "enumerate_adaptations", "expected_adapted_return", "expected_adapted_return_gradient", "expected_meta_gradient")},
     "check.record": case(check.record, dict(states=E.states[:, 0], actions=E.actions[:, 0], rewards=E.rewards[:, 0], mask=E.mask[:, 0],
@@ -177,7 +179,8 @@ CASES = {
     "losses.gather": case(losses.gather, dict(table=TABLE_2, states=E.states, actions=E.actions), table="shape", actions="shape"),
     "losses.gather_log_probs": case(losses.gather_log_probs, dict(log_pi=TABLE_2, states=E.states, actions=E.actions), actions="shape"),
     **{f"losses.{name}": case(getattr(losses, name), {steps: E.rewards, "states": E.states, "actions": E.actions, "n_states": 3,
-                              "n_actions": 2}, states="shape", actions="shape") for name, steps in (("scatter", "steps"), ("fold", "weights"))},
+                              "n_actions": 2}, states="shape", actions="shape") for name, steps in (
+        ("scatter", "steps"), ("fold", "weights"))},
     "losses.reinforce": case(losses.reinforce, dict(log_probs=E.rewards, weights=E.rewards), log_probs="shape"),
     "losses.reinforce_folded": case(losses.reinforce_folded, dict(log_pi=LOG_PI, table=TABLE_2), log_pi="shape"),
     **{f"losses.{name}": case(getattr(losses, name), ARRAYS, **{k: v for k, v in SHAPES.items() if k != "mask"}) for name in (
@@ -207,10 +210,11 @@ CASES = {
     "policies.LinearPolicy.log_pi": case(SOFTMAX.log_pi, dict(theta=THETA0), theta="theta"),
     "policies.ActorCritic.values": case(policies.ActorCritic(SOFTMAX).values, dict(theta=np.ones((3, 3))), theta="theta"),
     "policies.LinearPolicy.tangent": case(SOFTMAX.tangent, dict(theta=THETA0, v=THETA0), theta="theta", v="last axis"),
-    "policies.LinearPolicy.weighted_score": case(SOFTMAX.weighted_score, dict(theta=THETA0, weights=PI), theta="theta", weights="last axis"),
+    "policies.LinearPolicy.weighted_score": case(SOFTMAX.weighted_score, dict(theta=THETA0, weights=PI), theta="theta",
+                                                 weights="last axis"),
     "policies.kl": case(policies.kl, dict(log_p=LOG_PI, log_q=LOG_PI), log_p="last axis", log_q="last axis"),
-    "returns.Episodes": case(returns.Episodes, {name: getattr(E, name) for name in E.__dataclass_fields__}, actions="shape", rewards="shape",
-                             mask="shape"),
+    "returns.Episodes": case(returns.Episodes, {name: getattr(E, name) for name in E.__dataclass_fields__}, actions="shape",
+                             rewards="shape", mask="shape"),
     "returns.gae": case(returns.gae, dict(rewards=STEPS, values=STEPS, mask=STEPS > 0, bootstrap=STEPS[0], discount=.9, lam=.9),
                         values="shape", mask="shape", bootstrap="shape"),
     "returns.leave_one_out_baseline": case(returns.leave_one_out_baseline, dict(returns=STEPS)),
@@ -254,8 +258,9 @@ EXEMPT = {reason: names.split() for reason, names in {
     "an exception": "arguments.NotFinite",
     "a record that a function returns": "check.Verdict maml.Adaptation maml.Iteration rl2_training.Iteration rollouts.SamplingTables",
     "the common part of the policies": "policies.LinearPolicy",
-    "it takes one array, of any shape, or a policy and what was sampled with it": "losses.stop losses.magic_box policies.total "
-        "policies.log_softmax policies.entropy returns.discounts returns.discounted_return returns.reward_to_go returns.no_baseline "
+    "it takes one array, of any shape, or a policy and what was sampled with it":
+        "losses.stop losses.magic_box policies.total policies.log_softmax policies.entropy "
+        "returns.discounts returns.discounted_return returns.reward_to_go returns.no_baseline "
         "returns.time_mean_baseline rl2.log_probs rl2.outputs losses.log_likelihood losses.td_errors losses.advantages losses.at_states "
         "losses.visits maml.score_factor maml.closed_form rl2_training.taken_log_probs rl2_training.mean_kl updates.reinforce_table "
         "updates.fisher_vector_product_by_autograd updates.natural_direction optim.conjugate_gradient rl2_training.gradient "
