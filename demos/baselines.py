@@ -11,7 +11,7 @@ import numpy as np
 
 from metarl_np import rl2
 from metarl_np.bandits import DEPENDENT
-from metarl_np.mdp import require
+from metarl_np.arguments import require
 from metarl_np.returns import Episodes
 from metarl_np.rollouts import step, successor_table
 from model_based import Prior

@@ -17,7 +17,8 @@ from common import Progress, begin, finish, parser  # before numpy, whose thread
 
 import numpy as np
 
-from metarl_np import bandits, exact, exact_meta, maml, optim, plots, rl2
+import plots
+from metarl_np import bandits, exact, exact_meta, maml, optim, rl2
 from metarl_np.gridworld import GridWorld
 from metarl_np.policies import SoftmaxPolicy
 from metarl_np.returns import time_mean_baseline

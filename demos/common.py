@@ -23,7 +23,7 @@ import numpy as np
 
 from baselines import tune
 from metarl_np import checkpoint, rl2
-from metarl_np.mdp import require
+from metarl_np.arguments import require
 from metarl_np.rl2_training import PPO, train
 
 matplotlib.use("Agg")  # pictures go to files; no window is needed

@@ -13,7 +13,8 @@ import numpy as np
 import meta_values
 import model_based
 from common import Progress, begin, finish, parser, workers
-from metarl_np import exact, maml, plots
+import plots
+from metarl_np import exact, maml
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import mean_kl, visits
 from metarl_np.policies import SoftmaxPolicy

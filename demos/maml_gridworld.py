@@ -9,7 +9,8 @@ panel is a family where meta-learning does not pay: goals anywhere on a 5x5 grid
 import numpy as np
 
 from common import Progress, begin, checkpointed, finish, parser, workers
-from metarl_np import exact, maml, plots
+import plots
+from metarl_np import exact, maml
 from metarl_np.gridworld import GridWorld
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.updates import Reinforce

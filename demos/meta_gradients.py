@@ -11,7 +11,8 @@ import autograd.numpy as np
 from matplotlib.ticker import NullFormatter
 
 from common import Progress, begin, finish, parser
-from metarl_np import exact, exact_meta, plots
+import plots
+from metarl_np import exact, exact_meta
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import ESTIMATORS
 from metarl_np.maml import Adaptation, meta_gradient, score_factor

@@ -6,7 +6,7 @@ import autograd.numpy as np
 from autograd import grad
 
 from metarl_np.losses import at_states, fold, stop, td_errors
-from metarl_np.mdp import require
+from metarl_np.arguments import require
 from metarl_np.optim import adam
 from metarl_np.rollouts import rollout
 

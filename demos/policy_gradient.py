@@ -10,7 +10,8 @@ import autograd.numpy as np
 from autograd import grad
 
 from common import Progress, begin, finish, parser
-from metarl_np import exact, plots
+import plots
+from metarl_np import exact
 from metarl_np.gridworld import GridWorld
 from metarl_np.losses import fold, gather_log_probs, reinforce, reinforce_folded, reinforce_weights
 from metarl_np.mdp import MDP

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from metarl_np.mdp import require
+from metarl_np.arguments import require
 from model_based import Prior, transitions
 
 

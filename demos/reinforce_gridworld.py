@@ -8,7 +8,8 @@ on the right is the policy that one seed has learned, as arrows over its exact s
 import numpy as np
 
 from common import Progress, begin, finish, parser
-from metarl_np import exact, plots
+import plots
+from metarl_np import exact
 from metarl_np.gridworld import GridWorld
 from metarl_np.policies import SoftmaxPolicy
 from metarl_np.rollouts import rollout

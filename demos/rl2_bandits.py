@@ -13,7 +13,8 @@ from common import (
 import numpy as np
 
 from baselines import BANDITS, bayes_optimal, dependent_optimal, play_bandits
-from metarl_np import bandits, plots, rl2
+import plots
+from metarl_np import bandits, rl2
 
 SHORT = dict(units=64, memory=10, trials=1000, iterations=400, step_size=0.006, minibatches=4, discount=1.0, lam=0.95)
 LONG = dict(units=64, memory=100, trials=512, iterations=800, step_size=0.006, minibatches=8, discount=0.995, lam=0.95)

@@ -14,7 +14,8 @@ from common import TEST, TUNING, Progress, begin, finish, number, parser, train_
 import numpy as np
 
 import model_based
-from metarl_np import exact, plots, rl2
+import plots
+from metarl_np import exact, rl2
 from metarl_np.gridworld import GridWorld
 
 GRID, EPISODES = GridWorld.open(5, 5, discount=0.95, horizon=15), 3

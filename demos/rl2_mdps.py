@@ -14,7 +14,8 @@ from common import (
 import numpy as np
 
 from baselines import MDPS, TRUE, play_mdps
-from metarl_np import exact, plots, rl2
+import plots
+from metarl_np import exact, rl2
 from model_based import DirichletBelief
 from metarl_np.random_mdps import random_mdps
 

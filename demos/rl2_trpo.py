@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import autograd.numpy as np
 
-from metarl_np.mdp import require
+from metarl_np.arguments import check, require
 from metarl_np.optim import conjugate_gradient
 from metarl_np.policies import kl
 from metarl_np.rl2 import log_probs
-from metarl_np.rl2_training import advantages, gradient, require_settings, surrogate_gradient, taken_log_probs
+from metarl_np.rl2_training import advantages, gradient, surrogate_gradient, taken_log_probs
 
 
 def mean_kl(outputs, trials):
@@ -31,8 +31,9 @@ class TRPO:
     lam: float = 0.95
 
     def __post_init__(self):
-        require_settings(self, ("radius", "damping", "shrink"), (), ("iterations", "every", "max_backtracks"))
-        require(self.shrink < 1, "shrink", f"{self.shrink} is outside its range")
+        check(**vars(self))
+        for name in ("iterations", "max_backtracks"):
+            require(getattr(self, name) >= 1, name, f"{getattr(self, name)} is less than 1")
 
     def __call__(self, rng, policy, theta, trials, payoffs, state, left):
         """(θ', None) after one batch of Trials with payoffs (T, N)."""

@@ -18,7 +18,8 @@ import numpy as np
 
 from common import Progress, begin, finish, parser
 from maml_gridworld import METHODS, STEPS, experiment, families
-from metarl_np import exact, plots
+import plots
+from metarl_np import exact
 from metarl_np.study import study
 
 DEMOS = pathlib.Path(__file__).resolve().parent

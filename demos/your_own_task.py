@@ -13,7 +13,8 @@ from common import Progress, begin, finish, parser  # before numpy, whose thread
 
 import numpy as np
 
-from metarl_np import exact, maml, plots, rl2
+import plots
+from metarl_np import exact, maml, rl2
 from metarl_np.mdp import MDP
 from metarl_np.policies import SoftmaxPolicy
 from metarl_np.rl2_training import PPO, train

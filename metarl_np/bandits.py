@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from metarl_np.mdp import MDP, require
+from metarl_np.arguments import check, require, require_array, require_memory
+from metarl_np.mdp import MDP
 
 DEPENDENT = dict(easy=0.1, medium=0.25, hard=0.4)  # the smaller of the two arms' means; "uniform" draws it
 
 
 def bernoulli(means):
     """N tasks with success probabilities `means` (N, k): MDP with S = 1, T = 1, γ = 1. Raises ValueError unless they are in [0, 1]."""
-    means = np.asarray(means, float)
-    if means.ndim != 2 or not means.size:
-        raise ValueError(f"means: expected shape (N, k), not empty, got {means.shape}")
+    means = require_array("means", means)
+    require(means.ndim == 2 and means.size, "means", f"expected shape (N, k), not empty, got {means.shape}")
     require((means >= 0) & (means <= 1), "means", "not a probability", ("task", "arm"))
     p = np.stack([means, 1 - means], -1)[:, None]
     n = len(means)
@@ -20,16 +20,17 @@ def bernoulli(means):
 
 def independent(rng, n_tasks, arms):
     """k = `arms` arms with means from U[0, 1]: MDP. Duan et al. (2016), §3.1."""
-    if arms < 1:
-        raise ValueError(f"arms: {arms} is less than 1")
+    check(**locals())
+    require_memory(80, n_tasks, arms)
     return bernoulli(rng.random((n_tasks, arms)))
 
 
 def dependent(rng, n_tasks, difficulty="uniform"):
     """Two arms with means p and 1 − p: p ~ U[0, 1] ("uniform"), or p and 1 − p in random order with p = .1 ("easy"), .25 ("medium") or
     .4 ("hard"): MDP. Wang et al. (2016), §3.1. Raises ValueError on another name."""
-    if difficulty not in ("uniform", *DEPENDENT):
-        raise ValueError(f"difficulty: {difficulty!r} is not one of uniform, {', '.join(DEPENDENT)}")
+    check(**locals())
+    require_memory(160, n_tasks)
+    require(difficulty in ("uniform", *DEPENDENT), "difficulty", f"{difficulty!r:.99} is not one of uniform, {', '.join(DEPENDENT)}")
     u = rng.random(n_tasks)
     p = u if difficulty == "uniform" else np.where(u < 0.5, DEPENDENT[difficulty], 1 - DEPENDENT[difficulty])
     return bernoulli(np.stack([p, 1 - p], -1))

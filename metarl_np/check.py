@@ -8,9 +8,10 @@ from statistics import NormalDist
 import numpy as np
 
 from metarl_np import exact, exact_meta
+from metarl_np.arguments import check, require, require_array
 from metarl_np.losses import ESTIMATORS
 from metarl_np.maml import meta_gradient, replay, score_factor
-from metarl_np.mdp import MDP, require
+from metarl_np.mdp import MDP
 from metarl_np.policies import SoftmaxPolicy
 from metarl_np.returns import Episodes, leave_one_out_baseline
 from metarl_np.updates import Reinforce
@@ -44,16 +45,16 @@ class Verdict:
 def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
     """Plain arrays (T, K) of one task or (T, N, K) of N as `estimator_gradients` wants them. log_probs: of your policy when it acted;
     baseline: your own b_t; masked steps do not matter. ValueError on other shapes, NaN, infinity, states or actions not integer."""
-    shape, mask = np.shape(states), np.ones(np.shape(states), bool) if mask is None else np.asarray(mask)
+    shape = require_array("states", states).shape
+    mask = np.ones(shape, bool) if mask is None else require_array("mask", mask)
     good = mask.shape == shape and np.isin(mask, (0, 1)).all()
     require(good, "mask", f"expected booleans of the states' shape {shape}, got {mask.dtype} {mask.shape}")
     arrays = dict(states=states, actions=actions, rewards=rewards, mask=mask.astype(bool), log_probs=log_probs, baseline=baseline)
-    arrays = {name: np.asarray(x) for name, x in arrays.items() if x is not None}
+    whole = dict(states="iu", actions="iu")
+    arrays = {name: require_array(name, x, kinds=whole.get(name, "biuf")) for name, x in arrays.items() if x is not None}
     for name, x in arrays.items():
         fits = x.shape == shape and len(shape) in (2, 3) and x.size
         require(fits, name, f"expected shape (T, K) or (T, N, K) like the states', not empty, got {x.shape}")
-        integers = name not in ("states", "actions") or np.issubdtype(x.dtype, np.integer)
-        require(integers, name, f"expected integers, got {x.dtype}")
         require(np.isfinite(np.where(mask, x, 0)).all(), name, "not finite")
     return {name: np.where(mask, x, x.dtype.type(0)).reshape(len(x), -1, shape[-1]) for name, x in arrays.items()}
 
@@ -63,11 +64,12 @@ def estimator_gradients(theta, support, query, *, step_size, discount, baseline=
     theta (F, A). support: a list of `record`s, one for each inner step, query: one more, scored with the same baseline; a recorded one goes
     before the function `baseline`. policy: the tabular SoftmaxPolicy by default. The score's J is the query's mean return less the other
     tasks'. Raises ValueError if shapes do not fit, or recorded log-probabilities are not those of the parameters at their step."""
-    theta = np.asarray(theta, float)
-    require(theta.ndim == 2, "theta", f"expected shape (F, A), got {theta.shape}")
-    fits = isinstance(support, (list, tuple)) and all(isinstance(r, dict) for r in (*support, query))
+    theta = require_array("theta", theta) * 1.0
+    require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
+    fits = isinstance(support, (list, tuple)) and all(isinstance(r, dict) and {"states", "mask"} <= set(r) for r in (*support, query))
     require(fits, "support, query", "expected a list of `record`s, one for each inner step, and one `record`")
-    records, policy = [*support, query], policy or SoftmaxPolicy(*theta.shape)
+    records, policy = [*support, query], SoftmaxPolicy(*theta.shape) if policy is None else policy
+    check(policy=policy, baseline=baseline)
     episodes = [Episodes(*(r[name] for name in ("states", "actions", "rewards", "mask")), None, None, None) for r in records]
     for e, r in zip(episodes, records):  # the users' own, in place of those of a table
         e.__dict__.update(log_probs=r.get("log_probs"), baseline=r.get("baseline"))
@@ -85,16 +87,19 @@ def estimator_gradients(theta, support, query, *, step_size, discount, baseline=
 
 def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):
     """{"policy gradient": ∇J(θ), "(a)": ∇J(θ_k)}, exact, mean over tasks: (F, A) each. (∇²J and its parts: `exact_meta.hessians`.)"""
-    policy = policy or SoftmaxPolicy(*mdps.shape[1:])
-    slope = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
+    check(mdps=mdps)
+    policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
     adapted = exact_meta.adapted_return_gradient(mdps, policy, theta, step_size=step_size, steps=steps)
+    slope = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
     return {"policy gradient": slope.mean(0), "(a)": adapted.mean(0)}
 
 
 def expected_gradients(mdps, theta, *, step_size, episodes, steps=1, baseline=leave_one_out_baseline, lam=1.0, policy=None):
     """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b). Raises ValueError if they are too many.
     These, with `exact_gradients`, are the candidates for a gradient that is the mean of many sampled ones."""
-    theta, policy = np.asarray(theta, float), policy or SoftmaxPolicy(*mdps.shape[1:])
+    check(mdps=mdps)
+    theta = require_array("theta", theta) * 1.0
+    policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
     size, inner = dict(episodes=episodes, steps=steps), Reinforce(step_size, baseline)
     result = {"(b)": exact_meta.expected_adapted_return_gradient(mdps, policy, theta, inner, **size)}
     for name, score in product(ESTIMATORS, ("", "+score")):
@@ -107,15 +112,17 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     """Which of the candidates {name: gradient}, of any one shape, is this one? A Verdict that names all that it agrees with: those whose
     largest difference is at most tolerance · their largest component. If it is the mean of samples, standard_error (same shape) gives a
     statement at `confidence` instead: the largest |z| against Bonferroni's limit, valid however the components are correlated."""
-    gradient, candidates = np.asarray(gradient, float), {name: np.asarray(x, float) for name, x in candidates.items()}
-    require(candidates and 0 < confidence < 1, "candidates, confidence", f"{len(candidates)} must be positive, {confidence} in (0, 1)")
+    check(**locals())
+    require(isinstance(candidates, dict) and candidates, "candidates", f"expected a dictionary, not empty, got {candidates!r:.99}")
+    gradient = require_array("gradient", gradient) * 1.0
+    candidates = {name: require_array(f"candidates, {name}", x) * 1.0 for name, x in candidates.items()}
     require(np.isfinite(gradient).all(), "gradient", "not finite")
     for name, x in candidates.items():
         require(x.shape == gradient.shape, "gradient", f"shape {gradient.shape}, where {name} has {x.shape}")
         require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
     limit, scale = tolerance, {name: max(abs(x).max(), 1e-300) for name, x in candidates.items()}
     if standard_error is not None:
-        error = np.broadcast_to(np.asarray(standard_error, float), gradient.shape)
+        error = np.broadcast_to(require_array("standard_error", standard_error, (), gradient.shape), gradient.shape)
         require(((error >= 0) & np.isfinite(error)).all(), "standard_error", "negative or not finite")
         limit = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * gradient.size))
         scale = {name: np.maximum(error, tolerance * size) for name, size in scale.items()}

@@ -8,12 +8,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from metarl_np.arguments import check, require
+
 VERSION = 1
 
 
 def save(path, kind, **entries):
     """Write one .npz of this kind ("training", "result", "weights") to path + ".tmp" and rename that to `path`; one process at a time may.
     An entry is a number, string, bool, None, array, Generator, or (nested) dict, list or tuple of those; TypeError names another."""
+    check(**locals())
+
     def pack(x, name):  # as JSON; arrays become members of the .npz, under the names of their places
         if type(x) in (list, tuple):
             return {type(x).__name__: [pack(y, f"{name}[{i}]") for i, y in enumerate(x)]}
@@ -27,6 +31,7 @@ def save(path, kind, **entries):
         if x is not None and type(x) not in (bool, int, float, str):
             raise TypeError(f"{name}: expected numbers, strings, bools, None, arrays, Generators, dicts, lists and tuples, got {type(x)}")
         return x
+    require(isinstance(kind, str), "kind", f"expected a string, got {kind!r:.99}")
     arrays, temporary = {}, pathlib.Path(f"{path}.tmp")
     text = json.dumps({"dict": [[name, pack(x, name)] for name, x in entries.items()]})
     try:
@@ -42,6 +47,8 @@ def save(path, kind, **entries):
 def load(path, kind):
     """The dictionary of the entries that `save` wrote, never unpickling. FileNotFoundError if there is no file; ValueError, naming the file
     and what was expected, if it is truncated, damaged, foreign, of another kind or version."""
+    check(**locals())
+
     def generator(state):
         bits = {b.__name__: b for b in np.random.BitGenerator.__subclasses__()}[state[0]["bit_generator"]]()
         bits.__setstate__((state[0], np.random.SeedSequence(**state[1])))
@@ -64,8 +71,8 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
     after each `every`-th record, at the end and when interrupted, as things were after the last record: what a broken-off iteration drew
     from rng is forgotten, so draw nothing else from it. Records: dataclasses with iteration, theta, state, of fields that `save` takes.
     ValueError names the file and the key if `configuration` (a dict: settings, seed) is not the file's."""
-    if not (every >= 1 and every == int(every)):
-        raise ValueError(f"every: {every} is not a whole number of at least 1")
+    check(**locals())
+    require(isinstance(configuration or {}, dict), "configuration", f"expected a dictionary, got {configuration!r:.99}")
     configuration = (configuration or {}) | {"shape of theta": np.shape(theta), "rng": type(rng.bit_generator).__name__}
     first, state, last, record, now = 0, None, None, None, None
     if pathlib.Path(path).exists():

@@ -6,7 +6,8 @@ from functools import reduce
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
-from metarl_np.mdp import require, require_log_pi
+from metarl_np.arguments import check, require, require_memory, require_shapes
+from metarl_np.mdp import require_log_pi
 from metarl_np.returns import Episodes, discounted_return
 
 BLOCK = 16_384  # states whose action values stay in a core's cache until the sweep has reduced them to one number each
@@ -15,6 +16,7 @@ BLOCK = 16_384  # states whose action values stay in a core's cache until the sw
 @primitive
 def expect(mdps, v):
     """E[v(s') | s, a] = Σ_z P(z|s,a) v(s'_z): v (N, S) → (N, S, A)."""
+    require_shapes(mdps.shape[:2], v=v)
     return _expect(v.ravel(), mdps.next_rows, mdps.probabilities)
 
 
@@ -28,6 +30,7 @@ def _expect(v, rows, p):
 def push(mdps, m):
     """Σ_{s,a} m(s, a) P(s'|s, a): mass on (s, a) moved on to s', m (N, S, A) → (N, S). The transpose of `expect`."""
     n, s, _ = mdps.shape
+    require_shapes(mdps.shape, m=m)
     m = m[..., None] if mdps.probabilities.shape[-1] == 1 else m[..., None] * mdps.probabilities
     return np.bincount(mdps.next_rows.ravel(), m.ravel(), n * s).reshape(n, s)
 
@@ -44,6 +47,7 @@ def action_values(mdps, v):
 def _sweep(mdps, v, over_actions):
     """One pass over all states, a block at a time: v (N, S) → (N, S). over_actions(Q (B, A), slice of the N·S states) → (B,)."""
     n, s, a, z = mdps.successors.shape
+    require_shapes((n, s), v=v)
     rows, p, r = mdps.next_rows.reshape(-1, a, z), mdps.probabilities.reshape(-1, a, z), mdps.expected_rewards.reshape(-1, a)
     old, new = v.ravel(), np.empty(n * s)
     for part in (slice(low, low + BLOCK) for low in range(0, n * s, BLOCK)):
@@ -57,6 +61,7 @@ def _sweep(mdps, v, over_actions):
 @primitive
 def backup(mdps, pi, v):
     """T_π v = Σ_a π(a|s) Q(s, a), one sweep of policy evaluation: π (N, S, A), v (N, S) → (N, S). Sutton & Barto (2018), eq. 4.5."""
+    require_shapes(mdps.shape, pi=pi)
     rows = pi.reshape(-1, pi.shape[-1])
     return _sweep(mdps, v, lambda q, part: (q * rows[part]) @ np.ones(q.shape[1]))
 
@@ -70,9 +75,10 @@ def optimal_backup(mdps, v):
     return _sweep(mdps, v, lambda q, part: reduce(np.maximum, q.T))
 
 
-def values(mdps, log_pi):
+def values(mdps, log_pi, *, max_bytes=None):
     """V_t(s) with T − t steps to go, by backward induction from V_T = 0: (T + 1, N, S)."""
-    require_log_pi(log_pi, mdps.shape)
+    require_log_pi(log_pi, mdps)
+    require_memory(8, mdps.horizon + 1, *mdps.shape[:2], max_bytes=max_bytes)
     v, pi = [np.zeros(mdps.shape[:2])], np.exp(log_pi) + np.zeros((len(mdps), 1, 1))
     for _ in range(mdps.horizon):
         v.append(backup(mdps, pi, v[-1]))
@@ -81,18 +87,19 @@ def values(mdps, log_pi):
 
 def expected_return(mdps, log_pi):
     """J = E Σ_{t<T} γᵗ r_t = Σ_s start(s) V_0(s): (N,)."""
-    return np.sum(mdps.start * values(mdps, log_pi)[0], -1)
+    return np.sum(values(mdps, log_pi)[0] * mdps.start, -1)
 
 
-def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000):
+def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000, max_bytes=None):
     """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4.
     Solved densely, S² numbers per task, or, given a tolerance, by sweeps as `stationary_optimal_values`, whose cost is linear in S. Solved
     densely it raises ValueError at γ = 1 where a state does not surely reach a terminal one."""
-    require_log_pi(log_pi, mdps.shape)
+    require_log_pi(log_pi, mdps)
     n, s, _ = mdps.shape
     pi = np.exp(log_pi) * ~mdps.terminal[..., None]
     if tolerance is not None:
         return _fixed_point(mdps, lambda v: backup(mdps, pi, v), tolerance, max_sweeps)
+    require_memory(8, n, s, s, max_bytes=max_bytes)
     cell = np.arange(n * s).reshape(n, s, 1, 1) * s + mdps.successors
     p_pi = np.bincount(cell.ravel(), (pi[..., None] * mdps.probabilities).ravel(), n * s * s).reshape(n, s, s)
     if mdps.discount == 1:
@@ -104,8 +111,10 @@ def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000):
     return np.linalg.solve(np.eye(s) - mdps.discount * p_pi, r_pi[..., None])[..., 0]
 
 
-def optimal_values(mdps):
+def optimal_values(mdps, *, max_bytes=None):
     """V*_t(s) = max_a Q*_t(s, a) by backward induction: (T + 1, N, S). The optimum over all policies, time-dependent ones too."""
+    check(mdps=mdps)
+    require_memory(8, mdps.horizon + 1, *mdps.shape[:2], max_bytes=max_bytes)
     v = np.zeros((mdps.horizon + 1,) + mdps.shape[:2])
     for t in reversed(range(mdps.horizon)):
         v[t] = optimal_backup(mdps, v[t + 1])
@@ -121,7 +130,7 @@ def optimal_log_pi(mdps):
 
 def optimal_return(mdps):
     """J* = Σ_s start(s) V*_0(s): (N,)."""
-    return np.sum(mdps.start * optimal_values(mdps)[0], -1)
+    return np.sum(optimal_values(mdps)[0] * mdps.start, -1)
 
 
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
@@ -132,6 +141,7 @@ def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
 
 def _fixed_point(mdps, sweep, tolerance, max_sweeps):
     """v = sweep(v) from 0, (N, S), to `tolerance`."""
+    check(**locals())
     v = np.zeros(mdps.shape[:2])
     gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
     for _ in range(max_sweeps):
@@ -141,9 +151,10 @@ def _fixed_point(mdps, sweep, tolerance, max_sweeps):
     raise ValueError(f"max_sweeps: at discount {mdps.discount} the values have not converged after {max_sweeps} sweeps")
 
 
-def occupancy(mdps, log_pi):
+def occupancy(mdps, log_pi, *, max_bytes=None):
     """d_t(s) = γᵗ Pr(s_t = s), by pushing the start distribution forward: (T, N, S)."""
-    require_log_pi(log_pi, mdps.shape)
+    require_log_pi(log_pi, mdps)
+    require_memory(8, mdps.horizon, *mdps.shape[:2], max_bytes=max_bytes)
     d = [mdps.start]
     for _ in range(mdps.horizon - 1):
         d.append(mdps.discount * push(mdps, d[-1][..., None] * np.exp(log_pi)))
@@ -160,6 +171,7 @@ def policy_gradient_table(mdps, log_pi):
 def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     """Every episode of N small MDPs that is possible under some policy, of probability dynamics · Π_t π(a_t|s_t) over its unmasked steps:
     (Episodes, dynamics (N, M)), filled up with fully masked ones of probability 0. Raises ValueError if there are too many."""
+    check(**locals())
     n, s, a, z = mdps.successors.shape
     count = np.ones((n, s))
     for _ in range(mdps.horizon):
@@ -188,6 +200,7 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
 
 def enumerated_return(log_pi, episodes, dynamics, discount):
     """J = Σ_τ Pr(τ) Σ_t γᵗ r_t over enumerated episodes, differentiable through log π: (N,)."""
+    require_shapes(episodes.last_states.shape, dynamics=dynamics)
     table, task = log_pi + np.zeros((len(dynamics), 1, 1)), np.arange(len(dynamics))[:, None]
     log_p = np.sum(np.where(episodes.mask, table[task, episodes.states, episodes.actions], 0.0), 0)
     return np.sum(dynamics * np.exp(log_p) * discounted_return(episodes.rewards, discount), -1)

@@ -9,20 +9,21 @@ import autograd.numpy as np
 from autograd import grad, jacobian
 
 from metarl_np import exact
+from metarl_np.arguments import check, require, require_finite, require_memory
 from metarl_np.losses import log_likelihood, stop
 from metarl_np.maml import Adaptation, meta_gradient, per_task
-from metarl_np.mdp import require
 from metarl_np.returns import discounted_return
 from metarl_np.updates import FirstOrder, Reinforce
 
 
+@np.errstate(over="ignore", invalid="ignore")  # it raises instead
 def adapted_return(mdps, policy, theta, *, step_size, steps=1):
     """(a) J(θ_k), θ_{j+1} = θ_j + α∇J(θ_j) with exact gradients: θ (F, A) or (N, F, A) → (N,), differentiable."""
-    require(steps >= 0, "steps", f"{steps} is negative")
-    require(np.isfinite(step_size), "step_size", f"{step_size} is not finite")
+    check(**locals())
     theta = per_task(mdps, theta)
-    for _ in range(steps):
+    for j in range(steps):
         theta = theta + step_size * policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
+        require_finite(theta, "adapted parameters", f" after inner step {j + 1}; is the step_size {step_size} too large?")
     return exact.expected_return(mdps, policy.log_pi(theta))
 
 
@@ -31,12 +32,14 @@ def adapted_return_gradient(mdps, policy, theta, *, step_size, steps=1):
     return grad(lambda th: np.sum(adapted_return(mdps, policy, th, step_size=step_size, steps=steps)))(per_task(mdps, theta))
 
 
-def hessians(mdps, policy, theta):
+def hessians(mdps, policy, theta, *, max_bytes=None):
     """{"H": ∇²J, "H1", "H2", "H12"} with H = H₁ + H₂ + H₁₂ + H₁₂ᵀ, each (N, P, P), P = F·A. See `losses` for what they are.
     From ∇J = Σ W(s, a) ∇log π(a|s) with the theorem's weights W = d π Q: H₂ is what ∇²log π contributes at fixed W, H₁ what the change of π
     in W contributes (∇π = π ∇log π, so W ∇log π is the change), H₁₂ what the change of Q does, and its transpose what d does."""
+    check(mdps=mdps, policy=policy)
     theta, score = per_task(mdps, theta), policy.weighted_score
     size = (len(mdps), theta[0].size, theta[0].size)
+    require_memory(8, *size, max_bytes=max_bytes)  # for each
 
     def weights(th):
         return exact.policy_gradient_table(mdps, policy.log_pi(th))
@@ -52,14 +55,16 @@ def hessians(mdps, policy, theta):
     return {name: np.moveaxis(slope, 2, 0).reshape(size) for name, slope in slopes.items()}
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
     """Every history of k = `steps` inner updates, each on K = `episodes` episodes, in one small MDP: (Adaptation, probability (R,)).
     The R histories are the task axis of the Adaptation; its query is left empty. The next data set is drawn with the parameters that the
     ones before it led to, so the probability depends on θ (F, A) through all of them, and autograd sees how. Raises ValueError with the
     number of histories if it is above max_datasets, and on Gaussian reward noise, which no enumeration can hold."""
+    check(**locals())
     require(len(mdps) == 1, "mdps", f"the data sets of one task are enumerated, not of {len(mdps)}")
     require(not mdps.reward_noise.any(), "mdps", "reward_noise is not 0: Gaussian rewards cannot be enumerated (Bernoulli ones can)")
-    require(episodes >= 1 and steps >= 1, "episodes, steps", f"{episodes} and {steps} must be at least 1")
+    require(steps > 0, "steps", "0 is not at least 1")
     every, dynamics = exact.enumerate_episodes(mdps)
     m, power = dynamics.shape[1], episodes * steps
     require(m**power <= max_datasets, "max_datasets", f"{m} episodes make {m}^{power} = {m**power} data sets, above {max_datasets}; "
@@ -74,6 +79,7 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
         probability = np.repeat(probability, len(sets)) * np.exp(log_likelihood(log_pi, seen[-1])) * dynamics[0][chosen].prod(-1)
         data = [inner.prepare(mdps, policy, stop(th), e) for th, e in zip(thetas, seen)]
         thetas.append(inner(policy, thetas[-1], data[-1]))
+        require_finite(thetas[-1], "adapted parameters", f" after inner step {len(data)} of {inner!r:.50}")
     returns = np.array([discounted_return(e.rewards, mdps.discount).mean(-1) for e in seen])
     return Adaptation(thetas, seen, data, returns, None), probability
 

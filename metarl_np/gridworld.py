@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_np.mdp import MDP, require
+from metarl_np.arguments import check, require, require_array, require_memory
+from metarl_np.mdp import MDP
 
 START, GOAL, WALL, PIT, FREE = "SG#O."
 MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # actions 0..3: up, down, left, right
@@ -29,23 +30,23 @@ class GridWorld:
     free_cells = property(lambda self: np.flatnonzero(self.kind(FREE, GOAL)))  # (F,) where a goal may be put, ascending
 
     def __post_init__(self):
-        rows = tuple(self.layout.split() if isinstance(self.layout, str) else self.layout)
+        check(**vars(self))
+        rows = self.layout.split() if isinstance(self.layout, str) else self.layout
+        good = isinstance(rows, (list, tuple)) and all(isinstance(row, str) for row in rows)
+        require(good, "layout", f"expected strings, got {self.layout!r:.99}")
         require(len(rows) and len(rows[0]), "layout", "an empty map")
         require([len(row) == len(rows[0]) for row in rows], "layout", f"ragged map, row 0 has {len(rows[0])} cells", ("row",))
         known = [[cell in START + GOAL + WALL + PIT + FREE for cell in row] for row in rows]
         require(known, "layout", "unknown map character", ("row", "column"))
-        object.__setattr__(self, "layout", rows)
+        object.__setattr__(self, "layout", tuple(rows))
         require(self.kind(START).any(), "layout", f"the map has no start, {START!r}")
-        require(0 <= self.slip <= 1, "slip", f"{self.slip} is outside [0, 1]")
-        for name in ("goal_reward", "step_reward", "pit_reward", "bump_penalty"):
-            require(np.isfinite(getattr(self, name)), name, f"{getattr(self, name)} is not finite")
-        require(self.goal_reward > 0, "goal_reward", f"{self.goal_reward} is not positive")
-        require(self.bump_penalty >= 0, "bump_penalty", f"{self.bump_penalty} is negative; it is subtracted")
 
     @classmethod
     def open(cls, height, width, **rules):
         """A field without walls, the start in the upper left corner."""
-        require(min(height, width) >= 1 and height * width >= 2, "height, width", f"{height} x {width} has no room for a start and a goal")
+        check(**locals())
+        require_memory(500, height, width)  # of one task
+        require(height * width >= 2, "height, width", f"{height} x {width} has no room for a start and a goal")
         field = START + FREE * (height * width - 1)
         return cls(tuple(field[i:i + width] for i in range(0, height * width, width)), **rules)
 
@@ -55,8 +56,9 @@ class GridWorld:
 
     def split_goals(self, rng, n_train, n_held_out):
         """Draw disjoint training and held-out goals from the free cells: (n_train,), (n_held_out,) int."""
+        check(**locals())
         cells = self.free_cells
-        fits = n_train >= 1 and n_held_out >= 0 and n_train + n_held_out <= len(cells)
+        fits = n_train + n_held_out <= len(cells)
         require(fits, "n_train, n_held_out", f"{n_train} + {n_held_out} goals do not fit into {len(cells)} free cells")
         train, held_out = np.split(rng.permutation(cells)[: n_train + n_held_out], [n_train])
         assert not set(train) & set(held_out)
@@ -67,9 +69,9 @@ class GridWorld:
         (h, w), goal = self.shape, self.kind(GOAL)[None]
         require(goals is not None or goal.any(), "goals", f"the map has no goal, {GOAL!r}, and none are given")
         if goals is not None:
-            goals = np.atleast_1d(goals)
-            fits = goals.ndim == 1 and goals.size and np.issubdtype(goals.dtype, np.integer)
-            require(fits, "goals", f"expected one cell per task, (N,) integers, got shape {goals.shape}")
+            goals = np.atleast_1d(require_array("goals", goals))
+            fits = goals.ndim == 1 and goals.size and goals.dtype.kind in "iu"
+            require(fits, "goals", f"expected one cell per task, integers of shape (N,), got {goals.dtype} {goals.shape}")
             require(np.isin(goals, self.free_cells), "goals", f"not one of the {len(self.free_cells)} free cells of the map")
             goal = goals[:, None] == np.arange(h * w)
         wall, pit, n = self.kind(WALL), self.kind(PIT), len(goal)
@@ -78,6 +80,7 @@ class GridWorld:
         bump = (inside != cell).any(-1) | wall[inside @ (w, 1)]
         target = np.where(bump, np.arange(h * w)[:, None], inside @ (w, 1))  # (S, 4)
         turns = np.array([[0, 2, 3], [1, 2, 3], [2, 0, 1], [3, 0, 1]])[:, : 3 if self.slip else 1]  # (A, Z)
+        require_memory(160, n, h, w, turns.shape[1])
         target, bump = target[:, turns], bump[:, turns]  # (S, A, Z)
         chance = np.array([1 - self.slip, self.slip / 2, self.slip / 2]) if self.slip else np.ones(1)
         terminal = goal | pit | wall
@@ -91,7 +94,10 @@ class GridWorld:
         """The map as text, with the goal (a cell), and the greedy policy's actions (S,) as arrows on the free cells."""
         cells = np.array(list("".join(self.layout)))
         if actions is not None:
+            actions = require_array("actions", actions, cells.shape, kinds="iu")
+            require((actions >= 0) & (actions < len(MOVES)), "actions", "outside 0..3", ("state",))
             cells = np.where(self.kind(START, FREE), np.array(list(ARROWS))[actions], cells)
         if goal is not None:
+            require(np.ndim(goal) == 0 and goal in range(len(cells)), "goal", f"{goal!r:.99} is no cell of the map")
             cells[self.kind(GOAL)], cells[goal] = FREE, GOAL
         return "\n".join("".join(row) for row in cells.reshape(self.shape))

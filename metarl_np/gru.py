@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from autograd.extend import defvjp, primitive
 
-from metarl_np.mdp import require
-from metarl_np.policies import NotFinite
+from metarl_np.arguments import check, require, require_array, require_finite, require_memory, require_shapes
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class GRU:
     outputs: int  # O
 
     def __post_init__(self):
-        for name in ("inputs", "units", "outputs"):
-            require(getattr(self, name) in range(1, 2**20), name, f"{getattr(self, name)} is not a whole number of at least 1")
+        check(**vars(self))
+        require_memory(8, self.size)
 
     @property
     def shapes(self):
@@ -47,16 +46,16 @@ class GRU:
 
     def split(self, theta):
         """θ (P,) → views W (3H, D), U (3H, H), b (3H, 1), V (O, H), v (O, 1). Raises ValueError unless θ is (P,) and finite."""
-        require(np.shape(theta) == (self.size,), "theta", f"expected {self.size} parameters, got shape {np.shape(theta)}")
-        if not np.isfinite(theta).all():
-            raise NotFinite("theta: parameters that are not finite")
+        theta = require_array("theta", theta, (self.size,))
+        require_finite(theta, "theta: parameters")
         ends = np.cumsum([rows * columns for rows, columns in self.shapes])[:-1]
         return [part.reshape(shape) for part, shape in zip(np.split(theta, ends), self.shapes)]
 
     def init(self, rng, dtype=np.float32, memory=1.0):
         """Orthogonal U, W ~ N(0, 1/D), a read-out near 0, and b_z = log u with u ~ U[1, memory], so that units keep what they hold for
         up to `memory` steps (Tallec & Ollivier 2018): θ (P,). Raises ValueError on a memory below 1."""
-        require(1 <= memory < np.inf, "memory", f"{memory} is not at least 1")
+        check(**locals())
+        require(dtype in (float, np.float32, np.float64), "dtype", f"{dtype!r:.99} is neither float32 nor float64")
         h = self.units
         W, U, b, V, v = (rng.standard_normal(shape) for shape in self.shapes)
         U = np.concatenate([np.linalg.qr(u)[0] for u in U.reshape(3, h, h)])
@@ -98,10 +97,11 @@ def forward(net, theta, x):
 def backward(net, theta, x, trace, g):
     """∂L/∂θ (P,) from g = ∂L/∂y (T, O, N), by back-propagation through time over the whole of x."""
     W, U, b, V, v = net.split(theta)
+    require_shapes((len(x), net.outputs, x.shape[2]), g=g)
     (h, gates, u_c), n = trace, net.units
-    d = np.zeros((4 * n, net.inputs), theta.dtype), np.zeros_like(U), np.zeros(4 * n, theta.dtype), np.zeros_like(V)
-    g_h, last, ones = np.matmul(V.T, g), np.zeros_like(h[0]), np.ones(x.shape[2], theta.dtype)
-    a = np.empty((4 * n, x.shape[2]), theta.dtype)
+    d = np.zeros((4 * n, net.inputs), U.dtype), np.zeros_like(U), np.zeros(4 * n, U.dtype), np.zeros_like(V)
+    g_h, last, ones = np.matmul(V.T, g), np.zeros_like(h[0]), np.ones(x.shape[2], U.dtype)
+    a = np.empty((4 * n, x.shape[2]), U.dtype)
     a_z, a_r, a_u, a_c = a.reshape(4, n, -1)  # z̄, r̄, r ∘ c̄, c̄
     for t in reversed(range(len(x))):
         z, r, c = gates[t].reshape(3, n, -1)

@@ -15,6 +15,7 @@ action, lvc and dice keep theirs, and naive's becomes H₂ − E Σ γᵗ b_t �
 import autograd.numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
 
+from metarl_np.arguments import require_shapes
 from metarl_np.policies import kl
 from metarl_np.returns import discounts, gae, no_baseline, reward_to_go
 
@@ -33,12 +34,15 @@ def magic_box(x):
 @primitive
 def gather(table, states, actions):
     """table(s_t, a_t): table (N, S, A), states and actions (T, N, K) → (T, N, K)."""
+    require_shapes(np.shape(states), actions=actions)
+    require_shapes((states.shape[1],) + np.shape(table)[-2:], table=table)
     return table[np.arange(states.shape[1])[:, None], states, actions]
 
 
 @primitive
 def scatter(steps, states, actions, n_states, n_actions):
     """Σ_{t,k} steps_t [s_t = s, a_t = a]: (T, N, K) → (N, S, A). The transpose of `gather`."""
+    require_shapes(steps.shape, states=states, actions=actions)
     n = states.shape[1]
     cell = states * n_actions + actions + np.arange(n)[:, None] * (n_states * n_actions)
     return np.bincount(cell.ravel(), steps.ravel(), n * n_states * n_actions).reshape(n, n_states, n_actions)
@@ -51,7 +55,9 @@ defvjp(scatter, lambda ans, steps, s, a, n_states, n_actions: lambda g: gather(g
 def reinforce_weights(episodes, discount, *, baseline=no_baseline, drop_discount=False):
     """γᵗ (G_t − b_t), 0 on masked steps: Episodes → (T, N, K). drop_discount leaves γᵗ out: the gradient of nothing in particular."""
     returns = reward_to_go(episodes.rewards * episodes.mask, discount)
-    weights = returns - baseline(returns, episodes)
+    b = baseline(returns, episodes)
+    require_shapes(returns.shape, (), baseline=b)
+    weights = returns - b
     weights *= episodes.mask  # in place: half the time of a large batch is fresh memory
     weights *= 1.0 if drop_discount else discounts(discount, len(returns), returns)
     return weights
@@ -70,11 +76,13 @@ def gather_log_probs(log_pi, states, actions):
 def reinforce(log_probs, weights):
     """Σ_t mean_k w_t log π(a_t|s_t): (T, N, K), (T, N, K) → (N,). Its gradient is the REINFORCE estimate of ∇J.
     With w_t = γᵗ (G_t − b_t): ∇J = E Σ_t γᵗ ∇log π(a_t|s_t) Q_t(s_t, a_t). Williams (1992); Sutton & Barto (2018), §13.3."""
+    require_shapes(np.shape(weights), log_probs=log_probs)
     return np.sum(np.mean(log_probs * weights, -1), 0)
 
 
 def reinforce_folded(log_pi, table):
     """Σ_{s,a} W(s, a) log π(a|s): (S, A) or (N, S, A), (N, S, A) → (N,). Equal to `reinforce` on what was folded into W."""
+    require_shapes(np.shape(table), np.shape(table)[-2:], log_pi=log_pi)
     return np.sum(log_pi * table, (-2, -1))
 
 
@@ -91,12 +99,14 @@ def lvc(log_probs, rewards, baseline, mask, discount):
 def dice(log_probs, rewards, baseline, mask, discount):
     """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), §4. (Inside the product, as r_t − b_t, b would
     bias the first derivative already; Mao et al. (2019) add a baseline for the second, which is not here.)"""
+    require_shapes(np.shape(mask), (), log_probs=log_probs, rewards=rewards, baseline=baseline)
     steps = magic_box(np.cumsum(log_probs * mask, 0)) * rewards + (1 - magic_box(log_probs)) * baseline
     return np.sum(np.mean(steps * mask * discounts(discount, len(mask), mask), -1), 0)
 
 
 def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
     """Σ_t γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)], w_t = λ w_{t−1} + log π_t. Farquhar et al. (2019), §4."""
+    require_shapes(np.shape(mask), log_probs=log_probs)
     lag = np.arange(len(mask))[:, None] - np.arange(len(mask))
     w = np.tensordot(np.where(lag >= 0, float(lam) ** np.maximum(lag, 0), 0.0), log_probs * mask, 1)
     return reinforce(magic_box(w) - magic_box(w - log_probs), _weights(rewards, baseline, mask, discount))
@@ -108,6 +118,7 @@ FOLDED = ("first_order", "naive", "lvc")  # those that depend on the episodes th
 
 def _weights(rewards, baseline, mask, discount):
     """γᵗ (G_t − b_t) on unmasked steps: (T, N, K)."""
+    require_shapes(np.shape(mask), (), rewards=rewards, baseline=baseline)
     return (reward_to_go(rewards * mask, discount) - baseline) * mask * discounts(discount, len(mask), mask)
 
 
@@ -143,4 +154,5 @@ def visits(episodes, n_states):
 
 def mean_kl(policy, old, new, nu):
     """KL̄ = Σ_s ν(s) KL(π_old(·|s)‖π_new(·|s)) in nats: θ (N, F, A) twice, ν (N, S) → (N,)."""
+    require_shapes((len(old), policy.n_states), nu=nu)
     return np.sum(nu * kl(policy.log_pi(old), policy.log_pi(new)), -1)

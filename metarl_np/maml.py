@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import autograd.numpy as np
 from autograd import grad
 
+from metarl_np.arguments import check, NotFinite, require, require_array, require_finite, require_shapes
 from metarl_np.losses import FOLDED, gather, log_likelihood, reinforce_folded
-from metarl_np.mdp import require
 from metarl_np.optim import adam
-from metarl_np.policies import LinearPolicy, NotFinite
-from metarl_np.returns import discounted_return, leave_one_out_baseline
+from metarl_np.policies import LinearPolicy
+from metarl_np.returns import Episodes, discounted_return, leave_one_out_baseline
 from metarl_np.rollouts import rollout
 from metarl_np.updates import Reinforce, reinforce_table
 
@@ -27,17 +27,21 @@ class Adaptation:
     query: np.ndarray  # (N, S, A): folded REINFORCE weights of the query episodes; None where the query is exact
 
 
+@np.errstate(over="ignore", invalid="ignore")  # it raises instead
 def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
     """k = `steps` inner updates θ_i ← U(θ_i, D) in all tasks at once, each on `episodes` = K new episodes per task (or k + 1 recorded
     Episodes, a list), from θ (F, A) or (N, F, A). Finn et al. (2017), Algorithm 3, lines 5–8. ValueError on k < 0, and as `rollout`."""
-    require(steps >= 0, "steps", f"{steps} is negative")
+    recorded = isinstance(episodes, list) and all(isinstance(e, Episodes) for e in episodes) and len(episodes) - 1 == steps
+    check(mdps=mdps, policy=policy, inner=inner, steps=steps, episodes=1 if recorded else episodes)
     thetas, path, data = [per_task(mdps, theta)], [], []
     for j in range(steps + 1):
         log_pi = policy.log_pi(thetas[j] if j else theta)  # tables for shared parameters cost less
-        path.append(episodes[j] if isinstance(episodes, list) else rollout(rng, mdps, log_pi, episodes))
+        path.append(episodes[j] if recorded else rollout(rng, mdps, log_pi, episodes))
         if j < steps:
             data.append(inner.prepare(mdps, policy, thetas[j], path[j]))
             thetas.append(inner(policy, thetas[j], data[j]))
+            too = f"; is the inner step_size {inner.step_size} too large?" if hasattr(inner, "step_size") else f" of {inner!r:.50}"
+            require_finite(thetas[-1], "adapted parameters", f" after inner step {j + 1}{too}")
     returns = np.array([discounted_return(e.rewards * e.mask, mdps.discount).mean(-1) for e in path])
     query = reinforce_table(mdps, path[-1], baseline=getattr(inner, "baseline", leave_one_out_baseline))
     return Adaptation(thetas, path, data, returns, query)
@@ -46,6 +50,9 @@ def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
 def replay(mdps, policy, theta, inner, episodes, names=None):
     """`adapt` on k + 1 recorded Episodes, the last being the query: θ (F, A) or (N, F, A) → Adaptation. Raises ValueError, with the name of
     the Episodes, if they do not fit the tasks, or have log-probabilities that are not those of the parameters which sampled them."""
+    check(mdps=mdps, policy=policy, inner=inner)
+    good = isinstance(episodes, (list, tuple)) and len(episodes) and all(isinstance(e, Episodes) for e in episodes)
+    require(good, "episodes", "expected a list of Episodes, the last being the query")
     (n, s, a), names = mdps.shape, names or [f"episodes[{j}]" for j in range(len(episodes))]
     for name, e in zip(names, episodes):
         require(e.states.shape[1] == n, name, f"{e.states.shape[1]} tasks, where there should be {n}")
@@ -62,7 +69,10 @@ def replay(mdps, policy, theta, inner, episodes, names=None):
 
 def per_task(mdps, theta):
     """A copy of θ for each task, so that one backward pass over the sum of the tasks gives each its own gradient: (N, F, A)."""
-    require(np.ndim(theta) != 3 or len(theta) == len(mdps), "theta", f"shape {np.shape(theta)}, where there are {len(mdps)} tasks")
+    check(mdps=mdps)
+    theta = require_array("theta", theta)
+    fits = np.shape(theta)[:-2] in ((), (len(mdps),)) and np.ndim(theta) > 1
+    require(fits, "theta", f"shape {np.shape(theta)}, where there are {len(mdps)} tasks")
     return np.zeros((len(mdps),) + np.shape(theta)[-2:]) + theta
 
 
@@ -70,6 +80,7 @@ def meta_objective(policy, theta, path, inner, outer, score=None):
     """L_i(U(…U(θ_i, D_i1)…, D_ik)) per task, at the fixed data of `path`: θ (N, F, A) → (N,). Finn et al. (2017), eq. 1 and 4. outer:
     adapted θ (N, F, A) → (N,), the query's surrogate or the exact J. score: None, or J_i − c_i (N,): adds (J_i − c_i) Σ_j log p(D_ij),
     the change of the inner data's distribution, through every θ that drew it (E-MAML: Stadie et al. 2018; Al-Shedivat et al. 2018)."""
+    require_shapes((len(theta),), (), score=0.0 if score is None else score)
     log_p = 0.0
     for data, episodes in zip(path.data, path.episodes):
         if score is not None:
@@ -117,19 +128,21 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
     sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. state, first: the optimiser's state and the iteration to go
     on from (`checkpoint.resumable`). Raises ValueError on a θ of several tasks or a step size that is not finite; a NaN or infinity that
     comes up raises FloatingPointError, naming the iteration and the quantity."""
-    require(np.ndim(theta) == 2, "theta", f"expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
-    require(np.isfinite(step_size), "step_size", f"{step_size} is not finite")
-    require(0 <= first <= iterations, "first", f"{first} is outside 0..{iterations}")
+    check(**locals())
+    require(require_array("theta", theta).ndim == 2, "theta", f"expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
+    require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for iteration in range(first, iterations):
+        mdps = sample_tasks(rng)
         try:
-            path = adapt(rng, sample_tasks(rng), policy, theta, inner, steps=steps, episodes=episodes)
+            with np.errstate(all="ignore"):  # what is not finite raises
+                path = adapt(rng, mdps, policy, theta, inner, steps=steps, episodes=episodes)
+                require_finite(path.returns, "returns")
+                g = meta_gradient(policy, path, inner, score=score_factor(path.returns[-1]) if score else None).mean(0)
+                require_finite(g, "gradient")
+                theta, state = optimiser(theta, g, state, step_size=step_size)
+                require_finite(theta, "parameters", f" after a step of size {step_size}")
         except NotFinite as error:
             raise NotFinite(f"iteration {iteration}: {error}") from error
-        g = meta_gradient(policy, path, inner, score=score_factor(path.returns[-1]) if score else None).mean(0)
-        theta, state = optimiser(theta, g, state, step_size=step_size)
-        for name, x in (("adapted parameters", path.thetas[-1]), ("returns", path.returns), ("gradient", g), ("parameters", theta)):
-            if not np.isfinite(x).all():
-                raise FloatingPointError(f"iteration {iteration}: {name} that are not finite")
         yield Iteration(iteration, theta, path.returns.mean(1), np.linalg.norm(g), state)
 
 

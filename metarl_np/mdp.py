@@ -6,19 +6,17 @@ from functools import cached_property
 import numpy as np
 from autograd.extend import notrace_primitive
 
+from metarl_np.arguments import check, require, require_array, require_memory, require_shapes
 
-def require(good, argument, why, axes=("task", "state", "action", "successor")):
-    """Raise ValueError naming `argument`, and the first place where `good` (N, S, …) is False, unless it is True everywhere."""
-    good = np.asarray(good, bool)
-    if not good.all():
-        where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, np.argwhere(~good)[0]))
-        raise ValueError(f"{argument}: {why}" + (f" (at {where})" if where else ""))
+
+LARGEST = 1e37  # of a reward: the sampler's are float32
 
 
 @notrace_primitive
-def require_log_pi(log_pi, shape):
-    """Raise ValueError, naming task and state, unless log_pi (S, A) or (N, S, A) are log-probabilities for `shape` = (N, S, A)."""
-    require(np.shape(log_pi) in (shape[1:], shape), "log_pi", f"expected shape {shape[1:]} or {shape}, got {np.shape(log_pi)}")
+def require_log_pi(log_pi, mdps):
+    """Raise ValueError, naming task and state, unless log_pi (S, A) or (N, S, A) are log-probabilities for these tasks."""
+    check(mdps=mdps)
+    shape, log_pi = mdps.shape, require_array("log_pi", log_pi, mdps.shape[1:], mdps.shape)
     total = np.exp(np.minimum(log_pi, 1.0)) @ np.ones(shape[2])  # a product: a sum over a short last axis takes ten times as long
     require(np.broadcast_to(abs(total - 1) < 1e-6, shape[:2]), "log_pi", "not log-probabilities; are the parameters finite?")
 
@@ -39,30 +37,28 @@ class MDP:
     shape = property(lambda self: self.successors.shape[:3])  # (N, S, A): tasks, states, actions
 
     def __post_init__(self):
-        z = np.asarray(self.successors)
+        z = require_array("successors", self.successors)
         require(z.ndim == 4 and z.size, "successors", f"expected shape (N, S, A, Z) with no empty axis, got {z.shape}")
-        require(np.issubdtype(z.dtype, np.integer), "successors", f"expected integers, got {z.dtype}")
+        require_array("successors", z, kinds="iu")
         n, s = z.shape[:2]
         require((z >= 0) & (z < s), "successors", f"a successor outside 0..{s - 1}")
         shapes = dict(probabilities=z.shape, rewards=z.shape, start=(n, s), terminal=(n, s), reward_noise=(n,))
-        arrays = {name: np.array(getattr(self, name), bool if name == "terminal" else float) for name in shapes}
-        if arrays["reward_noise"].ndim == 0:
-            arrays["reward_noise"] = np.repeat(arrays["reward_noise"], n)
-        for name, shape in shapes.items():
-            require(arrays[name].shape == shape, name, f"expected shape {shape}, got {arrays[name].shape}")
+        if np.ndim(self.reward_noise) == 0:
+            object.__setattr__(self, "reward_noise", np.repeat(self.reward_noise, n))
+        arrays = {name: require_array(name, getattr(self, name), shape) for name, shape in shapes.items()}
+        require(np.isin(arrays["terminal"], (0, 1)), "terminal", "neither true nor false")
+        arrays = {name: np.array(x, bool if name == "terminal" else float) for name, x in arrays.items()}
         p, r, start, end, noise = arrays.values()
         for name, x in (("probabilities", p), ("start", start)):
             require(x >= 0, name, "negative or NaN")
             require(abs(x.sum(-1) - 1) < 1e-6, name, "does not sum to one")
             arrays[name] = x / x.sum(-1, keepdims=True)  # float32 arrays are welcome: what is left of 1 is shared out
-        require(np.isfinite(r), "rewards", "not finite")
+        require(abs(r) <= LARGEST, "rewards", f"not finite or above {LARGEST}")
         require((start == 0) | ~end, "start", "probability on a terminal state: such an episode has no step")
         stays = (p == 0) | ((z == np.arange(s)[:, None, None]) & (r == 0))
         require(stays | ~end[..., None, None], "terminal", "a terminal state must be absorbing and pay 0")
-        require((noise >= 0) & np.isfinite(noise), "reward_noise", "negative or not finite")
-        require(0 <= self.discount <= 1, "discount", f"{self.discount} is outside [0, 1]")
-        whole = 1 <= self.horizon < np.inf and self.horizon == int(self.horizon)
-        require(whole, "horizon", f"{self.horizon} is not a whole number of at least 1")
+        require((noise >= 0) & (noise <= LARGEST), "reward_noise", f"negative or not finite, or above {LARGEST}")
+        check(discount=self.discount, horizon=self.horizon)
         for name, x in dict(arrays, successors=z.astype(np.int32)).items():
             object.__setattr__(self, name, _read_only(x))
         object.__setattr__(self, "horizon", int(self.horizon))
@@ -71,10 +67,10 @@ class MDP:
     def from_dense(cls, P, R, start, *, discount, horizon, terminal=False, reward_noise=0.0):
         """One task from P (S, A, S), R (S, A) or (S, A, S), or N from P (N, S, A, S), R (N, S, A) or (N, S, A, S).
         start: a state, or a distribution (S,) or (N, S). terminal: bool, (S,) or (N, S). Raises ValueError as MDP does."""
-        P, R = np.asarray(P, float), np.asarray(R, float)
+        P, R = require_array("P", P), require_array("R", R)
         fits = P.ndim in (3, 4) and P.shape[-1] == P.shape[-3] and P.size
         require(fits, "P", f"expected shape (S, A, S) or (N, S, A, S), got {P.shape}")
-        require(R.shape in (P.shape, P.shape[:-1]), "R", f"expected shape {P.shape[:-1]} or {P.shape}, got {R.shape}")
+        require_shapes(P.shape[:-1], P.shape, R=R)
         R = np.broadcast_to(R if R.ndim == P.ndim else R[..., None], P.shape)
         P, R = (P[None], R[None]) if P.ndim == 3 else (P, R)
         require(P >= 0, "P", "negative or NaN")
@@ -91,8 +87,10 @@ class MDP:
         """Tasks from Gymnasium's toy-text table(s) `env.unwrapped.P`, {s: {a: [(p, s', r, done), …]}}, one or a sequence.
         start: a state, or `env.unwrapped.initial_state_distrib` (S,) or (N, S). `done` sits on transitions: it leads to an absorbing state,
         s', or a new one where s' is a start or also reached without done. Duplicates are merged, rows of probability zero dropped."""
-        tables = [tables] if isinstance(tables, dict) else list(tables)
-        states = np.arange(len(tables[0]) if tables else 0)
+        tables = [tables] if isinstance(tables, dict) else tables
+        fits = isinstance(tables, (list, tuple)) and len(tables) and all(isinstance(t, dict) for t in tables)
+        require(fits, "tables", "expected a dictionary {s: {a: [(p, s', r, done), …]}} or a list of them")
+        states = np.arange(len(tables[0]))
         require(len(states) and all(sorted(t) == states.tolist() for t in tables), "tables",
                 "every table needs the states 0..S-1 as keys, the same for all tasks")
         n, s, a = len(tables), len(states), len(tables[0][0])
@@ -129,7 +127,7 @@ class MDP:
 
     def __getitem__(self, tasks):
         """The sub-batch of the tasks that an integer, slice or index array names (always a batch, of one task at least)."""
-        tasks = np.atleast_1d(np.arange(len(self))[tasks])
+        tasks = np.atleast_1d(np.arange(len(self))[tasks if isinstance(tasks, slice) else require_array("tasks", tasks, kinds="biu")])
         require(tasks.size and tasks.ndim == 1, "tasks", f"expected an integer, a slice or a list of at least one, got {tasks.shape}")
         new = object.__new__(MDP)  # checked when it was made: a part of it need not be checked again
         for f in fields(self):
@@ -156,6 +154,7 @@ class MDP:
     def with_time(self):
         """The same MDPs with time in the state, t·S + s for t = 0 … T, the states at T being terminal: S' = (T + 1)·S.
         A policy on it may depend on time, as the optimal one for a finite horizon does. The original state is s' mod S."""
+        require_memory(40, self.horizon + 1, self.successors.size)
         s, own = self.shape[1], np.arange((self.horizon + 1) * self.shape[1])[:, None, None]
         copied = (self.successors, self.probabilities, self.rewards, self.terminal)
         z, p, r, end = (np.concatenate([x] * (self.horizon + 1), 1) for x in copied)
@@ -169,6 +168,7 @@ class MDP:
         Z grows by the largest number of start states that a task has, as a factor, so that a step of the sampler costs the same."""
         starts, chances = (x[:, None, None, None] for x in self.start_support)  # (N, 1, 1, 1, B)
         ends = self.terminal.ravel()[self.next_rows] & ~self.terminal[..., None, None]
+        require_memory(40, starts.shape[-1], self.successors.size)
         first = np.arange(starts.shape[-1]) == 0  # what does not end uses the first of its B entries
         successors = np.where(ends[..., None], starts, self.successors[..., None])
         probabilities = self.probabilities[..., None] * np.where(ends[..., None], chances, first)
@@ -184,8 +184,8 @@ def _read_only(array):
 
 def _per_state(name, array, n, s):
     """As (N, S) what is (S,), (N, S) or a scalar; a scalar start is a state."""
-    if name == "start" and np.ndim(array) == 0:
+    array = require_array(name, array, (), (s,), (n, s))
+    if name == "start" and array.ndim == 0:
         require(array in range(s), name, f"state {array} outside 0..{s - 1}")
         array = np.arange(s) == array
-    require(np.shape(array) in ((), (s,), (n, s)), name, f"expected shape ({s},) or ({n}, {s}), got {np.shape(array)}")
     return np.broadcast_to(array, (n, s))

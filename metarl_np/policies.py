@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
-
-class NotFinite(ValueError, FloatingPointError):
-    """Parameters that are NaN or infinite: bad input where a user gave them, an accident of arithmetic where training made them."""
+from metarl_np.arguments import NotFinite, check, require, require_array, require_memory
 
 
 def total(x):
@@ -19,7 +17,7 @@ def total(x):
 @primitive
 def log_softmax(x):
     """log softmax over the last axis of x (…, A), finite for every finite x. ∂_x (g·f) = g − softmax(x) Σ g."""
-    columns = x.reshape(-1, x.shape[-1]).T.copy()  # (A, …): reductions over a short last axis are slow
+    columns = x.reshape(-1, x.shape[-1]).T * 1.0  # (A, …): reductions over a short last axis are slow
     columns -= columns.max(0)
     columns -= np.log(np.exp(columns).sum(0))
     return columns.T.reshape(x.shape)
@@ -34,12 +32,12 @@ class LinearPolicy:
     bits = None
 
     def __post_init__(self):
-        if self.n_states < 1 or self.columns < 1:
-            raise ValueError(f"n_states, n_actions or units: {self.n_states} and {self.columns} must be at least 1")
+        check(**vars(self))
+        require_memory(8, self.n_states, self.n_actions)  # of log π
         if self.features is not None:
-            phi = np.asarray(self.features, float)
-            if phi.ndim != 2 or len(phi) != self.n_states or not np.isfinite(phi).all():
-                raise ValueError(f"features: expected finite numbers of shape ({self.n_states}, F), got shape {phi.shape}")
+            phi = require_array("features", self.features).astype(float)
+            fits = phi.ndim == 2 and phi.size and len(phi) == self.n_states and np.isfinite(phi).all()
+            require(fits, "features", f"expected finite numbers of shape ({self.n_states}, F), got shape {phi.shape}")
             object.__setattr__(self, "features", phi)
 
     shape = property(lambda self: (self.n_states if self.features is None else self.features.shape[1], self.columns))  # (F, m) of θ
@@ -50,7 +48,7 @@ class LinearPolicy:
 
     def _outputs(self, theta):
         """φ(s)ᵀθ for all states: (…, F, m) → (…, S, m). Raises ValueError unless θ is of that shape and finite."""
-        theta = np.array(theta, float) if isinstance(theta, (list, tuple)) else theta
+        theta = require_array("theta", theta)
         if np.shape(theta)[-2:] != self.shape:
             raise ValueError(f"theta: expected shape (…, {self.shape[0]}, {self.shape[1]}), got {np.shape(theta)}")
         if not np.isfinite(theta).all():
@@ -69,12 +67,16 @@ class LinearPolicy:
 
     def tangent(self, theta, v):
         """vᵀ∇_θ log π(a|s; θ) = φ(s)ᵀ v (f(a) − E_π f) for all states: θ, v (…, F, m) → (…, S, A)."""
+        pi = np.exp(self.log_pi(theta))
+        require(np.shape(v)[-2:] == self.shape, "v", "expected the shape of theta")
         x = self._logits(v)
-        return x - total(np.exp(self.log_pi(theta)) * x)
+        return x - total(pi * x)
 
     def weighted_score(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇_θ log π(a|s; θ) = Σ_s φ(s) Σ_a w(s,a) (f(a) − E_π f)ᵀ: θ (…, F, m), w (…, S, A) → (…, F, m)."""
-        x = weights - np.exp(self.log_pi(theta)) * total(weights)
+        pi = np.exp(self.log_pi(theta))
+        require(np.shape(weights)[-2:] == (self.n_states, self.n_actions), "weights", "expected shape (…, S, A)")
+        x = weights - pi * total(weights)
         x = x if self.bits is None else np.matmul(x, self.bits)
         return x if self.features is None else np.matmul(self.features.T, x)
 
@@ -99,7 +101,7 @@ class LogisticPolicy(LinearPolicy):
     units: int = 1  # m
     features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
     columns = property(lambda self: self.units)
-    n_actions = property(lambda self: 2**self.units)  # A
+    n_actions = property(lambda self: 2**min(self.units, 99))  # A; so many are refused
     bits = property(lambda self: 1.0 * (np.arange(self.n_actions)[:, None] >> np.arange(self.units) & 1))  # (A, m): bit u of action a
 
 
@@ -113,6 +115,7 @@ class ActorCritic(LinearPolicy):
     columns = property(lambda self: self.actor.columns + 1)
 
     def __post_init__(self):
+        require(isinstance(self.actor, (SoftmaxPolicy, LogisticPolicy)), "actor", f"{self.actor!r:.99} is no policy to add a value to")
         one_hot = np.eye(self.n_actions) if self.actor.bits is None else self.actor.bits
         object.__setattr__(self, "bits", np.pad(one_hot, ((0, 0), (0, 1))))
 
@@ -128,5 +131,6 @@ def entropy(log_p):
 
 def kl(log_p, log_q):
     """KL(p‖q) = Σ_a p (log p − log q) in nats over the last axis of (…, A): the expectation is under the *first* argument."""
+    require(np.shape(log_p)[-1:] == np.shape(log_q)[-1:], "log_p, log_q", "not of one number of actions")
     possible = np.isfinite(log_p)
     return np.sum(np.exp(log_p) * (np.where(possible, log_p, 0.0) - np.where(possible, log_q, 0.0)), -1)

@@ -6,6 +6,8 @@ from functools import cached_property
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
+from metarl_np.arguments import check, require, require_array, require_shapes
+
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
@@ -17,6 +19,10 @@ class Episodes:
     log_pi: np.ndarray  # (N, S, A) log π of the policy that acted; None where that is not known
     last_states: np.ndarray  # (N, K) s_T
     truncated: np.ndarray  # (N, K) bool: cut before the horizon and before a terminal state
+
+    def __post_init__(self):
+        require(np.ndim(self.states) == 3, "states", f"expected shape (T, N, K), got {np.shape(self.states)}")
+        require_shapes(self.states.shape, actions=self.actions, rewards=self.rewards, mask=self.mask)
 
     def part(self, episodes=slice(None), tasks=slice(None)):
         """Only these of the K episodes and of the N tasks, slices or index arrays: Episodes."""
@@ -55,6 +61,8 @@ defvjp(reward_to_go, lambda ans, rewards, discount: lambda g: reward_to_go(g[::-
 def gae(rewards, values, mask, bootstrap, *, discount, lam):
     """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16. rewards, values V(s_t), mask: (T, …), what
     is masked being worth 0; bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated or the horizon is reached."""
+    require_shapes(np.shape(rewards), values=values, mask=mask)
+    require_shapes(np.shape(rewards)[1:], (), bootstrap=bootstrap)
     values = np.concatenate([values * mask, (bootstrap * mask[-1])[None]])
     return reward_to_go((rewards + discount * values[1:] - values[:-1]) * mask, discount * lam)
 
@@ -73,8 +81,7 @@ def time_mean_baseline(returns, episodes=None):
 def leave_one_out_baseline(returns, episodes=None):
     """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2."""
     k = returns.shape[-1]
-    if k < 2:
-        raise ValueError("episodes: a leave-one-out baseline needs at least 2 episodes per task")
+    require(k >= 2, "episodes", "a leave-one-out baseline needs at least 2 episodes per task")
     first = returns[..., :1]  # taken off, so that equal returns have no advantages of 1e-17: TRPO's step has its length anyway
     above = returns - first
     return first + (np.matmul(above, np.ones((k, 1))) - above) / (k - 1)
@@ -83,9 +90,13 @@ def leave_one_out_baseline(returns, episodes=None):
 def linear_baseline(features, ridge=1e-6):
     """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, w by ridge regression on each task's returns: φ (S, F).
     Returns a function of returns (T, N, K) and their Episodes. Biased: it is fitted on the very episodes that it then scores."""
+    check(**locals())
+    features = require_array("features", features)
+    require(features.ndim == 2 and np.isfinite(features).all(), "features", f"expected finite (S, F), got {features.shape}")
+
     def baseline(returns, episodes):
-        if episodes.states.max() >= len(features):
-            raise ValueError(f"features: {len(features)} rows, where the episodes visit state {episodes.states.max()}")
+        last = episodes.states.max()
+        require(last < len(features), "features", f"{len(features)} rows, where the episodes visit state {last}")
         time = (np.arange(len(returns))[:, None, None, None] / len(returns)) ** np.arange(4)
         x = np.concatenate([features[episodes.states], np.broadcast_to(time, returns.shape + (4,))], -1)
         valid = x * episodes.mask[..., None]

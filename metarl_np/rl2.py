@@ -11,7 +11,7 @@ import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np import exact, gru
-from metarl_np.mdp import require
+from metarl_np.arguments import check, require, require_array, require_finite, require_memory, require_shapes
 from metarl_np.policies import log_softmax
 from metarl_np.rollouts import step, successor_table
 
@@ -28,6 +28,10 @@ class Trials:
     time: np.ndarray  # (T, N) t, the steps since the episode began
     mask: np.ndarray  # (T, N) bool: the step was really taken
 
+    def __post_init__(self):
+        for name in ("actions", "rewards", "episode", "time", "mask"):
+            require_shapes(np.shape(self.states), **{name: getattr(self, name)})
+
     def part(self, trials):
         """Only these of the N trials, a slice or an index array: Trials."""
         return Trials(*(np.ascontiguousarray(getattr(self, f.name)[..., trials]) for f in fields(self)))
@@ -43,7 +47,8 @@ class RecurrentPolicy:
     units: int  # H
 
     def __post_init__(self):
-        self.net  # sizes that are none are refused there
+        check(**vars(self))
+        self.net  # sizes above MAX_BYTES are refused there
 
     @property
     def net(self):
@@ -91,14 +96,18 @@ def log_probs(y):
     return log_softmax(np.swapaxes(y[:, :-1], 1, 2))
 
 
-def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
+@np.errstate(over="ignore", invalid="ignore")  # outputs that are not finite raise
+def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False, max_bytes=None):
     """Sample one trial of `episodes` = n episodes in each of the N tasks, by θ (P,): Trials, T ≤ n · horizon.
     An episode ends in a terminal state or at the horizon, and the next begins at once: its first input holds the last action and reward of
     the one before, and the flag. greedy: take the likeliest action. Raises ValueError on n < 1, and on a policy or parameters that do not
     fit the tasks."""
+    check(rng=rng, mdps=mdps, episodes=episodes)
     n, s, a = mdps.shape
-    require(episodes in range(1, 2**20), "episodes", f"{episodes} is not a whole number of at least 1")
-    require((policy.n_states, policy.n_actions) == (s, a), "policy", f"made for S, A = {policy.n_states}, {policy.n_actions}, not {s}, {a}")
+    fits = isinstance(policy, RecurrentPolicy) and (policy.n_states, policy.n_actions) == (s, a)
+    require(fits, "policy", f"made for other than S, A = {s}, {a}: {policy!r:.99}")
+    theta = require_array("theta", theta, kinds="f")
+    require_memory(policy.net.inputs + a + 7, 8, n, episodes, mdps.horizon, max_bytes=max_bytes)
     weights, table, lanes = policy.net.split(theta), successor_table(mdps), np.arange(n)
     W, _, b, V, v = weights
     starts, longest = np.array([_start(rng, mdps) for _ in range(episodes)]), episodes * mdps.horizon
@@ -120,6 +129,7 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
         count = count + (ended & live)
         state, t = np.where(ended, starts[np.minimum(count, episodes - 1), lanes], after), np.where(ended, 0, t)
         previous, used = action + 1, used + 1
+    require_finite(outputs[:used], "theta: parameters so large that they lead to outputs")
     return Trials(*(x[:used] for x in (inputs, outputs, *record)))
 
 
@@ -137,6 +147,7 @@ def _sample(rng, logits):
 
 def expected_rewards(mdps, trials):
     """γᵗ R̄(s_t, a_t), the mean reward of what was done in place of the sampled one: (T, N). The same expectation, less noise."""
+    check(**locals())
     return _taken(mdps, trials, np.broadcast_to(mdps.expected_rewards, (mdps.horizon,) + mdps.shape))
 
 
@@ -145,10 +156,12 @@ def regrets(mdps, trials):
     By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, also one with a memory. So it may stand
     in the loss in place of rewards: with GAE's γ = λ = 1 the gradient has the same expectation, without the luck of start and transitions;
     below that its bias is another, that of rewards shaped by V*."""
+    check(**locals())
     v = exact.optimal_values(mdps)
     return _taken(mdps, trials, np.array([exact.action_values(mdps, after) - now[..., None] for now, after in zip(v, v[1:])]))
 
 
 def _taken(mdps, trials, table):
     """γᵗ times the entries of a table (t, N, S, A) that trials went through: (T, N)."""
+    require_shapes((len(trials.states), len(mdps)), trials=trials.states)
     return table[trials.time, np.arange(len(mdps)), trials.states, trials.actions] * mdps.discount**trials.time * trials.mask

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import autograd.numpy as np
 
-from metarl_np.mdp import require
+from metarl_np.arguments import NotFinite, check, require, require_finite, require_shapes
 from metarl_np.optim import adam
-from metarl_np.policies import NotFinite, entropy
+from metarl_np.policies import entropy
 from metarl_np.returns import gae, reward_to_go
 from metarl_np.rl2 import expected_rewards, log_probs, regrets, sample_trials
 
@@ -17,6 +17,8 @@ LANES = 1000  # trials that are unrolled together: with fewer, threads would wai
 def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0, value=0.5):
     """Mean over steps of min(ρ Â, clip(ρ, 1 ± ε) Â) + c_H H(π) − c_V ½ (V − V̂)², ρ = π/π_old. Schulman et al. (2017), eq. 7 and 9.
     outputs (T, A + 1, N) are the new ones, those in Trials the old; advantage Â and target V̂ are (T, N)."""
+    require_shapes(np.shape(trials.outputs), outputs=outputs)
+    require_shapes(trials.mask.shape, (), advantage=advantage, target=target)
     log_pi, chosen = log_probs(outputs), trials.actions[..., None] == np.arange(outputs.shape[1] - 1)
     ratio = np.exp(np.sum((log_pi - log_probs(trials.outputs)) * chosen, -1))
     policy = np.minimum(ratio * advantage, np.clip(ratio, 1 - clip, 1 + clip) * advantage)
@@ -27,6 +29,7 @@ def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0
 def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0.2, entropy_bonus=0.0, value=0.5):
     """∇ of `surrogate` with respect to outputs, in closed form, old = log π_old(a_t) (T, N), for a part of the trials, of `steps` in all:
     w (1[a = a_t] − π(a)) − w_H π(a) (log π(a) + H) for the logits, w = ρ Â where the clip does not act and else 0, and c_V (V̂ − V)."""
+    require_shapes(trials.mask.shape, old=old, advantage=advantage, target=target)
     log_pi, action = np.swapaxes(log_probs(outputs), 1, 2), trials.actions[:, None]
     pi, weight = np.exp(log_pi), (trials.mask / steps).astype(outputs.dtype)
     ratio = np.exp(np.take_along_axis(log_pi, action, 1)[:, 0] - old)
@@ -63,6 +66,7 @@ def advantages(trials, payoffs, *, discount, lam):
     The mean payoff of a step, where a finished trial counts with 0, is taken off first, and at the end of a trial the means of the steps
     that it did not take: together a baseline that depends on time alone, not on how long a trial lasts (and on the payoff itself by 1/N,
     as in `returns.time_mean_baseline`). V is learned on what is left, and V̂ = Â + V before Â is standardised."""
+    require_shapes(trials.mask.shape, payoffs=payoffs)
     mean = (payoffs * trials.mask).mean(1, keepdims=True)
     ends = trials.mask & ~np.concatenate([trials.mask[1:], np.zeros_like(trials.mask[:1])])
     payoffs = (payoffs - np.where(ends, reward_to_go(mean, discount), mean)) * trials.mask
@@ -87,7 +91,8 @@ class PPO:
     max_norm: float = 0.5  # a longer gradient is shortened to this
 
     def __post_init__(self):
-        require_settings(self, ("step_size", "clip", "max_norm"), ("entropy", "value"), ("epochs", "minibatches"))
+        check(**vars(self))
+        require(self.step_size > 0, "step_size", f"{self.step_size} is not positive")
 
     def __call__(self, rng, policy, theta, trials, payoffs, state, left):
         """(θ', Adam's state) after one batch of Trials with payoffs (T, N); `left` is the fraction of the run that is left."""
@@ -98,17 +103,11 @@ class PPO:
                 steps = trials.mask[:, batch].sum()
                 g = gradient(policy, theta, trials, batch, lambda y, part, lanes: surrogate_gradient(
                     y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings))
-                g = g * min(1.0, self.max_norm / max(np.linalg.norm(g), 1e-30))
+                norm = np.linalg.norm(g)
+                require_finite(norm, "gradient: components")
+                g = g * min(1.0, self.max_norm / max(norm, 1e-30))
                 theta, state = adam(theta, g, state, step_size=self.step_size * left)
         return theta, state
-
-
-def require_settings(update, positive, not_negative, counts):
-    """Raise ValueError naming a setting outside its range."""
-    for names, good in ((positive, lambda x: 0 < x < np.inf), (not_negative, lambda x: 0 <= x < np.inf),
-                        (counts, lambda x: 1 <= x < np.inf and x == int(x)), (("discount", "lam"), lambda x: 0 <= x <= 1)):
-        for name in names:
-            require(good(getattr(update, name)), name, f"{getattr(update, name)} is outside its range")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +124,18 @@ def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, pay
     or what is called alike (demos/rl2_trpo.py). payoffs: what the loss counts, `regrets`, `expected_rewards`, or a function of (MDP,
     Trials) → (T, N). state, first: the optimiser's state and the iteration, of the same `iterations`, to go on from
     (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite; other errors as `sample_trials`."""
-    require(0 <= first <= iterations, "first", f"{first} is outside 0..{iterations}")
+    check(**locals())
+    require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for i in range(first, iterations):
         mdps = sample_tasks(rng)
-        trials = sample_trials(rng, mdps, policy, theta, episodes)
         try:
-            theta, state = update(rng, policy, theta, trials, payoffs(mdps, trials), state, 1 - i / iterations)
-            policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
+            trials = sample_trials(rng, mdps, policy, theta, episodes)
+            with np.errstate(all="ignore"):  # what is not finite raises
+                payoff, score = payoffs(mdps, trials), expected_rewards(mdps, trials).sum(0).mean()
+                require_finite(payoff, "payoffs")
+                require_finite(score, "returns")
+                theta, state = update(rng, policy, theta, trials, payoff, state, 1 - i / iterations)
+                policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
         except NotFinite as error:
             raise NotFinite(f"iteration {i}: {error}") from error
-        yield Iteration(i, theta, float(expected_rewards(mdps, trials).sum(0).mean()), state)
+        yield Iteration(i, theta, float(score), state)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_np.mdp import require, require_log_pi
+from metarl_np.arguments import check, require, require_memory
+from metarl_np.mdp import require_log_pi
 from metarl_np.returns import Episodes
 
 CHUNK = 65_536  # lanes; with fewer, threads would wait for Python's lock more than they work
@@ -31,8 +32,8 @@ class SamplingTables:
 def sampling_tables(mdps, log_pi):
     """Alias tables of the joint (action, successor) outcomes of `mdps` under log π (S, A) or (N, S, A). Raises ValueError if it is not one.
     A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens."""
-    n, s, a, z = mdps.successors.shape
-    require_log_pi(log_pi, (n, s, a))
+    require_log_pi(log_pi, mdps)
+    (n, s, a, z), log_pi = mdps.successors.shape, np.asarray(log_pi)
     bits = max(1, (a * z - 1).bit_length())
     joint = np.exp(log_pi)[..., None] * (mdps.probabilities if z > 1 else 1.0)  # where z = 1 tasks that share π share the columns too
     p = np.zeros((1 << bits, joint.size // (a * z)))
@@ -78,16 +79,17 @@ def _alias_tables(p):
     return np.minimum(threshold, 2**32 - 1).astype(np.uint32), alias
 
 
-def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
+def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1, max_bytes=None):
     """Sample `episodes` = K episodes per task under log π (S, A) or (N, S, A): Episodes with axes (T, N, K), T = mdps.horizon.
     `steps` below the horizon truncates. 13 bytes per step: states and actions int32, rewards float32, mask bool. The resolution of a
     probability is that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. `log_pi` may also be the SamplingTables made
     from it. With several threads chunks of lanes run side by side; the numbers are the same. Raises ValueError on a policy that is not one,
-    K or threads < 1, or steps outside 1..horizon."""
+    K or threads < 1, steps outside 1..horizon, or more than max_bytes (8 GiB)."""
+    check(rng=rng, mdps=mdps)
     steps = mdps.horizon if steps is None else steps
+    check(episodes=episodes, threads=threads, steps=steps)
     require(1 <= steps <= mdps.horizon, "steps", f"{steps} is outside 1..horizon = {mdps.horizon}")
-    for name, count in (("episodes", episodes), ("threads", threads)):
-        require(count >= 1, name, f"{count} is less than 1")
+    require_memory(13, steps, len(mdps), episodes, max_bytes=max_bytes)
     tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
     (n, s, _), lanes, made = mdps.shape, mdps.shape[0] * episodes, tables.log_pi.shape
     require(made == mdps.shape, "log_pi", f"tables made for (N, S, A) = {made}, the tasks are {mdps.shape}")

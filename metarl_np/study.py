@@ -10,7 +10,7 @@ from traceback import format_exc
 import numpy as np
 
 from metarl_np import checkpoint
-from metarl_np.mdp import require
+from metarl_np.arguments import require
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,16 +4,15 @@ decision that has no derivative (how many epochs; in TRPO, how far the line sear
 smooth function of θ (N, F, A), one row per task. A fourth algorithm needs no more. (An attribute `baseline` scores the query too.)"""
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Callable
 
 import autograd.numpy as np
 from autograd import grad
 from autograd.extend import defvjp, primitive
 
+from metarl_np.arguments import check, require, require_shapes
 from metarl_np.losses import (ESTIMATORS, FOLDED, advantages, at_states, fold, gather_log_probs, magic_box, mean_kl, reinforce_weights,
                               stop, visits)
-from metarl_np.mdp import require
 from metarl_np.optim import conjugate_gradient
 from metarl_np.policies import entropy, total
 from metarl_np.returns import discounts, leave_one_out_baseline, reward_to_go
@@ -35,9 +34,8 @@ class Reinforce:
     lam: float = 1.0  # λ of loaded_dice
 
     def __post_init__(self):
-        require(np.isfinite(self.step_size), "step_size", f"{self.step_size} is not finite")
-        require(self.estimator in ESTIMATORS, "estimator", f"{self.estimator!r} is not one of {', '.join(ESTIMATORS)}")
-        require(0 <= self.lam <= 1, "lam", f"{self.lam} is outside [0, 1]")
+        check(**vars(self))
+        require(self.estimator in tuple(ESTIMATORS), "estimator", f"{self.estimator!r:.99} is not one of {', '.join(ESTIMATORS)}")
 
     def prepare(self, mdps, policy, theta, episodes):
         """W (N, S, A) of recorded Episodes where the estimator folds, else their steps."""
@@ -76,6 +74,10 @@ class FirstOrder:
     inner: Callable
     baseline = property(lambda self: getattr(self.inner, "baseline", leave_one_out_baseline))  # scores the query
     prepare = property(lambda self: self.inner.prepare)
+    step_size = property(lambda self: getattr(self.inner, "step_size", None))
+
+    def __post_init__(self):
+        check(**vars(self))
 
     def __call__(self, policy, theta, data):  # θ + ⊥(U(θ) − θ)
         return theta + (self.inner(policy, stop(theta), data) - stop(theta))
@@ -99,12 +101,7 @@ class PPO:
     baseline: Callable = leave_one_out_baseline  # for policies without values
 
     def __post_init__(self):
-        for name in ("step_size", "entropy", "value"):
-            require(np.isfinite(getattr(self, name)), name, f"{getattr(self, name)} is not finite")
-        require(0 <= self.lam <= 1, "lam", f"{self.lam} is outside [0, 1]")
-        require(0 < self.clip < np.inf and self.target_kl > 0, "clip, target_kl", f"{self.clip}, {self.target_kl} must be positive")
-        for name, n in (("epochs", self.epochs), ("minibatches", self.minibatches)):
-            require(isinstance(n, Integral) and n >= 1, name, f"{n} is not a whole number of at least 1")
+        check(**vars(self))
 
     def prepare(self, mdps, policy, theta, episodes):
         """(Episodes, γ, number of epochs until each task stops (N,))."""
@@ -149,6 +146,7 @@ class PPO:
 
 def fisher_vector_product(policy, theta, nu, v):
     """F v, F = Σ_s ν(s) Σ_a π ∇log π ∇log πᵀ the Hessian of KL̄ at θ, in closed form: θ, v (N, F, A), ν (N, S) → (N, F, A)."""
+    require_shapes((len(theta), policy.n_states), nu=nu)
     return policy.weighted_score(theta, nu[..., None] * np.exp(policy.log_pi(theta)) * policy.tangent(theta, v))
 
 
@@ -179,11 +177,7 @@ class TRPO:
     baseline: Callable = leave_one_out_baseline  # for policies without values
 
     def __post_init__(self):
-        for name in ("radius", "damping"):
-            require(0 < getattr(self, name) < np.inf, name, f"{getattr(self, name)} must be positive")
-        require(0 <= self.lam <= 1, "lam", f"{self.lam} is outside [0, 1]")
-        require(0 < self.shrink < 1, "shrink", f"{self.shrink} must be between 0 and 1")
-        require(self.max_backtracks in range(1000), "max_backtracks", f"{self.max_backtracks} is not a whole number")
+        check(**vars(self))
 
     def prepare(self, mdps, policy, theta, episodes):
         """(Episodes, γ, ν (N, S), exponents (N,))."""

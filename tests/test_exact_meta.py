@@ -195,7 +195,7 @@ def test_the_gradient_of_what_is_trained_does_not_depend_on_the_estimator(rng, e
 @pytest.mark.parametrize("keywords, message", [
     (dict(max_datasets=28_560), r"max_datasets: 13 episodes make 13\^4 = 28561 data sets.*28560; lower episodes, steps, .*horizon"),
     (dict(episodes=40), f"max_datasets.* = {13**80} data sets"),
-    (dict(episodes=0), "episodes.*at least 1"), (dict(steps=0), "steps.*at least 1"), (dict(steps=-1), "steps.*at least 1"),
+    (dict(episodes=0), "episodes.*at least 1"), (dict(steps=0), "steps.*at least 1"), (dict(steps=-1), "steps.*at least 0"),
     (dict(mdps=random_tasks(np.random.default_rng(0), 2, 3, 2, 2, horizon=2)), "mdps: .*one task.* not of 2"),
     (dict(theta=np.full((3, 2), np.nan)), "theta"), (dict(theta=np.zeros((4, 2))), "theta"),
     (dict(inner=Reinforce(ALPHA), episodes=1), "leave-one-out")])

@@ -381,7 +381,7 @@ def test_bad_numbers_and_shapes(name, value):
 
 @pytest.mark.parametrize("discount", [0, 1, 0.5])
 def test_the_bounds_of_what_is_allowed(discount):
-    good = parts() | dict(discount=discount, horizon=1.0, reward_noise=0.0)
+    good = parts() | dict(discount=discount, horizon=1, reward_noise=0.0)
     good["probabilities"][0, 2, 1] = 1.0, 0.0
     good["successors"][0, 2, 1, 1], good["rewards"][0, 2, 1, 1] = 0, 3.0  # never taken: even a terminal state may say anything
     assert MDP(**good).reward_noise.tolist() == [0, 0] and list(range(MDP(**good).horizon)) == [0]

@@ -44,7 +44,7 @@ def test_seeds():
 @pytest.mark.parametrize("name, args", [
     ("n_tasks", dict(n_tasks=0)), ("n_states", dict(n_tasks=1, n_states=0)), ("n_actions", dict(n_tasks=1, n_actions=-1)),
     ("horizon", dict(n_tasks=1, horizon=0)), ("discount", dict(n_tasks=1, discount=1.5)),
-    ("reward_noise", dict(n_tasks=1, reward_noise=-1.0)), ("R", dict(n_tasks=1, reward_mean=np.nan)),
+    ("reward_noise", dict(n_tasks=1, reward_noise=-1.0)), ("reward_mean", dict(n_tasks=1, reward_mean=np.nan)),
 ])
 def test_bad_input(rng, name, args):
     with pytest.raises(ValueError, match=name):

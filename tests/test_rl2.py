@@ -634,7 +634,7 @@ def test_bad_input_is_named(rng):
         with pytest.raises(ValueError, match="theta"):
             sample_trials(rng, tasks, policy, wrong, 2)
     for sizes in ((1, 2, 0), (1, 2, 2.5), (0, 2, 3), (1, -2, 3)):
-        with pytest.raises(ValueError, match="units|outputs"):
+        with pytest.raises(ValueError, match="units|n_states|n_actions"):
             RecurrentPolicy(*sizes)
     for memory in (0.5, np.nan, np.inf):
         with pytest.raises(ValueError, match="memory"):
