@@ -81,7 +81,7 @@ def meta_objective(policy, theta, path, inner, outer, score=None):
 def meta_gradient(policy, path, inner, *, outer=None, score=None):
     """The gradient of `meta_objective` at path.thetas[0] in one backward pass, per task: (N, F, A). MAML's is its mean over tasks.
     What it estimates depends on inner.estimator and score: `naive` with score is unbiased for ∇E_D[J(U(θ, D))]."""
-    if outer is None and score is None and closed_form(policy, inner):
+    if outer is None and score is None and closed_form(policy, inner) and np.isfinite(path.query).all():
         v = policy.weighted_score(path.thetas[-1], path.query)
         for theta, data in zip(path.thetas[-2::-1], path.data[::-1]):
             v = inner.pullback(policy, theta, data, v)
@@ -123,9 +123,9 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
     for iteration in range(first, iterations):
         try:
             path = adapt(rng, sample_tasks(rng), policy, theta, inner, steps=steps, episodes=episodes)
+            g = meta_gradient(policy, path, inner, score=score_factor(path.returns[-1]) if score else None).mean(0)
         except NotFinite as error:
             raise NotFinite(f"iteration {iteration}: {error}") from error
-        g = meta_gradient(policy, path, inner, score=score_factor(path.returns[-1]) if score else None).mean(0)
         theta, state = optimiser(theta, g, state, step_size=step_size)
         for name, x in (("adapted parameters", path.thetas[-1]), ("returns", path.returns), ("gradient", g), ("parameters", theta)):
             if not np.isfinite(x).all():
