@@ -257,6 +257,13 @@ def test_parameters_of_a_wrong_shape(policy, cut):
             call()
 
 
+def test_a_single_action_is_sure_and_has_no_score(rng):
+    for policy in (SoftmaxPolicy(3, 1), ActorCritic(SoftmaxPolicy(3, 1))):
+        theta, v = rng.normal(size=(2, 2) + policy.shape)
+        for zero in (policy.log_pi(theta), policy.tangent(theta, v), policy.weighted_score(theta, rng.normal(size=(2, 3, 1)))):
+            np.testing.assert_allclose(zero, 0, atol=1e-15)
+
+
 @pytest.mark.parametrize("dtype", [int, bool, np.float32])
 def test_parameters_of_another_dtype_mean_the_same(policy, dtype):
     theta = np.indices(policy.init().shape).sum(0) % 2
