@@ -44,7 +44,7 @@ def scatter(steps, states, actions, n_states, n_actions):
     """Σ_{t,k} steps_t [s_t = s, a_t = a]: (T, N, K) → (N, S, A). The transpose of `gather`."""
     require_shapes(steps.shape, states=states, actions=actions)
     n = states.shape[1]
-    cell = states * n_actions + actions + np.arange(n)[:, None] * (n_states * n_actions)
+    cell = states * np.int32(n_actions) + actions + np.arange(n)[:, None] * (n_states * n_actions)  # recorded states may be int8
     return np.bincount(cell.ravel(), steps.ravel(), n * n_states * n_actions).reshape(n, n_states, n_actions)
 
 

@@ -92,7 +92,7 @@ def meta_objective(policy, theta, path, inner, outer, score=None):
 def meta_gradient(policy, path, inner, *, outer=None, score=None):
     """The gradient of `meta_objective` at path.thetas[0] in one backward pass, per task: (N, F, A). MAML's is its mean over tasks.
     What it estimates depends on inner.estimator and score: `naive` with score is unbiased for ∇E_D[J(U(θ, D))]."""
-    if outer is None and score is None and closed_form(policy, inner):
+    if outer is None and score is None and closed_form(policy, inner) and np.isfinite(path.query).all():
         v = policy.weighted_score(path.thetas[-1], path.query)
         for theta, data in zip(path.thetas[-2::-1], path.data[::-1]):
             v = inner.pullback(policy, theta, data, v)

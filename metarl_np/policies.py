@@ -17,7 +17,7 @@ def total(x):
 @primitive
 def log_softmax(x):
     """log softmax over the last axis of x (…, A), finite for every finite x. ∂_x (g·f) = g − softmax(x) Σ g."""
-    columns = x.reshape(-1, x.shape[-1]).T * 1.0  # (A, …): reductions over a short last axis are slow
+    columns = np.multiply(x.reshape(-1, x.shape[-1]).T, 1.0, order="C")  # (A, …): reductions over a short last axis are slow
     columns -= columns.max(0)
     columns -= np.log(np.exp(columns).sum(0))
     return columns.T.reshape(x.shape)

@@ -49,7 +49,7 @@ def sampling_tables(mdps, log_pi):
     cumulative = np.cumsum(chances, 1)
     cumulative = cumulative / cumulative[:, -1:] + np.arange(n)[:, None]
     return SamplingTables(
-        np.broadcast_to(log_pi, (n, s, a)), bits, for_all(np.repeat(thresholds, 2)), mdps.next_rows.ravel()[flat] << (bits + 1),
+        np.broadcast_to(np.array(log_pi), (n, s, a)), bits, for_all(np.repeat(thresholds, 2)), mdps.next_rows.ravel()[flat] << (bits + 1),
         mdps.rewards.ravel()[flat].astype(np.float32), for_all((outcome // z).astype(np.int32)),
         (states, cumulative.ravel()), ~mdps.terminal.ravel() if mdps.terminal.any() else None)
 

@@ -416,6 +416,32 @@ def test_stationary_values_by_sweeps_keep_their_error_bound(tasks, log_pi):
         exact.stationary_values(mdps, log_pi, tolerance=1e-9, max_sweeps=3)
 
 
+def test_a_coarser_tolerance_takes_fewer_sweeps():
+    """One state that pays 1 for ever, γ = ½: the n-th sweep changes V by 2¹⁻ⁿ, which is then its error too."""
+    forever = MDP.from_dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0, discount=.5, horizon=1)
+    for solve in (lambda **options: exact.stationary_values(forever, np.zeros((1, 1)), **options),
+                  lambda **options: exact.stationary_optimal_values(forever, **options)):
+        assert solve(tolerance=2.0**-5, max_sweeps=6)[0, 0] == 2 - 2.0**-5
+        with pytest.raises(ValueError, match="max_sweeps"):
+            solve(tolerance=2.0**-6, max_sweeps=6)
+
+
+def test_without_discount_sweeps_stop_at_a_change_below_the_tolerance():
+    """A state that ends with probability ½ and else pays 1 and stays: V = 1, the n-th sweep adds 2⁻ⁿ."""
+    coin = MDP([[[[0, 1]], [[1, 1]]]], [[[[.5, .5]], [[1, 0]]]], [[[[1, 0]], [[0, 0]]]], [[1, 0]], [[0, 1]], 1, 1)
+    assert exact.stationary_values(coin, np.zeros((2, 1)), tolerance=2.0**-5, max_sweeps=5)[0, 0] == 1 - 2.0**-5
+    assert exact.stationary_optimal_values(coin, tolerance=2.0**-5, max_sweeps=5)[0, 0] == 1 - 2.0**-5
+
+
+def test_a_tolerance_below_rounding_is_met_to_rounding(rng):
+    mdps, log_pi = random_tasks(rng, 2, 4, 3, 3, horizon=2), np.full((4, 3), -np.log(3))
+    for discount in (0, .3, .99):
+        changed = replace(mdps, discount=discount, rewards=1e6 / 3 * mdps.rewards)
+        solved = exact.stationary_values(changed, log_pi)
+        np.testing.assert_allclose(exact.stationary_values(changed, log_pi, tolerance=0), solved, rtol=1e-12)
+        exact.stationary_optimal_values(changed, tolerance=0)
+
+
 def test_value_iteration_keeps_its_error_bound():
     """One state that pays 1 for ever: V = 1/(1 − γ). Stopping at a change of the tolerance would be off by 99 times that."""
     forever = MDP.from_dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0, discount=.99, horizon=1)

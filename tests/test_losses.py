@@ -92,6 +92,17 @@ def test_fold_against_loops(rng):
     np.testing.assert_allclose(fold(weights, e.states, e.actions, S, A), expected, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
+def test_episodes_recorded_in_small_integers_fold_alike(rng, dtype):
+    """State 60 of 64 with 5 actions is cell 300, beyond what 8 bits hold."""
+    states, actions = rng.integers(64, size=(T, N, K)), rng.integers(5, size=(T, N, K))
+    weights, expected = rng.normal(size=(T, N, K)), np.zeros((N, 64, 5))
+    for t, i, k in np.ndindex(T, N, K):
+        expected[i, states[t, i, k], actions[t, i, k]] += weights[t, i, k] / K
+    assert (5 * states).max() > 255
+    np.testing.assert_allclose(fold(weights, states.astype(dtype), actions.astype(dtype), 64, 5), expected, atol=1e-14)
+
+
 @pytest.mark.parametrize("shape", [(S, A), (N, S, A)])
 def test_gather_against_loops(rng, shape):
     e, table = recorded(rng), rng.normal(size=shape)

@@ -257,6 +257,27 @@ def test_parameters_of_a_wrong_shape(policy, cut):
             call()
 
 
+def test_a_single_action_is_sure_and_has_no_score(rng):
+    for policy in (SoftmaxPolicy(3, 1), ActorCritic(SoftmaxPolicy(3, 1))):
+        theta, v = rng.normal(size=(2, 2) + policy.shape)
+        for zero in (policy.log_pi(theta), policy.tangent(theta, v), policy.weighted_score(theta, rng.normal(size=(2, 3, 1)))):
+            np.testing.assert_allclose(zero, 0, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [int, bool, np.float32])
+def test_parameters_of_another_dtype_mean_the_same(policy, dtype):
+    theta = np.indices(policy.init().shape).sum(0) % 2
+    np.testing.assert_allclose(policy.log_pi(theta.astype(dtype)), policy.log_pi(theta * 1.0), rtol=1e-6)
+
+
+def test_log_softmax_of_any_strides_leaves_its_argument_alone(rng):
+    x = rng.normal(size=(4, 5, 6))
+    for y in (x[:, ::2], x.transpose(2, 0, 1), x[..., ::-1], np.broadcast_to(x[0], (3, 5, 6)), np.asfortranarray(x), x[0, 0]):
+        before = y.copy()
+        np.testing.assert_allclose(log_softmax(y), before - np.log(np.exp(before).sum(-1, keepdims=True)), atol=1e-14)
+        assert (y == before).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, INF, -INF])
 def test_parameters_that_are_not_finite(policy, bad):
     """Bad input to who passed them, an accident of arithmetic to who computed them: either except clause catches it."""

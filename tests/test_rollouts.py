@@ -293,6 +293,14 @@ def test_a_threads_error_is_not_lost(rng):
         rollout(rng, mdps, replace(tables, rewards=None), CHUNK, threads=2)
 
 
+def test_log_probabilities_are_those_at_the_time_of_sampling(rng):
+    mdps, log_pi = random_tasks(rng, 2, 5, 3, 3, horizon=4), random_log_pi(rng, 2, 5, 3)
+    e, before = rollout(rng, mdps, log_pi, 10), log_pi.astype(np.float32)
+    log_pi[:] = -1  # they are looked up at first use
+    for t, i, k in np.ndindex(e.states.shape):
+        assert e.log_probs[t, i, k] == before[i, e.states[t, i, k], e.actions[t, i, k]]
+
+
 def test_one_generator_gives_new_episodes_each_time(rng):
     mdps = random_tasks(rng, 2, 5, 3, 3, horizon=6)
     log_pi = random_log_pi(rng, 2, 5, 3)

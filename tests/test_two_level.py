@@ -213,3 +213,28 @@ def test_returns_that_are_not_finite_stop_training_and_are_named():
     object.__setattr__(tasks, "rewards", tasks.rewards * 1e300)  # beyond what a float32 holds: an MDP would refuse it
     with pytest.raises(FloatingPointError, match="^iteration 0: returns"):
         trained(tasks, SoftmaxPolicy(1, 2), PPO(.1), steps=0)
+
+
+@pytest.mark.parametrize("score", [False, True])
+def test_a_query_that_is_not_finite_is_not_blamed_on_the_parameters(score):
+    """The inner step, of negative size, leads from the action that pays 1 to the one that pays more than a float32 holds."""
+    tasks = MDP.from_dense(np.ones((1, 2, 1)), np.array([[1.0, 1e300]]), 0, discount=1.0, horizon=1)
+    with pytest.raises(FloatingPointError, match="^iteration 0: returns"), np.errstate(all="ignore"):
+        next(train(np.random.default_rng(0), lambda rng: tasks, SoftmaxPolicy(1, 2), np.array([[20.0, 0.0]]),
+                   Reinforce(-1e11, baseline=no_baseline), iterations=1, steps=1, episodes=4, step_size=.1, score=score))
+
+
+def test_a_gradient_that_overflows_on_its_way_back_names_the_iteration(tasks):
+    class Overflowing(SoftmaxPolicy):
+        def weighted_score(self, theta, weights):
+            return super().weighted_score(theta, weights) * (1e308 * 10 if self.back else 1.0)
+        back = False
+
+    policy, count = Overflowing(S, A), []
+
+    def baseline(returns, episodes):  # the third call makes the query's table, the last thing before the gradient
+        count.append(0)
+        Overflowing.back = len(count) == 3
+        return 0 * returns
+    with pytest.raises(FloatingPointError, match="^iteration 0: "), np.errstate(all="ignore"):
+        trained(tasks, policy, Reinforce(.1, baseline=baseline), steps=2)
