@@ -260,7 +260,7 @@ EXEMPT = {reason: names.split() for reason, names in {
         "returns.discounts returns.discounted_return returns.reward_to_go returns.no_baseline "
         "returns.time_mean_baseline rl2.log_probs rl2.outputs losses.log_likelihood losses.td_errors losses.advantages losses.at_states "
         "losses.visits maml.score_factor maml.closed_form rl2_training.taken_log_probs updates.reinforce_table "
-        "updates.natural_direction optim.conjugate_gradient rl2_training.gradient exact.backup exact.optimal_backup",
+        "updates.natural_direction optim.conjugate_gradient rl2_training.gradient",
     "it runs every time step; its callers check": "rollouts.step rollouts.successor_table gru.step",
 }.items()}
 
