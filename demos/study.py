@@ -2,7 +2,7 @@
 multi-task training; where they may be anywhere, learning from scratch is level with it after one step, and ahead from the second on.
 
 The experiment of maml_gridworld.py with every seed and both families of goals, on the executor that --executor names; each number with its
-95% interval over seeds (Student's t), and the differences between the methods of a seed paired. About three minutes on two cores. With
+95% interval over seeds (Student's t), and the differences between the methods of a seed paired. One to three minutes on two cores. With
 --folder DIR every result is kept as it finishes, and the same command goes on from there. On the machines of a cluster: --executor dask
 --scheduler tcp://HOST:8786, or mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
 """
