@@ -109,6 +109,20 @@ def test_the_closed_form_is_what_autograd_finds(rng, estimator, k):
         np.testing.assert_allclose(maml.meta_gradient(policy, path, inner), by_autograd, atol=1e-13)
 
 
+def test_an_outer_objective_of_ones_own_is_the_one_that_is_differentiated(rng):
+    """The exact J at the adapted parameters, of an inner step that has a closed form: by finite differences through both steps."""
+    mdps, policy, theta = random_tasks(rng, N, S, A, 2, horizon=4), SoftmaxPolicy(S, A), rng.normal(size=(N, S, A))
+    path = adapt(rng, mdps, policy, theta, INNER, steps=2, episodes=5)
+
+    def after(theta):
+        for data in path.data:
+            theta = theta + ALPHA * np.array([plain_gradient(policy, x, w) for x, w in zip(theta, data)])
+        return expected_return(mdps, policy.log_pi(theta)).sum()
+    g = maml.meta_gradient(policy, path, INNER, outer=lambda th: expected_return(mdps, policy.log_pi(th)))
+    np.testing.assert_allclose(g, numerical_gradient(after, theta, 1e-3), atol=1e-5)
+    assert abs(g - maml.meta_gradient(policy, path, INNER)).max() > 1e-2
+
+
 def test_what_has_no_closed_form_goes_by_autograd(rng):
     class Wrapped:  # a user's policy: the same π, but nothing says that it is linear in θ
         log_pi = staticmethod(SoftmaxPolicy(S, A).log_pi)

@@ -428,6 +428,30 @@ def test_a_minibatch_is_a_mean_over_its_own_steps(case):
     assert abs(m).max() > 1e-3
 
 
+def test_the_parts_of_a_minibatch_share_its_mean(uneven, monkeypatch):
+    """Trials of unequal length in unequal parts: a step counts alike in each, and Adam's first moment is that of one part."""
+    mdps, policy, theta, _, [(many, trials), *_] = uneven
+    moments = []
+    for lanes in (1000, 70):
+        monkeypatch.setattr(rl2_training, "LANES", lanes)
+        _, (m, _, _) = PPO(max_norm=1e6)(np.random.default_rng(4), policy, theta, trials, rl2.regrets(many, trials), None, 1.)
+        moments.append(m)
+    assert not trials.mask.all() and abs(moments[0]).max() > 1e-3
+    np.testing.assert_allclose(*moments, rtol=1e-8, atol=1e-12)
+
+
+def test_a_parts_error_is_not_lost(rng, monkeypatch):
+    monkeypatch.setattr(rl2_training, "LANES", 4)
+    policy = RecurrentPolicy(1, 2, 3)
+    theta = policy.init(rng)
+    trials = sample_trials(rng, independent(rng, 10, 2), policy, theta, 2)
+
+    def of_outputs(y, part, numbers):
+        return y * 0 if 9 not in numbers else 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        gradient(policy, theta, trials, np.arange(10), of_outputs)
+
+
 def test_ppo_does_not_move_at_the_end_of_the_run(case, rng):
     mdps, policy, theta, trials = case
     new, _ = PPO()(rng, policy, theta, trials, rl2.regrets(mdps, trials), None, 0.)

@@ -88,6 +88,74 @@ def test_alias_tables_hold_the_probabilities_to_rounding(rng, width):
     assert (kept.sum(1) == 2**32).all()
 
 
+@pytest.mark.parametrize("p", [[3, 1, 3, 1], [1, 3, 1, 3], [0, 2, 2, 0, 0, 1, 2, 1], [4, 4, 0, 0], [1, 0, 3, 0], [5, 1, 1, 1, 5, 1, 1, 1]])
+def test_alias_tables_where_a_heavy_outcome_gives_exactly_what_it_has(p):
+    """Eighths and sixteenths are exact, so is their table."""
+    width, p = len(p), np.array(p) / sum(p)
+    threshold, alias = (x[:, 0] for x in _alias_tables(p[:, None]))
+    kept, column = np.zeros(width), 2**32 // width
+    for c in range(width):
+        below = -(-int(threshold[c]) // 2**8) * 2**8 - c * column  # the last threshold is 2³² − 1, a 2³² that fits
+        kept[c] += below
+        kept[alias[c]] += column - below
+    assert (kept / 2**32).tolist() == p.tolist()
+
+
+def test_alias_tables_of_rows_that_sum_to_one_only_nearly(rng):
+    p = rng.dirichlet(np.ones(16), 50).T
+    for right, left in zip(_alias_tables(p), _alias_tables(p * (1 + rng.uniform(-1e-6, 1e-6, 50)))):
+        same = abs(right.astype(np.int64) - left) <= 8
+        assert same.all()
+
+
+class Stuck:
+    """A generator whose every random number is the same one: u of 32 bits, or x in [0, 1)."""
+
+    def __init__(self, u=0, x=0.0):
+        self.u, self.x = u, x
+
+    def spawn(self, n):
+        return [self] * n
+
+    def integers(self, high, size, dtype):
+        return np.full(size, self.u << 32 | self.u, dtype)
+
+    def random(self, size):
+        return np.full(size, self.x)
+
+
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_no_number_draws_what_has_probability_zero(rng, width):
+    """At the borders of the columns, where one number more or less would."""
+    n = 200
+    pi = rng.dirichlet(np.ones(width), n) * (rng.random((n, width)) < .5)
+    pi[pi.sum(1) == 0, 0] = 1
+    pi /= pi.sum(1, keepdims=True)
+    pi[::4] = np.eye(width)[pi[::4].argmax(1)]
+    ones = np.ones((n, 1, width, 1))
+    mdps = MDP(0 * ones.astype(int), ones, 0 * ones, np.ones((n, 1)), np.zeros((n, 1)), 1, 1)
+    with np.errstate(divide="ignore"):
+        tables = sampling_tables(mdps, np.log(pi)[:, None])
+    for column in range(width):
+        for u in (column * 2**32 // width, (column + 1) * 2**32 // width - 1):
+            actions = rollout(Stuck(u), mdps, tables, 1).actions[0, :, 0]
+            assert (pi[np.arange(n), actions] > 0).all()
+
+
+@pytest.mark.parametrize("x, pick", [(0.0, 0), (1 - 2.0**-53, -1)])
+def test_start_states_at_the_ends_of_the_unit_interval(rng, x, pick):
+    """The first that is possible, or the last, of a task's own; the probabilities add up to a bit less than one, or more."""
+    start = rng.dirichlet(np.ones(7), 300) * (rng.random((300, 7)) < .6)
+    start[start.sum(1) == 0, 3] = 1
+    start /= start.sum(1, keepdims=True)
+    total = np.cumsum(start / start.sum(1, keepdims=True), 1)[:, -1]
+    start = start[np.argsort(total)]  # task 0, where a number resolves most, has the least
+    assert total.min() < 1 < total.max()
+    mdps = MDP(np.zeros((300, 7, 1, 1), int), np.ones((300, 7, 1, 1)), np.zeros((300, 7, 1, 1)), start, np.zeros((300, 7)), 1, 1)
+    first = rollout(Stuck(x=x), mdps, np.zeros((7, 1)), 2).states[0]
+    assert first.tolist() == [[np.flatnonzero(row)[pick]] * 2 for row in start]
+
+
 def test_sampling_tables_reconstruct_the_joint_distribution_of_action_and_successor(rng):
     mdps = coded(random_tasks(rng, 3, 5, 3, 3, horizon=4))  # 9 outcomes in 16 columns
     log_pi = random_log_pi(rng, 3, 5, 3)
