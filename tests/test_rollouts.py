@@ -108,10 +108,14 @@ def test_alias_tables_of_rows_that_sum_to_one_only_nearly(rng):
         assert same.all()
 
 
-class Stuck:
+class Stuck(np.random.Generator):
     """A generator whose every random number is the same one: u of 32 bits, or x in [0, 1)."""
 
+    def __new__(cls, u=0, x=0.0):
+        return super().__new__(cls, np.random.PCG64())
+
     def __init__(self, u=0, x=0.0):
+        super().__init__(np.random.PCG64())
         self.u, self.x = u, x
 
     def spawn(self, n):
