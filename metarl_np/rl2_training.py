@@ -34,8 +34,7 @@ def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0
     pi, weight = np.exp(log_pi), (trials.mask / steps).astype(outputs.dtype)
     ratio = np.exp(np.take_along_axis(log_pi, action, 1)[:, 0] - old)
     w = weight * advantage * ratio * np.where(advantage > 0, ratio < 1 + clip, ratio > 1 - clip)
-    g = np.empty_like(outputs)
-    h = -np.sum(pi * log_pi, 1)
+    g, h = np.empty_like(outputs), -np.sum(pi * log_pi, 1)
     g[:, :-1] = pi * (-w - entropy_bonus * weight * h)[:, None] - pi * log_pi * (entropy_bonus * weight)[:, None]
     np.put_along_axis(g, action, np.take_along_axis(g, action, 1) + w[:, None], 1)
     g[:, -1] = value * weight * (target - outputs[:, -1])
