@@ -44,8 +44,7 @@ class GRU:
         return [part.reshape(shape) for part, shape in zip(np.split(theta, ends), self.shapes)]
 
     def init(self, rng, dtype=np.float32, memory=1.0):
-        """Orthogonal U, W ~ N(0, 1/D), a read-out near 0, and b_z = log u with u ~ U[1, memory], so that units keep what they hold for
-        up to `memory` steps (Tallec & Ollivier 2018): θ (P,)."""
+        """θ (P,): orthogonal U, W ~ N(0, 1/D), small V, b_z = log U[1, memory] to remember for `memory` steps (Tallec & Ollivier 2018)."""
         check(**locals())
         require(dtype in (float, np.float32, np.float64), "dtype", f"{dtype!r:.99} is neither float32 nor float64")
         h = self.units

@@ -125,8 +125,7 @@ class MDP:
         vars(new).update({name: _read_only(x[tasks]) if isinstance(x, np.ndarray) else x for name, x in old.items()})
         return new
 
-    # R̄(s, a) = Σ_z P(z|s,a) r(s,a,z), shape (N, S, A)
-    expected_rewards = cached_property(lambda self: _read_only(np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards)))
+    expected_rewards = cached_property(lambda self: _read_only(np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards)))  # (N, S, A)
     # task · S + s', the place of each successor in arrays (N, S) laid out flat: (N, S, A, Z) int64
     next_rows = cached_property(lambda self: _read_only(self.successors + self.shape[1] * np.arange(len(self))[:, None, None, None]))
 
@@ -156,8 +155,7 @@ class MDP:
         first = np.arange(starts.shape[-1]) == 0  # what does not end uses the first of its B entries
         z = np.where(ends[..., None], starts, self.successors[..., None]).reshape(self.shape + (-1,))
         p = (self.probabilities[..., None] * np.where(ends[..., None], chances, first)).reshape(z.shape)
-        r = np.repeat(self.rewards, len(first), -1)
-        return replace(self, successors=z, probabilities=p, rewards=r, terminal=np.zeros_like(self.terminal))
+        return replace(self, successors=z, probabilities=p, rewards=np.repeat(self.rewards, len(first), -1), terminal=self.terminal & False)
 
 
 def _read_only(array):

@@ -80,11 +80,10 @@ class LinearPolicy:
 
 @dataclass(frozen=True, eq=False)
 class SoftmaxPolicy(LinearPolicy):
-    """π(a|s) ∝ exp(θ_aᵀφ(s)), θ (F, A): any distribution over the actions in each state when tabular.
-    ∇_b log π(a|s) = ([a = b] − π(b|s)) φ(s). Sutton & Barto (2018), eq. 13.2–13.3."""
+    """π(a|s) ∝ exp(θ_aᵀφ(s)), θ (F, A); ∇_b log π(a|s) = ([a = b] − π(b|s)) φ(s). Sutton & Barto (2018), eq. 13.2–13.3."""
     n_states: int  # S
     n_actions: int  # A
-    features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
+    features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S, any distribution over the actions in each state
     columns = property(lambda self: self.n_actions)
 
 

@@ -93,9 +93,8 @@ def log_probs(y):
 
 @np.errstate(over="ignore", invalid="ignore")  # outputs that are not finite raise
 def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False, max_bytes=None):
-    """Sample one trial of `episodes` = n episodes in each of the N tasks, by θ (P,): Trials, T ≤ n · horizon.
-    An episode ends in a terminal state or at the horizon, and the next begins at once: its first input holds the last action and reward of
-    the one before, and the flag. greedy: take the likeliest action."""
+    """Sample one trial of `episodes` = n episodes in each of N tasks, by θ (P,) (greedy: the likeliest actions): Trials, T ≤ n · horizon.
+    An episode ends in a terminal state or at the horizon; the next one's first input holds its last action and reward, and the flag."""
     check(rng=rng, mdps=mdps, episodes=episodes)
     n, s, a = mdps.shape
     fits = isinstance(policy, RecurrentPolicy) and (policy.n_states, policy.n_actions) == (s, a)
@@ -140,9 +139,8 @@ def expected_rewards(mdps, trials):
 
 def regrets(mdps, trials):
     """γᵗ A*_t(s_t, a_t) = γᵗ (Q*_t − V*_t) ≤ 0, by how much what was done is worse than the best in the *known* task: (T, N).
-    By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, also one with a memory. So it may stand
-    in the loss in place of rewards: with GAE's γ = λ = 1 the gradient has the same expectation, without the luck of start and transitions;
-    below that its bias is another, that of rewards shaped by V*."""
+    By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, even with a memory. It may replace the
+    rewards: with GAE's γ = λ = 1 the gradient's mean stays, without the luck of start and transitions; else biased as if shaped by V*."""
     check(**locals())
     v = exact.optimal_values(mdps)
     return _taken(mdps, trials, np.array([exact.action_values(mdps, after) - now[..., None] for now, after in zip(v, v[1:])]))

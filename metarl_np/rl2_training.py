@@ -104,8 +104,7 @@ class PPO:
                     y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings))
                 norm = np.linalg.norm(g)
                 require_finite(norm, "gradient: components")
-                g = g * min(1.0, self.max_norm / max(norm, 1e-30))
-                theta, state = adam(theta, g, state, step_size=self.step_size * left)
+                theta, state = adam(theta, g * min(1.0, self.max_norm / max(norm, 1e-30)), state, step_size=self.step_size * left)
         return theta, state
 
 
@@ -122,7 +121,7 @@ def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, pay
     """Train for `iterations` batches: a generator of Iteration. sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…)
     or what is called alike (demos/rl2_trpo.py). payoffs: what the loss counts, `regrets`, `expected_rewards`, or a function of (MDP,
     Trials) → (T, N). state, first: the optimiser's state and the iteration, of the same `iterations`, to go on from
-    (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite; other errors as `sample_trials`."""
+    (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite."""
     check(**locals())
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for i in range(first, iterations):

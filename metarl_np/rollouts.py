@@ -45,8 +45,7 @@ def sampling_tables(mdps, log_pi):
 
     def for_all(x):  # (S·…) or (N·S·…) → (N·S·…)
         return np.broadcast_to(x.reshape(-1, s, 2 << bits), (n, s, 2 << bits)).ravel()
-    states, chances = mdps.start_support
-    cumulative = np.cumsum(chances, 1)
+    states, cumulative = mdps.start_support[0], np.cumsum(mdps.start_support[1], 1)
     cumulative = cumulative / cumulative[:, -1:] + np.arange(n)[:, None]
     return SamplingTables(
         np.broadcast_to(np.array(log_pi), (n, s, a)), bits, for_all(np.repeat(thresholds, 2)), mdps.next_rows.ravel()[flat] << (bits + 1),
@@ -107,8 +106,7 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1, max_bytes=Non
     def run(low, child):
         part = slice(low, low + CHUNK)
         task = np.arange(low, min(low + CHUNK, lanes)) // episodes
-        written = (x[..., part] for x in (states, actions, rewards, mask, last))
-        _run(child, tables, first[part], task * s, mdps.reward_noise[task], *written)
+        _run(child, tables, first[part], task * s, mdps.reward_noise[task], *(x[..., part] for x in (states, actions, rewards, mask, last)))
     children = rng.spawn(len(chunks))  # a chunk's numbers do not depend on who runs it, or when
     if min(threads, len(chunks)) > 1:
         with ThreadPoolExecutor(threads) as pool:
