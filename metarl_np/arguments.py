@@ -40,12 +40,10 @@ RULES = {names: (what, good) for what, names, good in (  # of what an argument w
 
 
 def check(**arguments):
-    """Raise ValueError unless each argument that has a rule in RULES keeps it. A whole number is no float, not even 2.0. At a function's
-    door, `check(**locals())`."""
+    """ValueError unless each argument with a rule in RULES keeps it (a float is no whole one). At a function's door, check(**locals())."""
     for name, x in arguments.items():
-        what, good = RULES.get(name, ("anything", lambda x: True))
-        if not good(x):
-            raise ValueError(f"{name}: {x!r:.99} is not {what}")
+        if name in RULES and not RULES[name][1](x):
+            raise ValueError(f"{name}: {x!r:.99} is not {RULES[name][0]}")
 
 
 def require(good, argument, why, axes=("task", "state", "action", "successor")):

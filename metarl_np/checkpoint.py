@@ -80,8 +80,7 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
         with np.printoptions(threshold=np.inf, floatmode="unique"):  # every number of an array, to the last bit
             for key in configuration | last["configuration"]:
                 there, here = (repr(c.get(key)) for c in (last["configuration"], configuration))
-                if there != here:
-                    raise ValueError(f"{path}: made with {key} = {there:.99}, not {here:.99}")
+                require(there == here, path, f"made with {key} = {there:.99}, not {here:.99}")
         rng.bit_generator.__setstate__(last["rng"].bit_generator.__getstate__())  # as copying does; .state has no count of children
         theta, state, first = last["theta"], last["state"], last["iteration"] + 1
     try:

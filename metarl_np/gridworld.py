@@ -7,7 +7,7 @@ import numpy as np
 from metarl_np.arguments import check, require, require_array, require_memory
 from metarl_np.mdp import MDP
 
-START, GOAL, WALL, PIT, FREE = "SG#O."
+START, GOAL, WALL, PIT, FREE = CELLS = "SG#O."
 MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # actions 0..3: up, down, left, right
 ARROWS = "↑↓←→"
 
@@ -15,9 +15,8 @@ ARROWS = "↑↓←→"
 @dataclass(frozen=True)
 class GridWorld:
     """A map of `S` start, `G` goal, `#` wall, `O` pit and `.` free cells, and what moving on it pays.
-    A move pays step_reward, plus goal_reward on entering a goal or pit_reward on entering a pit (both end the episode), less bump_penalty
-    where the border or a wall stops it. With probability `slip` a move turns to one of the two directions perpendicular to it, with equal
-    chances: slip = 2/3 is Gymnasium's FrozenLake. Raises ValueError on a map that is not one."""
+    A move pays step_reward, plus goal_reward or pit_reward on entering a goal or a pit (both end the episode), less bump_penalty where the
+    border or a wall stops it. With probability `slip` it turns by 90°, left or right alike: slip = 2/3 is Gymnasium's FrozenLake."""
     layout: tuple  # H strings of W characters; one string is split at white space
     discount: float  # γ
     horizon: int  # T
@@ -32,12 +31,10 @@ class GridWorld:
     def __post_init__(self):
         check(**vars(self))
         rows = self.layout.split() if isinstance(self.layout, str) else self.layout
-        good = isinstance(rows, (list, tuple)) and all(isinstance(row, str) for row in rows)
-        require(good, "layout", f"expected strings, got {self.layout!r:.99}")
+        require(isinstance(rows, (list, tuple)) and all(isinstance(row, str) for row in rows), "layout", f"not strings: {rows!r:.99}")
         require(len(rows) and len(rows[0]), "layout", "an empty map")
         require([len(row) == len(rows[0]) for row in rows], "layout", f"ragged map, row 0 has {len(rows[0])} cells", ("row",))
-        known = [[cell in START + GOAL + WALL + PIT + FREE for cell in row] for row in rows]
-        require(known, "layout", "unknown map character", ("row", "column"))
+        require([[cell in CELLS for cell in row] for row in rows], "layout", "unknown map character", ("row", "column"))
         object.__setattr__(self, "layout", tuple(rows))
         require(self.kind(START).any(), "layout", f"the map has no start, {START!r}")
 
@@ -58,8 +55,7 @@ class GridWorld:
         """Draw disjoint training and held-out goals from the free cells: (n_train,), (n_held_out,) int."""
         check(**locals())
         cells = self.free_cells
-        fits = n_train + n_held_out <= len(cells)
-        require(fits, "n_train, n_held_out", f"{n_train} + {n_held_out} goals do not fit into {len(cells)} free cells")
+        require(n_train + n_held_out <= len(cells), "n_train, n_held_out", f"{n_train} + {n_held_out} goals, {len(cells)} free cells")
         train, held_out = np.split(rng.permutation(cells)[: n_train + n_held_out], [n_train])
         assert not set(train) & set(held_out)
         return train, held_out

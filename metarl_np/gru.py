@@ -5,14 +5,10 @@
     c_t = tanh(W_c x_t + b_c + r_t ∘ U_c h_{t−1})    the reset gate acts *after* the matrix product
     h_t = z_t ∘ h_{t−1} + (1 − z_t) ∘ c_t,   h_0 = 0
     y_t = V h_t + v
-
 Cho et al. (2014), eq. 5–8, in the convention of cuDNN (theirs has U_c (r ∘ h)). Backwards, with ā for ∂L/∂a and h̄_t complete,
-
     c̄ = (1 − z) ∘ h̄ ∘ (1 − c²)    z̄ = h̄ ∘ (h_{t−1} − c) ∘ z (1 − z)    r̄ = c̄ ∘ U_c h_{t−1} ∘ r (1 − r)     (before the nonlinearity)
     h̄_{t−1} = V ᵀȳ_{t−1} + z ∘ h̄_t + Uᵀ[z̄; r̄; r ∘ c̄],    W̄ = Σ [z̄; r̄; c̄] xᵀ,    Ū = Σ [z̄; r̄; r ∘ c̄] h_{t−1}ᵀ.
-
-Here lanes come *last*, x (T, D, N), so that each gate of all lanes is one block of memory and every operation runs along it.
-"""
+Here lanes come *last*, x (T, D, N), so that each gate of all lanes is one block of memory and every operation runs along it."""
 
 from dataclasses import dataclass
 
@@ -28,6 +24,7 @@ class GRU:
     inputs: int  # D
     units: int  # H
     outputs: int  # O
+    size = property(lambda self: sum(rows * columns for rows, columns in self.shapes))  # P, the number of parameters
 
     def __post_init__(self):
         check(**vars(self))
@@ -39,11 +36,6 @@ class GRU:
         d, h, o = self.inputs, self.units, self.outputs
         return (3 * h, d), (3 * h, h), (3 * h, 1), (o, h), (o, 1)
 
-    @property
-    def size(self):
-        """P, the number of parameters."""
-        return sum(rows * columns for rows, columns in self.shapes)
-
     def split(self, theta):
         """θ (P,) → views W (3H, D), U (3H, H), b (3H, 1), V (O, H), v (O, 1). Raises ValueError unless θ is (P,) and finite."""
         theta = require_array("theta", theta, (self.size,))
@@ -52,8 +44,7 @@ class GRU:
         return [part.reshape(shape) for part, shape in zip(np.split(theta, ends), self.shapes)]
 
     def init(self, rng, dtype=np.float32, memory=1.0):
-        """Orthogonal U, W ~ N(0, 1/D), a read-out near 0, and b_z = log u with u ~ U[1, memory], so that units keep what they hold for
-        up to `memory` steps (Tallec & Ollivier 2018): θ (P,). Raises ValueError on a memory below 1."""
+        """θ (P,): orthogonal U, W ~ N(0, 1/D), small V, b_z = log U[1, memory] to remember for `memory` steps (Tallec & Ollivier 2018)."""
         check(**locals())
         require(dtype in (float, np.float32, np.float64), "dtype", f"{dtype!r:.99} is neither float32 nor float64")
         h = self.units
@@ -65,8 +56,7 @@ class GRU:
 
 def step(weights, h, gates):
     """h_t from h_{t−1} (H, N) and gates = W x_t + b (3H, N), which become z, r, c in place: (h_t, U_c h_{t−1}), (H, N) each."""
-    n = len(h)
-    u = weights[1] @ h
+    n, u = len(h), weights[1] @ h
     zr, c, u_c = gates[: 2 * n], gates[2 * n:], u[2 * n:]
     zr += u[: 2 * n]
     zr *= 0.5  # σ(x) = ½ + ½ tanh(x/2) does not overflow

@@ -8,7 +8,6 @@ from autograd.extend import notrace_primitive
 
 from metarl_np.arguments import check, require, require_array, require_memory, require_shapes
 
-
 LARGEST = 1e37  # of a reward: the sampler's are float32
 
 
@@ -37,17 +36,14 @@ class MDP:
     shape = property(lambda self: self.successors.shape[:3])  # (N, S, A): tasks, states, actions
 
     def __post_init__(self):
-        z = require_array("successors", self.successors)
+        z = require_array("successors", self.successors, kinds="iu")
         require(z.ndim == 4 and z.size, "successors", f"expected shape (N, S, A, Z) with no empty axis, got {z.shape}")
-        require_array("successors", z, kinds="iu")
         n, s = z.shape[:2]
         require((z >= 0) & (z < s), "successors", f"a successor outside 0..{s - 1}")
-        shapes = dict(probabilities=z.shape, rewards=z.shape, start=(n, s), terminal=(n, s), reward_noise=(n,))
-        if np.ndim(self.reward_noise) == 0:
-            object.__setattr__(self, "reward_noise", np.repeat(self.reward_noise, n))
-        arrays = {name: require_array(name, getattr(self, name), shape) for name, shape in shapes.items()}
+        shapes = dict(probabilities=[z.shape], rewards=[z.shape], start=[(n, s)], terminal=[(n, s)], reward_noise=[(n,), ()])
+        arrays = {name: require_array(name, getattr(self, name), *allowed) for name, allowed in shapes.items()}
         require(np.isin(arrays["terminal"], (0, 1)), "terminal", "neither true nor false")
-        arrays = {name: np.array(x, bool if name == "terminal" else float) for name, x in arrays.items()}
+        arrays = {k: np.array(np.broadcast_to(x, shapes[k][0]), bool if k == "terminal" else float) for k, x in arrays.items()}
         p, r, start, end, noise = arrays.values()
         for name, x in (("probabilities", p), ("start", start)):
             require(x >= 0, name, "negative or NaN")
@@ -59,17 +55,15 @@ class MDP:
         require(stays | ~end[..., None, None], "terminal", "a terminal state must be absorbing and pay 0")
         require((noise >= 0) & (noise <= LARGEST), "reward_noise", f"negative or not finite, or above {LARGEST}")
         check(discount=self.discount, horizon=self.horizon)
-        for name, x in dict(arrays, successors=z.astype(np.int32)).items():
-            object.__setattr__(self, name, _read_only(x))
-        object.__setattr__(self, "horizon", int(self.horizon))
+        arrays = {name: _read_only(x) for name, x in dict(arrays, successors=z.astype(np.int32)).items()}
+        vars(self).update(arrays, horizon=int(self.horizon))
 
     @classmethod
     def from_dense(cls, P, R, start, *, discount, horizon, terminal=False, reward_noise=0.0):
         """One task from P (S, A, S), R (S, A) or (S, A, S), or N from P (N, S, A, S), R (N, S, A) or (N, S, A, S).
-        start: a state, or a distribution (S,) or (N, S). terminal: bool, (S,) or (N, S). Raises ValueError as MDP does."""
+        start: a state, or a distribution (S,) or (N, S). terminal: bool, (S,) or (N, S)."""
         P, R = require_array("P", P), require_array("R", R)
-        fits = P.ndim in (3, 4) and P.shape[-1] == P.shape[-3] and P.size
-        require(fits, "P", f"expected shape (S, A, S) or (N, S, A, S), got {P.shape}")
+        require(P.ndim in (3, 4) and P.shape[-1] == P.shape[-3] and P.size, "P", f"of shape {P.shape}, not (S, A, S) or (N, S, A, S)")
         require_shapes(P.shape[:-1], P.shape, R=R)
         R = np.broadcast_to(R if R.ndim == P.ndim else R[..., None], P.shape)
         P, R = (P[None], R[None]) if P.ndim == 3 else (P, R)
@@ -91,8 +85,7 @@ class MDP:
         fits = isinstance(tables, (list, tuple)) and len(tables) and all(isinstance(t, dict) for t in tables)
         require(fits, "tables", "expected a dictionary {s: {a: [(p, s', r, done), …]}} or a list of them")
         states = np.arange(len(tables[0]))
-        require(len(states) and all(sorted(t) == states.tolist() for t in tables), "tables",
-                "every table needs the states 0..S-1 as keys, the same for all tasks")
+        require(len(states) and all(sorted(t) == states.tolist() for t in tables), "tables", "expected the states 0..S-1 as keys of each")
         n, s, a = len(tables), len(states), len(tables[0][0])
         start = _per_state("start", start, n, s)
         require([[sorted(t[j]) == list(range(a)) for j in range(s)] for t in tables], "tables", f"expected the actions 0..{a - 1}")
@@ -102,7 +95,6 @@ class MDP:
         require(good, "tables", f"a probability that is negative or NaN, or a successor outside 0..{s - 1}")
         entries = np.array([e for e in entries if e[3] != 0], float).reshape(-1, 7)
         (task, state, action, z), (p, r), done = entries[:, [0, 1, 2, 4]].T.astype(int), entries[:, [3, 5]].T, entries[:, 6] != 0
-
         by_done, otherwise, on = np.zeros((n, s), bool), start > 0, ~done & (z != state)
         by_done[task[done], z[done]] = otherwise[task[on], z[on]] = True
         both = by_done & otherwise  # done leads to a copy of these
@@ -119,8 +111,7 @@ class MDP:
         probabilities, rewards = np.zeros((2,) + shape)
         probabilities[..., 0], place = terminal[..., None], (task, state, action, slot)
         successors[place], rewards[place], probabilities[place] = z, cells[4], np.bincount(which.ravel(), p[left])
-        start = np.pad(start, ((0, 0), (0, total - s)))
-        return cls(successors, probabilities, rewards, start, terminal, discount, horizon, reward_noise)
+        return cls(successors, probabilities, rewards, np.pad(start, ((0, 0), (0, total - s))), terminal, discount, horizon, reward_noise)
 
     def __len__(self):
         return len(self.successors)
@@ -130,20 +121,13 @@ class MDP:
         tasks = np.atleast_1d(np.arange(len(self))[tasks if isinstance(tasks, slice) else require_array("tasks", tasks, kinds="biu")])
         require(tasks.size and tasks.ndim == 1, "tasks", f"expected an integer, a slice or a list of at least one, got {tasks.shape}")
         new = object.__new__(MDP)  # checked when it was made: a part of it need not be checked again
-        for f in fields(self):
-            x = getattr(self, f.name)
-            object.__setattr__(new, f.name, _read_only(x[tasks]) if isinstance(x, np.ndarray) else x)
+        old = {f.name: getattr(self, f.name) for f in fields(self)}
+        vars(new).update({name: _read_only(x[tasks]) if isinstance(x, np.ndarray) else x for name, x in old.items()})
         return new
 
-    @cached_property
-    def next_rows(self):
-        """task · S + s', the place of each successor in arrays (N, S) laid out flat: (N, S, A, Z) int64."""
-        return _read_only(self.successors + self.shape[1] * np.arange(len(self))[:, None, None, None])
-
-    @cached_property
-    def expected_rewards(self):
-        """R̄(s, a) = Σ_z P(z|s,a) r(s,a,z), shape (N, S, A)."""
-        return _read_only(np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards))
+    expected_rewards = cached_property(lambda self: _read_only(np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards)))  # (N, S, A)
+    # task · S + s', the place of each successor in arrays (N, S) laid out flat: (N, S, A, Z) int64
+    next_rows = cached_property(lambda self: _read_only(self.successors + self.shape[1] * np.arange(len(self))[:, None, None, None]))
 
     @cached_property
     def start_support(self):
@@ -154,12 +138,11 @@ class MDP:
     def with_time(self):
         """The same MDPs with time in the state, t·S + s for t = 0 … T, the states at T being terminal: S' = (T + 1)·S.
         A policy on it may depend on time, as the optimal one for a finite horizon does. The original state is s' mod S."""
-        require_memory(40, self.horizon + 1, self.successors.size)
-        s, own = self.shape[1], np.arange((self.horizon + 1) * self.shape[1])[:, None, None]
-        copied = (self.successors, self.probabilities, self.rewards, self.terminal)
-        z, p, r, end = (np.concatenate([x] * (self.horizon + 1), 1) for x in copied)
+        s, copies = self.shape[1], self.horizon + 1
+        require_memory(40, copies, self.successors.size)
+        z, p, r, end = (np.concatenate([x] * copies, 1) for x in (self.successors, self.probabilities, self.rewards, self.terminal))
         end[:, -s:] = True
-        stay = end[..., None, None]  # what goes on, goes on in the next copy
+        own, stay = np.arange(copies * s)[:, None, None], end[..., None, None]  # what goes on, goes on in the next copy
         return replace(self, successors=np.where(stay, own, z + (own // s + 1) * s), probabilities=p, rewards=np.where(stay, 0.0, r),
                        start=np.pad(self.start, ((0, 0), (0, self.horizon * s))), terminal=end)
 
@@ -170,11 +153,9 @@ class MDP:
         ends = self.terminal.ravel()[self.next_rows] & ~self.terminal[..., None, None]
         require_memory(40, starts.shape[-1], self.successors.size)
         first = np.arange(starts.shape[-1]) == 0  # what does not end uses the first of its B entries
-        successors = np.where(ends[..., None], starts, self.successors[..., None])
-        probabilities = self.probabilities[..., None] * np.where(ends[..., None], chances, first)
-        successors, probabilities = (x.reshape(self.shape + (-1,)) for x in (successors, probabilities))
-        return replace(self, successors=successors, probabilities=probabilities, rewards=np.repeat(self.rewards, len(first), -1),
-                       terminal=np.zeros_like(self.terminal))
+        z = np.where(ends[..., None], starts, self.successors[..., None]).reshape(self.shape + (-1,))
+        p = (self.probabilities[..., None] * np.where(ends[..., None], chances, first)).reshape(z.shape)
+        return replace(self, successors=z, probabilities=p, rewards=np.repeat(self.rewards, len(first), -1), terminal=self.terminal & False)
 
 
 def _read_only(array):

@@ -49,8 +49,7 @@ class LinearPolicy:
     def _outputs(self, theta):
         """φ(s)ᵀθ for all states: (…, F, m) → (…, S, m). Raises ValueError unless θ is of that shape and finite."""
         theta = require_array("theta", theta)
-        if np.shape(theta)[-2:] != self.shape:
-            raise ValueError(f"theta: expected shape (…, {self.shape[0]}, {self.shape[1]}), got {np.shape(theta)}")
+        require(np.shape(theta)[-2:] == self.shape, "theta", f"expected shape (…, {str(self.shape)[1:]}, got {np.shape(theta)}")
         if not np.isfinite(theta).all():
             place = np.argwhere(~np.isfinite(theta))[0]
             where = ", ".join(f"{axis} {i}" for axis, i in zip(("task", "state or feature", "column")[-len(place):], place))
@@ -67,27 +66,24 @@ class LinearPolicy:
 
     def tangent(self, theta, v):
         """vᵀ∇_θ log π(a|s; θ) = φ(s)ᵀ v (f(a) − E_π f) for all states: θ, v (…, F, m) → (…, S, A)."""
-        pi = np.exp(self.log_pi(theta))
         require(np.shape(v)[-2:] == self.shape, "v", "expected the shape of theta")
-        x = self._logits(v)
+        pi, x = np.exp(self.log_pi(theta)), self._logits(v)
         return x - total(pi * x)
 
     def weighted_score(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇_θ log π(a|s; θ) = Σ_s φ(s) Σ_a w(s,a) (f(a) − E_π f)ᵀ: θ (…, F, m), w (…, S, A) → (…, F, m)."""
-        pi = np.exp(self.log_pi(theta))
         require(np.shape(weights)[-2:] == (self.n_states, self.n_actions), "weights", "expected shape (…, S, A)")
-        x = weights - pi * total(weights)
+        x = weights - np.exp(self.log_pi(theta)) * total(weights)
         x = x if self.bits is None else np.matmul(x, self.bits)
         return x if self.features is None else np.matmul(self.features.T, x)
 
 
 @dataclass(frozen=True, eq=False)
 class SoftmaxPolicy(LinearPolicy):
-    """π(a|s) ∝ exp(θ_aᵀφ(s)), θ (F, A): any distribution over the actions in each state when tabular.
-    ∇_b log π(a|s) = ([a = b] − π(b|s)) φ(s). Sutton & Barto (2018), eq. 13.2–13.3."""
+    """π(a|s) ∝ exp(θ_aᵀφ(s)), θ (F, A); ∇_b log π(a|s) = ([a = b] − π(b|s)) φ(s). Sutton & Barto (2018), eq. 13.2–13.3."""
     n_states: int  # S
     n_actions: int  # A
-    features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
+    features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S, any distribution over the actions in each state
     columns = property(lambda self: self.n_actions)
 
 

@@ -1,5 +1,4 @@
 """Recurrent RL² (Duan et al. 2016; Wang et al. 2016): a recurrent policy whose hidden state lives across the episodes of a trial.
-
 A trial is n episodes in one task. At each of its steps the policy sees the state, the previous action (or that there was none), the
 previous reward and whether an episode has just ended; what it learns about the task stays in its hidden state, which is zero at the
 start of the trial only. It is trained (`rl2_training`) by a standard algorithm to maximise the trial's return, the sum over episodes of
@@ -29,8 +28,7 @@ class Trials:
     mask: np.ndarray  # (T, N) bool: the step was really taken
 
     def __post_init__(self):
-        for name in ("actions", "rewards", "episode", "time", "mask"):
-            require_shapes(np.shape(self.states), **{name: getattr(self, name)})
+        require_shapes(np.shape(self.states), **{k: getattr(self, k) for k in ("actions", "rewards", "episode", "time", "mask")})
 
     def part(self, trials):
         """Only these of the N trials, a slice or an index array: Trials."""
@@ -45,15 +43,12 @@ class RecurrentPolicy:
     n_states: int  # S
     n_actions: int  # A
     units: int  # H
+    # the GRU, with D = S + (A + 1) + 2 inputs and O = S·(A + 1) outputs
+    net = property(lambda self: gru.GRU(self.n_states + self.n_actions + 3, self.units, self.n_states * (self.n_actions + 1)))
 
     def __post_init__(self):
         check(**vars(self))
         self.net  # sizes above MAX_BYTES are refused there
-
-    @property
-    def net(self):
-        """The GRU, with D = S + (A + 1) + 2 inputs and O = S·(A + 1) outputs."""
-        return gru.GRU(self.n_states + self.n_actions + 3, self.units, self.n_states * (self.n_actions + 1))
 
     def init(self, rng, dtype=np.float32, memory=1.0):
         """θ (P,): see `gru.GRU.init`."""
@@ -98,23 +93,21 @@ def log_probs(y):
 
 @np.errstate(over="ignore", invalid="ignore")  # outputs that are not finite raise
 def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False, max_bytes=None):
-    """Sample one trial of `episodes` = n episodes in each of the N tasks, by θ (P,): Trials, T ≤ n · horizon.
-    An episode ends in a terminal state or at the horizon, and the next begins at once: its first input holds the last action and reward of
-    the one before, and the flag. greedy: take the likeliest action. Raises ValueError on n < 1, and on a policy or parameters that do not
-    fit the tasks."""
+    """Sample one trial of `episodes` = n episodes in each of N tasks, by θ (P,) (greedy: the likeliest actions): Trials, T ≤ n · horizon.
+    An episode ends in a terminal state or at the horizon; the next one's first input holds its last action and reward, and the flag."""
     check(rng=rng, mdps=mdps, episodes=episodes)
     n, s, a = mdps.shape
     fits = isinstance(policy, RecurrentPolicy) and (policy.n_states, policy.n_actions) == (s, a)
     require(fits, "policy", f"made for other than S, A = {s}, {a}: {policy!r:.99}")
     theta = require_array("theta", theta, kinds="f")
     require_memory(policy.net.inputs + a + 7, 8, n, episodes, mdps.horizon, max_bytes=max_bytes)
-    weights, table, lanes = policy.net.split(theta), successor_table(mdps), np.arange(n)
-    W, _, b, V, v = weights
-    starts, longest = np.array([_start(rng, mdps) for _ in range(episodes)]), episodes * mdps.horizon
+    W, _, b, V, v = weights = policy.net.split(theta)
+    chances, longest = np.cumsum(mdps.start, 1), episodes * mdps.horizon
+    starts = np.array([(chances <= rng.random((n, 1)) * chances[:, -1:]).sum(1) for _ in range(episodes)])  # by inversion
     inputs, outputs = (np.zeros((longest, rows, n), theta.dtype) for rows in (policy.net.inputs, a + 1))
     states, actions, rewards, episode, time, mask = record = [np.zeros((longest, n), kind) for kind in (int, int, float, int, int, bool)]
     h, state, count, t = np.zeros((policy.units, n), theta.dtype), starts[0], np.zeros(n, int), np.zeros(n, int)
-    previous, reward, ended, used = np.zeros(n, int), 0.0, False, 0
+    table, lanes, previous, reward, ended, used = successor_table(mdps), np.arange(n), np.zeros(n, int), 0.0, False, 0
     while (count < episodes).any():
         policy.observe(inputs[used], state, previous, reward, ended)
         h, _ = gru.step(weights, h, W @ inputs[used] + b)
@@ -124,19 +117,12 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False, max_bytes
         live = count < episodes
         for row, x in zip(record, (state, action, reward * live, count, t, live)):
             row[used] = x
-        t = t + 1
-        ended = mdps.terminal[lanes, after] | (t == mdps.horizon)
+        ended = mdps.terminal[lanes, after] | (t + 1 == mdps.horizon)
         count = count + (ended & live)
-        state, t = np.where(ended, starts[np.minimum(count, episodes - 1), lanes], after), np.where(ended, 0, t)
+        state, t = np.where(ended, starts[np.minimum(count, episodes - 1), lanes], after), np.where(ended, 0, t + 1)
         previous, used = action + 1, used + 1
     require_finite(outputs[:used], "theta: parameters so large that they lead to outputs")
     return Trials(*(x[:used] for x in (inputs, outputs, *record)))
-
-
-def _start(rng, mdps):
-    """A start state for each task: (N,)."""
-    cumulative = np.cumsum(mdps.start, 1)
-    return (cumulative <= rng.random((len(mdps), 1)) * cumulative[:, -1:]).sum(1)
 
 
 def _sample(rng, logits):
@@ -153,9 +139,8 @@ def expected_rewards(mdps, trials):
 
 def regrets(mdps, trials):
     """γᵗ A*_t(s_t, a_t) = γᵗ (Q*_t − V*_t) ≤ 0, by how much what was done is worse than the best in the *known* task: (T, N).
-    By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, also one with a memory. So it may stand
-    in the loss in place of rewards: with GAE's γ = λ = 1 the gradient has the same expectation, without the luck of start and transitions;
-    below that its bias is another, that of rewards shaped by V*."""
+    By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, even with a memory. It may replace the
+    rewards: with GAE's γ = λ = 1 the gradient's mean stays, without the luck of start and transitions; else biased as if shaped by V*."""
     check(**locals())
     v = exact.optimal_values(mdps)
     return _taken(mdps, trials, np.array([exact.action_values(mdps, after) - now[..., None] for now, after in zip(v, v[1:])]))

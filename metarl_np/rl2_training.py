@@ -34,8 +34,7 @@ def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0
     pi, weight = np.exp(log_pi), (trials.mask / steps).astype(outputs.dtype)
     ratio = np.exp(np.take_along_axis(log_pi, action, 1)[:, 0] - old)
     w = weight * advantage * ratio * np.where(advantage > 0, ratio < 1 + clip, ratio > 1 - clip)
-    g = np.empty_like(outputs)
-    h = -np.sum(pi * log_pi, 1)
+    g, h = np.empty_like(outputs), -np.sum(pi * log_pi, 1)
     g[:, :-1] = pi * (-w - entropy_bonus * weight * h)[:, None] - pi * log_pi * (entropy_bonus * weight)[:, None]
     np.put_along_axis(g, action, np.take_along_axis(g, action, 1) + w[:, None], 1)
     g[:, -1] = value * weight * (target - outputs[:, -1])
@@ -105,8 +104,7 @@ class PPO:
                     y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings))
                 norm = np.linalg.norm(g)
                 require_finite(norm, "gradient: components")
-                g = g * min(1.0, self.max_norm / max(norm, 1e-30))
-                theta, state = adam(theta, g, state, step_size=self.step_size * left)
+                theta, state = adam(theta, g * min(1.0, self.max_norm / max(norm, 1e-30)), state, step_size=self.step_size * left)
         return theta, state
 
 
@@ -123,7 +121,7 @@ def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, pay
     """Train for `iterations` batches: a generator of Iteration. sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…)
     or what is called alike (demos/rl2_trpo.py). payoffs: what the loss counts, `regrets`, `expected_rewards`, or a function of (MDP,
     Trials) → (T, N). state, first: the optimiser's state and the iteration, of the same `iterations`, to go on from
-    (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite; other errors as `sample_trials`."""
+    (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite."""
     check(**locals())
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for i in range(first, iterations):

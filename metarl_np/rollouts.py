@@ -30,7 +30,7 @@ class SamplingTables:
 
 
 def sampling_tables(mdps, log_pi):
-    """Alias tables of the joint (action, successor) outcomes of `mdps` under log π (S, A) or (N, S, A). Raises ValueError if it is not one.
+    """Alias tables of the joint (action, successor) outcomes of `mdps` under log π (S, A) or (N, S, A).
     A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens."""
     require_log_pi(log_pi, mdps)
     (n, s, a, z), log_pi = mdps.successors.shape, np.asarray(log_pi)
@@ -45,8 +45,7 @@ def sampling_tables(mdps, log_pi):
 
     def for_all(x):  # (S·…) or (N·S·…) → (N·S·…)
         return np.broadcast_to(x.reshape(-1, s, 2 << bits), (n, s, 2 << bits)).ravel()
-    states, chances = mdps.start_support
-    cumulative = np.cumsum(chances, 1)
+    states, cumulative = mdps.start_support[0], np.cumsum(mdps.start_support[1], 1)
     cumulative = cumulative / cumulative[:, -1:] + np.arange(n)[:, None]
     return SamplingTables(
         np.broadcast_to(np.array(log_pi), (n, s, a)), bits, for_all(np.repeat(thresholds, 2)), mdps.next_rows.ravel()[flat] << (bits + 1),
@@ -83,8 +82,7 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1, max_bytes=Non
     """Sample `episodes` = K episodes per task under log π (S, A) or (N, S, A): Episodes with axes (T, N, K), T = mdps.horizon.
     `steps` below the horizon truncates. 13 bytes per step: states and actions int32, rewards float32, mask bool. The resolution of a
     probability is that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. `log_pi` may also be the SamplingTables made
-    from it. With several threads chunks of lanes run side by side; the numbers are the same. Raises ValueError on a policy that is not one,
-    K or threads < 1, steps outside 1..horizon, or more than max_bytes (8 GiB)."""
+    from it. With several threads chunks of lanes run side by side; the numbers are the same. More than max_bytes (8 GiB) are refused."""
     check(rng=rng, mdps=mdps)
     steps = mdps.horizon if steps is None else steps
     check(episodes=episodes, threads=threads, steps=steps)
@@ -108,8 +106,7 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1, max_bytes=Non
     def run(low, child):
         part = slice(low, low + CHUNK)
         task = np.arange(low, min(low + CHUNK, lanes)) // episodes
-        rows = (x[..., part] for x in (states, actions, rewards, mask, last))
-        _run(child, tables, first[part], task * s, mdps.reward_noise[task], *rows)
+        _run(child, tables, first[part], task * s, mdps.reward_noise[task], *(x[..., part] for x in (states, actions, rewards, mask, last)))
     children = rng.spawn(len(chunks))  # a chunk's numbers do not depend on who runs it, or when
     if min(threads, len(chunks)) > 1:
         with ThreadPoolExecutor(threads) as pool:
@@ -159,10 +156,8 @@ def successor_table(mdps):
 
 
 def step(rng, mdps, table, states, actions):
-    """One step in each of N tasks, for policies with a memory: s, a (N,) → (r (N,), s' (N,)). table: `successor_table(mdps)`.
-
-    The policy has drawn its action; the successor follows by inversion. The reward of a terminal state is 0, without noise.
-    """
+    """One step in each of N tasks, for policies with a memory, which draw the action: s, a (N,) → (r (N,), s' (N,)), s' by inversion of the
+    table, `successor_table(mdps)`. The reward of a terminal state is 0, without noise."""
     n, s, a, z = mdps.successors.shape
     row = (np.arange(n) * s + states) * a + actions
     cell = row * z + (table[row] <= rng.random((n, 1))).sum(1)
