@@ -95,10 +95,9 @@ def expected_gradients(mdps, theta, *, step_size, episodes, steps=1, baseline=le
     policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
     theta, size = require_array("theta", theta) * 1.0, dict(episodes=episodes, steps=steps)
     result = {"(b)": exact_meta.expected_adapted_return_gradient(mdps, policy, theta, Reinforce(step_size, baseline), **size)}
-    for name, score in product(ESTIMATORS, ("", "+score")):
-        inner = Reinforce(step_size, baseline, name, lam)
-        result[name + score] = exact_meta.expected_meta_gradient(mdps, policy, theta, inner, score=bool(score), **size)
-    return result
+    return result | {name + score: exact_meta.expected_meta_gradient(
+        mdps, policy, theta, Reinforce(step_size, baseline, name, lam), score=bool(score), **size)
+        for name, score in product(ESTIMATORS, ("", "+score"))}
 
 
 def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None, confidence=0.99):

@@ -35,15 +35,14 @@ def hessians(mdps, policy, theta, *, max_bytes=None):
     """{"H": ∇²J, "H1", "H2", "H12"} with H = H₁ + H₂ + H₁₂ + H₁₂ᵀ, each (N, P, P), P = F·A. See `losses` for what they are.
     From ∇J = Σ W ∇log π(a|s), W = d π Q: H₂ is what ∇²log π contributes at fixed W, H₁ what the change of π in W does (W ∇log π, as ∇π =
     π ∇log π), H₁₂ what the change of Q does, and its transpose what d does."""
-    check(mdps=mdps, policy=policy)
-    theta, score = per_task(mdps, theta), policy.weighted_score
-    size = (len(mdps), theta[0].size, theta[0].size)
-    require_memory(8, *size, max_bytes=max_bytes)  # for each
-
     def occupied_values(th):  # W(s, a) with π(a|s) and the occupancy held at θ: only Q_t changes
         log_pi = policy.log_pi(th)
         mass = exact.occupancy(mdps, stop(log_pi))[..., None] * np.exp(stop(log_pi))
         return sum(m * exact.action_values(mdps, v) for m, v in zip(mass, exact.values(mdps, log_pi)[1:]))
+    check(mdps=mdps, policy=policy)
+    theta, score = per_task(mdps, theta), policy.weighted_score
+    size = (len(mdps), theta[0].size, theta[0].size)
+    require_memory(8, *size, max_bytes=max_bytes)  # for each
     w = exact.policy_gradient_table(mdps, policy.log_pi(theta))
     parts = dict(H=lambda t: score(t, exact.policy_gradient_table(mdps, policy.log_pi(t))), H1=lambda t: score(theta, w * policy.log_pi(t)),
                  H2=lambda t: score(t, w), H12=lambda t: score(theta, occupied_values(t)))
@@ -95,6 +94,5 @@ def expected_meta_gradient(mdps, policy, theta, inner, *, episodes, steps=1, sco
     """E_D of `maml.meta_gradient`, with the score or without, its query exact: (F, A). Arguments and errors as `enumerate_adaptations`."""
     def outer(adapted):
         return exact.expected_return(mdps[np.zeros(len(adapted), int)], policy.log_pi(adapted))
-    path, probability = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
-    g = meta_gradient(policy, path, inner, outer=outer, score=outer(path.thetas[-1]) if score else None)
-    return np.sum(probability[:, None, None] * g, 0)
+    path, p = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
+    return np.sum(p[:, None, None] * meta_gradient(policy, path, inner, outer=outer, score=outer(path.thetas[-1]) if score else None), 0)

@@ -21,8 +21,8 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     """x with A x = b in N problems at once, A symmetric positive definite: b (N, …), matvec: (N, …) → (N, …), x (N, …).
-    Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2. Stops when all residuals are below tolerance · |b|, or after
-    max_iterations (by default 4 per unknown, restarted after 2: ValueError if one is then above 1e-4 · |b|)."""
+    Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2. Until all residuals are below tolerance · |b|, or max_iterations
+    (by default 4 per unknown, restarted after 2: ValueError if one is then above 1e-4 · |b|)."""
     def dot(p, q):
         return np.sum(p * q, axis=tuple(range(1, b.ndim)), keepdims=True)
     x, r = np.zeros(b.shape), np.array(b, float)

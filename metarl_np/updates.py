@@ -1,7 +1,6 @@
-"""One learner: a step of REINFORCE, PPO or TRPO on recorded episodes, as a function θ' = U(θ, D) that autograd differentiates. An inner
-update needs two methods. `prepare(mdps, policy, theta, episodes)` keeps what the step needs, and freezes what has no derivative (how many
-epochs; how far TRPO's line search went). Calling it, (policy, theta, data) → θ', is then a smooth function of θ (N, F, A), one row per
-task. (An attribute `baseline` scores the query too.)"""
+"""One learner: a step of REINFORCE, PPO or TRPO on recorded episodes, θ' = U(θ, D), that autograd differentiates. An inner update has two
+methods: `prepare(mdps, policy, theta, episodes)` keeps what the step needs, and freezes what has no derivative (epochs, line search); the
+call, (policy, theta, data) → θ', is then smooth in θ (N, F, A), one row per task. (An attribute `baseline` scores the query too.)"""
 
 from dataclasses import dataclass
 from typing import Callable
