@@ -164,7 +164,11 @@ def policy_gradient_table(mdps, log_pi):
 def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     """Every episode of N small MDPs that is possible under some policy, of probability dynamics · Π_t π(a_t|s_t) over its unmasked steps:
     (Episodes, dynamics (N, M)), filled up with fully masked ones of probability 0. Raises ValueError if there are too many."""
-    check(**locals())
+    def by_task(x):  # (…, all episodes) → (…, N, M); they are sorted by task
+        filled = np.zeros(x.shape[:-1] + (n, np.bincount(task).max()))
+        filled[..., task, np.arange(len(task)) - np.searchsorted(task, task)] = x
+        return filled
+    check(mdps=mdps, max_episodes=max_episodes)
     (n, s, a, z), count = mdps.successors.shape, np.ones(mdps.shape[:2])
     for _ in range(mdps.horizon):
         count = np.where(mdps.terminal, 1.0, ((mdps.probabilities > 0) * count.ravel()[mdps.next_rows]).sum((-2, -1)))
@@ -180,11 +184,6 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
         task, state, end = task[i], state[i], ended[i, 0]
         steps = np.concatenate([steps[:, :, i], np.stack([state, j // z, rewards[task, state, j] * ~end, ~end])[:, None]], 1)
         probability, state = probability[i] * branch[i, j], np.where(end, state, after[task, state, j])
-
-    def by_task(x):  # (…, all episodes) → (…, N, M); they are sorted by task
-        filled = np.zeros(x.shape[:-1] + (n, np.bincount(task).max()))
-        filled[..., task, np.arange(len(task)) - np.searchsorted(task, task)] = x
-        return filled
     (states, actions), rewards, mask, last = by_task(steps[:2]).astype(int), *by_task(steps[2:]), by_task(state).astype(int)
     return Episodes(states, actions, rewards, mask > 0, None, last, np.zeros(last.shape, bool)), by_task(probability)
 
