@@ -13,8 +13,7 @@ def bernoulli(means):
     means = require_array("means", means)
     require(means.ndim == 2 and means.size, "means", f"expected shape (N, k), not empty, got {means.shape}")
     require((means >= 0) & (means <= 1), "means", "not a probability", ("task", "arm"))
-    p = np.stack([means, 1 - means], -1)[:, None]
-    n = len(means)
+    p, n = np.stack([means, 1 - means], -1)[:, None], len(means)
     return MDP(np.zeros(p.shape, int), p, np.broadcast_to([1.0, 0.0], p.shape), np.ones((n, 1)), np.zeros((n, 1), bool), 1.0, 1)
 
 
@@ -26,8 +25,7 @@ def independent(rng, n_tasks, arms):
 
 
 def dependent(rng, n_tasks, difficulty="uniform"):
-    """Two arms with means p and 1 − p: p ~ U[0, 1] ("uniform"), or p and 1 − p in random order with p = .1 ("easy"), .25 ("medium") or
-    .4 ("hard"): MDP. Wang et al. (2016), §3.1. Raises ValueError on another name."""
+    """Two arms with means p and 1 − p: p ~ U[0, 1] ("uniform"), or by DEPENDENT and in random order: MDP. Wang et al. (2016), §3.1."""
     check(**locals())
     require_memory(160, n_tasks)
     require(difficulty in ("uniform", *DEPENDENT), "difficulty", f"{difficulty!r:.99} is not one of uniform, {', '.join(DEPENDENT)}")

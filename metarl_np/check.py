@@ -19,14 +19,12 @@ from metarl_np.updates import Reinforce
 MEANING = {
     "first_order": "it differentiates nothing of the inner step: it lacks H₁, H₂ and H₁₂",
     "naive": "its Hessian is that of Σ log π (G − b): it lacks H₁ and H₁₂; right for what is trained, (b), only with the score",
-    "lvc": "its Hessian has H₁ and H₂: it lacks H₁₂",
-    "dice": "its Hessian's expectation is the whole H",
+    "lvc": "its Hessian has H₁ and H₂: it lacks H₁₂", "dice": "its Hessian's expectation is the whole H",
     "loaded_dice": "its Hessian's expectation is the whole H at λ = 1, LVC's at λ = 0",
     "first_order+score": "the first-order estimator with the score of the inner data: it lacks the pathwise derivative of the inner step",
     "naive+score": "unbiased for what is trained, (b): the pathwise derivative at fixed data and the score of the inner data",
     **{f"{name}+score": f"it counts a part of the score twice: {name} already contains it" for name in ("lvc", "dice", "loaded_dice")},
-    "policy gradient": "the exact ∇J(θ), with no inner step at all",
-    "(a)": "the exact gradient of J(θ + α∇J(θ)), with exact inner gradients",
+    "policy gradient": "the exact ∇J(θ), with no inner step", "(a)": "the exact gradient of J(θ + α∇J(θ)), with exact inner gradients",
     "(b)": "the exact gradient of what is trained, E_D[J(U(θ, D))]",
 }
 
@@ -43,15 +41,12 @@ class Verdict:
 
 
 def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
-    """Plain arrays (T, K) of one task or (T, N, K) of N as `estimator_gradients` wants them. log_probs: of your policy when it acted;
-    baseline: your own b_t; masked steps do not matter. ValueError on other shapes, NaN, infinity, states or actions not integer."""
+    """Arrays (T, K) of one task or (T, N, K) of N, for `estimator_gradients`. log_probs: your policy's when it acted; baseline: b_t."""
     shape = require_array("states", states).shape
     mask = np.ones(shape, bool) if mask is None else require_array("mask", mask)
-    good = mask.shape == shape and np.isin(mask, (0, 1)).all()
-    require(good, "mask", f"expected booleans of the states' shape {shape}, got {mask.dtype} {mask.shape}")
+    require(mask.shape == shape and np.isin(mask, (0, 1)).all(), "mask", f"no booleans of states' {shape}: {mask.dtype} {mask.shape}")
     arrays = dict(states=states, actions=actions, rewards=rewards, mask=mask.astype(bool), log_probs=log_probs, baseline=baseline)
-    whole = dict(states="iu", actions="iu")
-    arrays = {name: require_array(name, x, kinds=whole.get(name, "biuf")) for name, x in arrays.items() if x is not None}
+    arrays = {k: require_array(k, x, kinds="iu" if k in ("states", "actions") else "biuf") for k, x in arrays.items() if x is not None}
     for name, x in arrays.items():
         fits = x.shape == shape and len(shape) in (2, 3) and x.size
         require(fits, name, f"expected shape (T, K) or (T, N, K) like the states', not empty, got {x.shape}")
@@ -61,9 +56,8 @@ def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
 
 def estimator_gradients(theta, support, query, *, step_size, discount, baseline=leave_one_out_baseline, lam=1.0, policy=None):
     """{name: the meta-gradient (F, A) that each estimator must give on these episodes}, with `+score` and without; mean over tasks.
-    theta (F, A). support: a list of `record`s, one for each inner step, query: one more, scored with the same baseline; a recorded one goes
-    before the function `baseline`. policy: the tabular SoftmaxPolicy by default. The score's J is the query's mean return less the other
-    tasks'. Raises ValueError if shapes do not fit, or recorded log-probabilities are not those of the parameters at their step."""
+    theta (F, A). support: a list of `record`s, one per inner step, query: one more; a recorded baseline goes before `baseline`. policy: a
+    SoftmaxPolicy by default. The score's J is the query's mean return less the other tasks'. Recorded log-probabilities must fit theta."""
     theta = require_array("theta", theta) * 1.0
     require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
     fits = isinstance(support, (list, tuple)) and all(isinstance(r, dict) and {"states", "mask"} <= set(r) for r in (*support, query))
@@ -95,23 +89,21 @@ def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):
 
 
 def expected_gradients(mdps, theta, *, step_size, episodes, steps=1, baseline=leave_one_out_baseline, lam=1.0, policy=None):
-    """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b). Raises ValueError if they are too many.
-    These, with `exact_gradients`, are the candidates for a gradient that is the mean of many sampled ones."""
+    """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b): with `exact_gradients`,
+    the candidates for a gradient that is the mean of many sampled ones. Raises ValueError on too many data sets."""
     check(mdps=mdps)
-    theta = require_array("theta", theta) * 1.0
     policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
-    size, inner = dict(episodes=episodes, steps=steps), Reinforce(step_size, baseline)
-    result = {"(b)": exact_meta.expected_adapted_return_gradient(mdps, policy, theta, inner, **size)}
-    for name, score in product(ESTIMATORS, ("", "+score")):
-        inner = Reinforce(step_size, baseline, name, lam)
-        result[name + score] = exact_meta.expected_meta_gradient(mdps, policy, theta, inner, score=bool(score), **size)
-    return result
+    theta, size = require_array("theta", theta) * 1.0, dict(episodes=episodes, steps=steps)
+    result = {"(b)": exact_meta.expected_adapted_return_gradient(mdps, policy, theta, Reinforce(step_size, baseline), **size)}
+    return result | {name + score: exact_meta.expected_meta_gradient(
+        mdps, policy, theta, Reinforce(step_size, baseline, name, lam), score=bool(score), **size)
+        for name, score in product(ESTIMATORS, ("", "+score"))}
 
 
 def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None, confidence=0.99):
-    """Which of the candidates {name: gradient}, of any one shape, is this one? A Verdict that names all that it agrees with: those whose
-    largest difference is at most tolerance · their largest component. If it is the mean of samples, standard_error (same shape) gives a
-    statement at `confidence` instead: the largest |z| against Bonferroni's limit, valid however the components are correlated."""
+    """Which of the candidates {name: gradient}, of any one shape, is this one? A Verdict that names all that differ from it by at most
+    tolerance · their largest component. For a mean of samples standard_error (same shape) gives a statement at `confidence` instead: the
+    largest |z| against Bonferroni's limit, valid however the components are correlated."""
     check(**locals())
     require(isinstance(candidates, dict) and candidates, "candidates", f"expected a dictionary, not empty, got {candidates!r:.99}")
     gradient = require_array("gradient", gradient) * 1.0

@@ -29,10 +29,9 @@ def _expect(v, rows, p):
 @primitive
 def push(mdps, m):
     """Σ_{s,a} m(s, a) P(s'|s, a): mass on (s, a) moved on to s', m (N, S, A) → (N, S). The transpose of `expect`."""
-    n, s, _ = mdps.shape
     require_shapes(mdps.shape, m=m)
     m = m[..., None] if mdps.probabilities.shape[-1] == 1 else m[..., None] * mdps.probabilities
-    return np.bincount(mdps.next_rows.ravel(), m.ravel(), n * s).reshape(n, s)
+    return np.bincount(mdps.next_rows.ravel(), m.ravel(), mdps.start.size).reshape(mdps.start.shape)
 
 
 defvjp(expect, lambda ans, mdps, v: lambda g: push(mdps, g), argnums=[1])
@@ -91,12 +90,10 @@ def expected_return(mdps, log_pi):
 
 
 def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000, max_bytes=None):
-    """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4.
-    Solved densely, S² numbers per task, or, given a tolerance, by sweeps as `stationary_optimal_values`, whose cost is linear in S. Solved
-    densely it raises ValueError at γ = 1 where a state does not surely reach a terminal one."""
+    """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4. Solved densely, S² numbers per
+    task (which at γ = 1 needs sure termination), or, given a tolerance, by sweeps as `stationary_optimal_values`, at a cost linear in S."""
     require_log_pi(log_pi, mdps)
-    n, s, _ = mdps.shape
-    pi = np.exp(log_pi) * ~mdps.terminal[..., None]
+    (n, s), pi = mdps.shape[:2], np.exp(log_pi) * ~mdps.terminal[..., None]
     if tolerance is not None:
         return _fixed_point(mdps, lambda v: backup(mdps, pi, v), tolerance, max_sweeps)
     require_memory(8, n, s, s, max_bytes=max_bytes)
@@ -107,8 +104,7 @@ def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000, max_b
         for _ in range(s):
             reaches = reaches | (step & reaches[:, None]).any(-1)
         require(reaches, "discount", "an infinite horizon at γ = 1 needs sure termination, and this policy may never end")
-    r_pi = np.sum(pi * mdps.expected_rewards, -1)
-    return np.linalg.solve(np.eye(s) - mdps.discount * p_pi, r_pi[..., None])[..., 0]
+    return np.linalg.solve(np.eye(s) - mdps.discount * p_pi, np.sum(pi * mdps.expected_rewards, -1)[..., None])[..., 0]
 
 
 def optimal_values(mdps, *, max_bytes=None):
@@ -123,8 +119,7 @@ def optimal_values(mdps, *, max_bytes=None):
 
 def optimal_log_pi(mdps):
     """log π of the optimal policy, which may depend on time, on the states of `mdps.with_time()`: (N, (T + 1)·S, A)."""
-    best = [action_values(mdps, v).argmax(-1) for v in optimal_values(mdps)[1:]]
-    best = np.concatenate(best + [np.zeros(mdps.shape[:2], int)], 1)
+    best = np.concatenate([action_values(mdps, v).argmax(-1) for v in optimal_values(mdps)[1:]] + [np.zeros(mdps.shape[:2], int)], 1)
     return np.where(best[..., None] == np.arange(mdps.shape[2]), 0.0, -np.inf)
 
 
@@ -142,8 +137,7 @@ def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
 def _fixed_point(mdps, sweep, tolerance, max_sweeps):
     """v = sweep(v) from 0, (N, S), to `tolerance`."""
     check(**locals())
-    v = np.zeros(mdps.shape[:2])
-    gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
+    v, gap = np.zeros(mdps.shape[:2]), (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
     for _ in range(max_sweeps):
         v, old = sweep(v), v
         if abs(v - old).max() <= max(tolerance * gap, 4e-16 * abs(v).max()):
@@ -164,16 +158,18 @@ def occupancy(mdps, log_pi, *, max_bytes=None):
 def policy_gradient_table(mdps, log_pi):
     """W(s, a) = Σ_t d_t(s) π(a|s) Q_t(s, a), (N, S, A): ∇J = Σ_{s,a} W(s, a) ∇log π(a|s). The policy-gradient theorem.
     `policy.weighted_score(theta, W)` is the exact ∇J. Sutton & Barto (2018), eq. 13.5, with the γᵗ that the discounted objective has."""
-    v = values(mdps, log_pi)
-    return sum(d[..., None] * np.exp(log_pi) * action_values(mdps, v_next) for d, v_next in zip(occupancy(mdps, log_pi), v[1:]))
+    return sum(d[..., None] * np.exp(log_pi) * action_values(mdps, v) for d, v in zip(occupancy(mdps, log_pi), values(mdps, log_pi)[1:]))
 
 
 def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     """Every episode of N small MDPs that is possible under some policy, of probability dynamics · Π_t π(a_t|s_t) over its unmasked steps:
     (Episodes, dynamics (N, M)), filled up with fully masked ones of probability 0. Raises ValueError if there are too many."""
-    check(**locals())
-    n, s, a, z = mdps.successors.shape
-    count = np.ones((n, s))
+    def by_task(x):  # (…, all episodes) → (…, N, M); they are sorted by task
+        filled = np.zeros(x.shape[:-1] + (n, np.bincount(task).max()))
+        filled[..., task, np.arange(len(task)) - np.searchsorted(task, task)] = x
+        return filled
+    check(mdps=mdps, max_episodes=max_episodes)
+    (n, s, a, z), count = mdps.successors.shape, np.ones(mdps.shape[:2])
     for _ in range(mdps.horizon):
         count = np.where(mdps.terminal, 1.0, ((mdps.probabilities > 0) * count.ravel()[mdps.next_rows]).sum((-2, -1)))
     total = ((mdps.start > 0) * count).sum(-1).max()
@@ -186,14 +182,8 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
         branch = np.where(ended, np.arange(a * z) == 0, outcomes[task, state])  # an ended episode goes on as one
         i, j = np.nonzero(branch)
         task, state, end = task[i], state[i], ended[i, 0]
-        row = np.stack([state, j // z, rewards[task, state, j] * ~end, ~end])
-        steps = np.concatenate([steps[:, :, i], row[:, None]], 1)
+        steps = np.concatenate([steps[:, :, i], np.stack([state, j // z, rewards[task, state, j] * ~end, ~end])[:, None]], 1)
         probability, state = probability[i] * branch[i, j], np.where(end, state, after[task, state, j])
-
-    def by_task(x):  # (…, all episodes) → (…, N, M); they are sorted by task
-        filled = np.zeros(x.shape[:-1] + (n, np.bincount(task).max()))
-        filled[..., task, np.arange(len(task)) - np.searchsorted(task, task)] = x
-        return filled
     (states, actions), rewards, mask, last = by_task(steps[:2]).astype(int), *by_task(steps[2:]), by_task(state).astype(int)
     return Episodes(states, actions, rewards, mask > 0, None, last, np.zeros(last.shape, bool)), by_task(probability)
 

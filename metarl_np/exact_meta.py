@@ -1,6 +1,5 @@
-"""Exact meta-gradients of small MDPs, two of them, because they answer two questions.
-(a) of J(θ + α∇J(θ)), with exact inner gradients and the exact Hessian: `adapted_return`. (b) of what is really trained, E_D[J(U(θ, D))], D
-a finite sampled data set: `expected_adapted_return`, by enumeration of every D."""
+"""Exact meta-gradients of small MDPs: (a) of J(θ + α∇J(θ)), with exact inner gradients and the exact Hessian: `adapted_return`; (b) of what
+is really trained, E_D[J(U(θ, D))], D a finite sampled data set: `expected_adapted_return`, by enumeration of every D."""
 
 from dataclasses import replace
 from itertools import product
@@ -34,23 +33,19 @@ def adapted_return_gradient(mdps, policy, theta, *, step_size, steps=1):
 
 def hessians(mdps, policy, theta, *, max_bytes=None):
     """{"H": ∇²J, "H1", "H2", "H12"} with H = H₁ + H₂ + H₁₂ + H₁₂ᵀ, each (N, P, P), P = F·A. See `losses` for what they are.
-    From ∇J = Σ W(s, a) ∇log π(a|s) with the theorem's weights W = d π Q: H₂ is what ∇²log π contributes at fixed W, H₁ what the change of π
-    in W contributes (∇π = π ∇log π, so W ∇log π is the change), H₁₂ what the change of Q does, and its transpose what d does."""
-    check(mdps=mdps, policy=policy)
-    theta, score = per_task(mdps, theta), policy.weighted_score
-    size = (len(mdps), theta[0].size, theta[0].size)
-    require_memory(8, *size, max_bytes=max_bytes)  # for each
-
-    def weights(th):
-        return exact.policy_gradient_table(mdps, policy.log_pi(th))
-
+    From ∇J = Σ W ∇log π(a|s), W = d π Q: H₂ is what ∇²log π contributes at fixed W, H₁ what the change of π in W does (W ∇log π, as ∇π =
+    π ∇log π), H₁₂ what the change of Q does, and its transpose what d does."""
     def occupied_values(th):  # W(s, a) with π(a|s) and the occupancy held at θ: only Q_t changes
         log_pi = policy.log_pi(th)
         mass = exact.occupancy(mdps, stop(log_pi))[..., None] * np.exp(stop(log_pi))
         return sum(m * exact.action_values(mdps, v) for m, v in zip(mass, exact.values(mdps, log_pi)[1:]))
-    w = weights(theta)
-    parts = dict(H=lambda th: score(th, weights(th)), H1=lambda th: score(theta, w * policy.log_pi(th)), H2=lambda th: score(th, w),
-                 H12=lambda th: score(theta, occupied_values(th)))
+    check(mdps=mdps, policy=policy)
+    theta, score = per_task(mdps, theta), policy.weighted_score
+    size = (len(mdps), theta[0].size, theta[0].size)
+    require_memory(8, *size, max_bytes=max_bytes)  # for each
+    w = exact.policy_gradient_table(mdps, policy.log_pi(theta))
+    parts = dict(H=lambda t: score(t, exact.policy_gradient_table(mdps, policy.log_pi(t))), H1=lambda t: score(theta, w * policy.log_pi(t)),
+                 H2=lambda t: score(t, w), H12=lambda t: score(theta, occupied_values(t)))
     slopes = {name: jacobian(lambda th: np.sum(part(th), 0))(theta) for name, part in parts.items()}  # (F, A, N, F, A)
     return {name: np.moveaxis(slope, 2, 0).reshape(size) for name, slope in slopes.items()}
 
@@ -58,9 +53,8 @@ def hessians(mdps, policy, theta, *, max_bytes=None):
 @np.errstate(over="ignore", invalid="ignore")
 def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
     """Every history of k = `steps` inner updates, each on K = `episodes` episodes, in one small MDP: (Adaptation, probability (R,)).
-    The R histories are the task axis of the Adaptation; its query is left empty. The next data set is drawn with the parameters that the
-    ones before it led to, so the probability depends on θ (F, A) through all of them, and autograd sees how. Raises ValueError with the
-    number of histories if it is above max_datasets, and on Gaussian reward noise, which no enumeration can hold."""
+    The R histories are the task axis of the Adaptation, the query is empty. Each D is drawn with parameters that those before it led to,
+    so the probability depends on θ (F, A) through all. Raises ValueError on more D than max_datasets, and on Gaussian reward noise."""
     check(**locals())
     require(len(mdps) == 1, "mdps", f"the data sets of one task are enumerated, not of {len(mdps)}")
     require(not mdps.reward_noise.any(), "mdps", "reward_noise is not 0: Gaussian rewards cannot be enumerated (Bernoulli ones can)")
@@ -80,8 +74,7 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
         data = [inner.prepare(mdps, policy, stop(th), e) for th, e in zip(thetas, seen)]
         thetas.append(inner(policy, thetas[-1], data[-1]))
         require_finite(thetas[-1], "adapted parameters", f" after inner step {len(data)} of {inner!r:.50}")
-    returns = np.array([discounted_return(e.rewards, mdps.discount).mean(-1) for e in seen])
-    return Adaptation(thetas, seen, data, returns, None), probability
+    return Adaptation(thetas, seen, data, np.array([discounted_return(e.rewards, mdps.discount).mean(-1) for e in seen]), None), probability
 
 
 def expected_adapted_return(mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000):
@@ -99,9 +92,7 @@ expected_adapted_return_gradient = grad(expected_adapted_return, 2)
 
 def expected_meta_gradient(mdps, policy, theta, inner, *, episodes, steps=1, score=False, max_datasets=1_000_000):
     """E_D of `maml.meta_gradient`, with the score or without, its query exact: (F, A). Arguments and errors as `enumerate_adaptations`."""
-    path, probability = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
-
     def outer(adapted):
         return exact.expected_return(mdps[np.zeros(len(adapted), int)], policy.log_pi(adapted))
-    g = meta_gradient(policy, path, inner, outer=outer, score=outer(path.thetas[-1]) if score else None)
-    return np.sum(probability[:, None, None] * g, 0)
+    path, p = enumerate_adaptations(mdps, policy, theta, inner, episodes=episodes, steps=steps, max_datasets=max_datasets)
+    return np.sum(p[:, None, None] * meta_gradient(policy, path, inner, outer=outer, score=outer(path.thetas[-1]) if score else None), 0)

@@ -1,13 +1,11 @@
 """Surrogates: pure functions of recorded arrays whose derivatives are estimators. Sums over time, means over episodes.
-Only log-probabilities depend on θ. log π(a_t|s_t), rewards and baselines are (T, N, K), a surrogate is (N,). All have the same first
-derivative, the REINFORCE estimate of ∇J; they differ in the second, by which MAML differentiates its inner step:
-
+log π(a_t|s_t), which alone depends on θ, rewards and baselines are (T, N, K), a surrogate (N,). All have the same first derivative, the
+REINFORCE estimate of ∇J; they differ in the second, by which MAML differentiates its inner step:
     first_order  Ĥ = 0                naive's, taken as a constant
     naive        Ĥ → H₂               Σ γᵗ log π_t (G_t − b_t)
     lvc          Ĥ → H₁ + H₂          Σ γᵗ □(log π_t) (G_t − b_t)
     dice         Ĥ → H                Σ γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ γᵗ (1 − □(log π_t)) b_t
     loaded_dice  Ĥ → H at λ = 1       Σ γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)],  w_t = λ w_{t−1} + log π_t
-
 with □(x) = exp(x − ⊥x), which is 1 but differentiates like a product of probabilities, and H = H₁ + H₂ + H₁₂ + H₁₂ᵀ the Hessian of J: H₁ =
 E Σ γᵗ ∇log π_t ∇log π_tᵀ G_t, H₂ = E Σ γᵗ ∇²log π_t G_t, H₁₂ = E Σ γᵗ ∇log π_t (∇Q_t)ᵀ. (With a baseline that does not depend on the
 action, lvc and dice keep theirs, and naive's becomes H₂ − E Σ γᵗ b_t ∇²log π_t.)"""

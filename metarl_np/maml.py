@@ -1,7 +1,6 @@
-"""MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k inner updates go furthest.
-With inner REINFORCE it is MAML. With inner PPO or TRPO it is what many introductions call RL²: an inner problem that turns θ into a task's
-own θ_i* by a standard algorithm, and an outer one that ascends Σ_i J_i(θ_i*(θ)). (The name belongs to the recurrent form in Duan et al.
-2016.) The outer gradient goes through the inner algorithm, or, with updates.FirstOrder around it, stops at θ_i*."""
+"""MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k inner updates go furthest. With inner PPO or TRPO
+it is what many introductions call RL², a name of the recurrent form in Duan et al. (2016): an inner problem turns θ into a task's own θ_i*
+by a standard algorithm, an outer one ascends Σ_i J_i(θ_i*(θ)), through the inner one or, with updates.FirstOrder, only up to θ_i*."""
 
 from dataclasses import dataclass
 
@@ -48,8 +47,8 @@ def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
 
 
 def replay(mdps, policy, theta, inner, episodes, names=None):
-    """`adapt` on k + 1 recorded Episodes, the last being the query: θ (F, A) or (N, F, A) → Adaptation. Raises ValueError, with the name of
-    the Episodes, if they do not fit the tasks, or have log-probabilities that are not those of the parameters which sampled them."""
+    """`adapt` on k + 1 recorded Episodes, the last being the query: θ (F, A) or (N, F, A) → Adaptation. ValueError, with the name of the
+    Episodes, if they do not fit the tasks or their log-probabilities are not those of the parameters that sampled them."""
     check(mdps=mdps, policy=policy, inner=inner)
     good = isinstance(episodes, (list, tuple)) and len(episodes) and all(isinstance(e, Episodes) for e in episodes)
     require(good, "episodes", "expected a list of Episodes, the last being the query")
@@ -62,18 +61,16 @@ def replay(mdps, policy, theta, inner, episodes, names=None):
     for name, e, adapted in zip(names, episodes, path.thetas):
         if e.log_probs is not None:
             gap = abs(gather(policy.log_pi(adapted), e.states, e.actions) - e.log_probs)[e.mask].max(initial=0.0)
-            require(gap < 1e-4, name, "recorded log-probabilities do not belong to the parameters that its inner step leads to: "
-                    f"they differ by up to {gap:.2g}")
+            require(gap < 1e-4, name, f"log-probabilities do not belong to the parameters of its inner step: off by up to {gap:.2g}")
     return path
 
 
 def per_task(mdps, theta):
     """A copy of θ for each task, so that one backward pass over the sum of the tasks gives each its own gradient: (N, F, A)."""
     check(mdps=mdps)
-    theta = require_array("theta", theta)
-    fits = np.shape(theta)[:-2] in ((), (len(mdps),)) and np.ndim(theta) > 1
-    require(fits, "theta", f"shape {np.shape(theta)}, where there are {len(mdps)} tasks")
-    return np.zeros((len(mdps),) + np.shape(theta)[-2:]) + theta
+    theta, n = require_array("theta", theta), len(mdps)
+    require(np.ndim(theta) > 1 and theta.shape[:-2] in ((), (n,)), "theta", f"shape {theta.shape}, where there are {n} tasks")
+    return np.zeros((n,) + theta.shape[-2:]) + theta
 
 
 def meta_objective(policy, theta, path, inner, outer, score=None):
@@ -83,8 +80,7 @@ def meta_objective(policy, theta, path, inner, outer, score=None):
     require_shapes((len(theta),), (), score=0.0 if score is None else score)
     log_p = 0.0
     for data, episodes in zip(path.data, path.episodes):
-        if score is not None:
-            log_p = log_p + log_likelihood(policy.log_pi(theta), episodes)
+        log_p = 0.0 if score is None else log_p + log_likelihood(policy.log_pi(theta), episodes)
         theta = inner(policy, theta, data)
     return outer(theta) + (0.0 if score is None else score * log_p)
 
@@ -108,8 +104,7 @@ def closed_form(policy, inner):
 
 def score_factor(returns):
     """J_i − c_i with c_i the mean over the *other* tasks, so that it does not depend on task i's data (0 if N = 1): (N,) → (N,)."""
-    n = len(returns)
-    return returns - ((returns.sum() - returns) / (n - 1) if n > 1 else 0.0)
+    return returns - ((returns.sum() - returns) / (len(returns) - 1) if len(returns) > 1 else 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +121,7 @@ def train(rng, sample_tasks, policy, theta, inner, *, iterations, steps, episode
           first=0):
     """Meta-train θ by `iterations` outer steps of size β = `step_size`: a generator of Iteration. Finn et al. (2017), Algorithm 3.
     sample_tasks(rng) → MDP draws the batch of tasks. score adds the score term. state, first: the optimiser's state and the iteration to go
-    on from (`checkpoint.resumable`). Raises ValueError on a θ of several tasks or a step size that is not finite; a NaN or infinity that
-    comes up raises FloatingPointError, naming the iteration and the quantity."""
+    on from (`checkpoint.resumable`). A NaN or infinity that comes up raises FloatingPointError, naming the iteration and the quantity."""
     check(**locals())
     require(require_array("theta", theta).ndim == 2, "theta", f"expected (F, A), shared by all tasks, got shape {np.shape(theta)}")
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")

@@ -21,14 +21,12 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     """x with A x = b in N problems at once, A symmetric positive definite: b (N, …), matvec: (N, …) → (N, …), x (N, …).
-    Stops when every residual is below tolerance · |b|, or after max_iterations (by default 4 per unknown, since rounding costs some, with a
-    new start from the true residual after 2). Raises ValueError if one is then above 1e-4 · |b|, unless max_iterations was given.
-    Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2."""
+    Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2. Until all residuals are below tolerance · |b|, or max_iterations
+    (by default 4 per unknown, restarted after 2: ValueError if one is then above 1e-4 · |b|)."""
     def dot(p, q):
         return np.sum(p * q, axis=tuple(range(1, b.ndim)), keepdims=True)
     x, r = np.zeros(b.shape), np.array(b, float)
-    p, rr = r.copy(), dot(r, r)  # the residual and the direction are two arrays: they part at the first step
-    size = rr
+    p, rr, size = r.copy(), dot(r, r), dot(r, r)  # the residual and the direction are two arrays: they part at the first step
     for i in range(4 * b[0].size if max_iterations is None else max_iterations):
         if i and i % (2 * b[0].size) == 0:
             r = p = b - matvec(x)

@@ -32,8 +32,8 @@ class Episodes:
     @cached_property
     def log_probs(self):
         """log π(a_t|s_t) when it was sampled, (T, N, K) float32, made from the table at first use; None if that is not known."""
-        task = np.arange(self.states.shape[1])[:, None]
-        return None if self.log_pi is None else self.log_pi.astype(np.float32)[task, self.states, self.actions]
+        table, task = self.log_pi, np.arange(self.states.shape[1])[:, None]
+        return None if table is None else table.astype(np.float32)[task, self.states, self.actions]
 
 
 def discounts(discount, steps, like):
@@ -73,8 +73,7 @@ def no_baseline(returns, episodes=None):
 
 
 def time_mean_baseline(returns, episodes=None):
-    """b_t = (1/K) Σ_k G_{t,k}, a finished episode counting with 0: (T, N, K) → (T, N, K). Biased: each episode is scored by a mean that
-    contains it, and the expected gradient is exactly (1 − 1/K) ∇J."""
+    """b_t = (1/K) Σ_k G_{t,k}, a finished episode counting with 0: (T, N, K) → (T, N, K). Biased: the expected gradient is (1 − 1/K) ∇J."""
     return np.broadcast_to(np.matmul(returns, np.ones((returns.shape[-1], 1))) / returns.shape[-1], returns.shape)
 
 
@@ -82,8 +81,7 @@ def leave_one_out_baseline(returns, episodes=None):
     """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2."""
     k = returns.shape[-1]
     require(k >= 2, "episodes", "a leave-one-out baseline needs at least 2 episodes per task")
-    first = returns[..., :1]  # taken off, so that equal returns have no advantages of 1e-17: TRPO's step has its length anyway
-    above = returns - first
+    first, above = returns[..., :1], returns - returns[..., :1]  # so equal returns have no advantages of 1e-17, which TRPO would follow
     return first + (np.matmul(above, np.ones((k, 1))) - above) / (k - 1)
 
 
@@ -95,8 +93,8 @@ def linear_baseline(features, ridge=1e-6):
     require(features.ndim == 2 and np.isfinite(features).all(), "features", f"expected finite (S, F), got {features.shape}")
 
     def baseline(returns, episodes):
-        last = episodes.states.max()
-        require(last < len(features), "features", f"{len(features)} rows, where the episodes visit state {last}")
+        rows, last = len(features), episodes.states.max()
+        require(last < rows, "features", f"{rows} rows, where the episodes visit state {last}")
         time = (np.arange(len(returns))[:, None, None, None] / len(returns)) ** np.arange(4)
         x = np.concatenate([features[episodes.states], np.broadcast_to(time, returns.shape + (4,))], -1)
         valid = x * episodes.mask[..., None]

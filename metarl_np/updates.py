@@ -1,7 +1,6 @@
-"""One learner: a step of REINFORCE, PPO or TRPO on recorded episodes, as a function θ' = U(θ, D) that autograd differentiates.
-An inner update has two methods. `prepare(mdps, policy, theta, episodes)` keeps of the episodes what the step needs, and freezes every
-decision that has no derivative (how many epochs; in TRPO, how far the line search went). Calling it, (policy, theta, data) → θ', is then a
-smooth function of θ (N, F, A), one row per task. A fourth algorithm needs no more. (An attribute `baseline` scores the query too.)"""
+"""One learner: a step of REINFORCE, PPO or TRPO on recorded episodes, θ' = U(θ, D), that autograd differentiates. An inner update has two
+methods: `prepare(mdps, policy, theta, episodes)` keeps what the step needs, and freezes what has no derivative (epochs, line search); the
+call, (policy, theta, data) → θ', is then smooth in θ (N, F, A), one row per task. (An attribute `baseline` scores the query too.)"""
 
 from dataclasses import dataclass
 from typing import Callable
@@ -20,21 +19,25 @@ from metarl_np.returns import discounts, leave_one_out_baseline, reward_to_go
 
 def reinforce_table(mdps, episodes, *, baseline=leave_one_out_baseline):
     """The folded REINFORCE weights W(s, a) = mean_k Σ_t γᵗ (G_t − b_t) [s_t = s, a_t = a] of recorded Episodes: (N, S, A)."""
-    weights = reinforce_weights(episodes, mdps.discount, baseline=baseline)
-    return fold(weights, episodes.states, episodes.actions, *mdps.shape[1:])
+    return fold(reinforce_weights(episodes, mdps.discount, baseline=baseline), episodes.states, episodes.actions, *mdps.shape[1:])
+
+
+class _Settings:
+    def __post_init__(self):
+        check(**vars(self))
 
 
 @dataclass(frozen=True)
-class Reinforce:
+class Reinforce(_Settings):
     """θ' = θ + α ∇L(θ; D), L a REINFORCE surrogate: plain gradient ascent, or MAML's inner step. `estimator` names the surrogate
-    (losses.ESTIMATORS): all give the same θ'; what differs is ∂θ'/∂θ = I + α Ĥ. Raises ValueError on settings outside their range."""
+    (losses.ESTIMATORS): all give the same θ'; what differs is ∂θ'/∂θ = I + α Ĥ."""
     step_size: float  # α
     baseline: Callable = leave_one_out_baseline  # (returns, episodes) → (T, N, K)
     estimator: str = "naive"
     lam: float = 1.0  # λ of loaded_dice
 
     def __post_init__(self):
-        check(**vars(self))
+        super().__post_init__()
         require(self.estimator in tuple(ESTIMATORS), "estimator", f"{self.estimator!r:.99} is not one of {', '.join(ESTIMATORS)}")
 
     def prepare(self, mdps, policy, theta, episodes):
@@ -42,14 +45,13 @@ class Reinforce:
         if self.estimator in FOLDED:
             return reinforce_table(mdps, episodes, baseline=self.baseline)
         rewards = episodes.rewards * episodes.mask
-        recorded = rewards, self.baseline(reward_to_go(rewards, mdps.discount), episodes), episodes.mask, mdps.discount
-        return episodes.states, episodes.actions, recorded
+        b = self.baseline(reward_to_go(rewards, mdps.discount), episodes)
+        return episodes.states, episodes.actions, (rewards, b, episodes.mask, mdps.discount)
 
     def gradient(self, policy, theta, data):
         """∇L(θ; D) for prepared D, per task: θ (N, F, A) → (N, F, A)."""
         if self.estimator in FOLDED:
-            weights = data * magic_box(policy.log_pi(theta)) if self.estimator == "lvc" else data
-            score = policy.weighted_score(theta, weights)
+            score = policy.weighted_score(theta, data * magic_box(policy.log_pi(theta)) if self.estimator == "lvc" else data)
             return stop(score) if self.estimator == "first_order" else score
         (states, actions, recorded), surrogate = data, ESTIMATORS[self.estimator]
         options = dict(lam=self.lam) if self.estimator == "loaded_dice" else {}
@@ -59,9 +61,9 @@ class Reinforce:
         return theta + self.step_size * self.gradient(policy, theta, data)
 
     def pullback(self, policy, theta, data, v):
-        """vᵀ ∂θ'/∂θ = v + α vᵀĤ of an estimator that folds, in closed form: θ, v (N, F, A), W (N, S, A) → (N, F, A). Of a LinearPolicy
-        ∇²log π(a|s) = −F(s), its Fisher matrix, whatever the action; so Σ_{s,a} W ∇²log π = −Σ_s W̄(s) F(s) with W̄(s) = Σ_a W(s, a), and
-        lvc adds Σ W ∇log π ∇log πᵀ. In both, one ∇log π is taken along v, `tangent`, and the other is a weighted score."""
+        """vᵀ ∂θ'/∂θ = v + α vᵀĤ of an estimator that folds, in closed form: θ, v (N, F, A), W (N, S, A) → (N, F, A). ∇²log π(a|s) of a
+        LinearPolicy is −F(s), its Fisher matrix, for every a: Σ W ∇²log π = −Σ_s F(s) Σ_a W(s, a), and lvc adds Σ W ∇log π ∇log πᵀ. In
+        both, one ∇log π is taken along v, `tangent`, and the other is a weighted score."""
         if self.estimator == "first_order":
             return v
         h = (data if self.estimator == "lvc" else 0.0) - total(data) * np.exp(policy.log_pi(theta))
@@ -69,27 +71,23 @@ class Reinforce:
 
 
 @dataclass(frozen=True)
-class FirstOrder:
+class FirstOrder(_Settings):
     """The same update with ∂θ'/∂θ = I: what acts only through U (a critic's column) gets no gradient. Finn et al. (2017), §5.2."""
     inner: Callable
     baseline = property(lambda self: getattr(self.inner, "baseline", leave_one_out_baseline))  # scores the query
     prepare = property(lambda self: self.inner.prepare)
     step_size = property(lambda self: getattr(self.inner, "step_size", None))
 
-    def __post_init__(self):
-        check(**vars(self))
-
     def __call__(self, policy, theta, data):  # θ + ⊥(U(θ) − θ)
         return theta + (self.inner(policy, stop(theta), data) - stop(theta))
 
 
 @dataclass(frozen=True)
-class PPO:
+class PPO(_Settings):
     """Ascent on the clipped surrogate, `epochs` times through the episodes. Schulman et al. (2017), eq. 7 and 9, with γᵗ:
     Σ_t γᵗ min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) + c_H Σ_t γᵗ H(π(·|s_t)) − c_V Σ_t γᵗ ½ (V(s_t) − V̂_t)²,   ρ_t = π/π_old,
     mean over episodes. Steps are plain ascent and minibatches are cut in order, episodes being exchangeable, so that θ' is a plain function
-    of θ: through π_old, and through the advantages of an ActorCritic. A task stops when its KL̄(π_old‖π) after an epoch is above target_kl.
-    Raises ValueError on a setting outside its range, or minibatches that do not divide K."""
+    of θ: through π_old, and through an ActorCritic's advantages. A task stops when its KL̄(π_old‖π) after an epoch is above target_kl."""
     step_size: float  # α
     clip: float = 0.2  # ε
     epochs: int = 4
@@ -99,9 +97,6 @@ class PPO:
     value: float = 0.5  # c_V; used with an ActorCritic only
     target_kl: float = np.inf  # nats
     baseline: Callable = leave_one_out_baseline  # for policies without values
-
-    def __post_init__(self):
-        check(**vars(self))
 
     def prepare(self, mdps, policy, theta, episodes):
         """(Episodes, γ, number of epochs until each task stops (N,))."""
@@ -117,13 +112,11 @@ class PPO:
         """The surrogate of some episodes and their Â (T, N, K), per task: θ, θ_old (N, F, A) → (N,)."""
         states, log_pi = episodes.states, policy.log_pi(theta)
         gamma_t, ratio = episodes.mask * discounts(discount, len(states), states), np.exp(log_pi - policy.log_pi(old))
-
-        def table(steps):
-            return fold(steps * gamma_t, states, episodes.actions, policy.n_states, policy.n_actions)
-        up, down = table(np.maximum(advantage, 0.0)), table(np.minimum(advantage, 0.0))  # where Â < 0 the lower clip is the one that acts
+        taken = states, episodes.actions, policy.n_states, policy.n_actions
+        up, down = (fold(part(advantage, 0.0) * gamma_t, *taken) for part in (np.maximum, np.minimum))  # Â < 0: the lower clip acts
         total = np.sum(np.minimum(ratio, 1 + self.clip) * up + np.maximum(ratio, 1 - self.clip) * down, (1, 2))
         if self.entropy:
-            total = total + self.entropy * np.sum(np.sum(table(np.ones(states.shape)), -1) * entropy(log_pi), -1)
+            total = total + self.entropy * np.sum(np.sum(fold(gamma_t, *taken), -1) * entropy(log_pi), -1)
         if hasattr(policy, "values"):
             errors = at_states(policy.values(theta), states) - (advantage + at_states(policy.values(old), states))
             total = total - 0.5 * self.value * np.sum(np.mean(gamma_t * errors**2, 2), 0)
@@ -163,21 +156,18 @@ defvjp(natural_direction, lambda x, policy, theta, g, nu, damping: lambda x_bar:
 
 
 @dataclass(frozen=True)
-class TRPO:
+class TRPO(_Settings):
     """A natural-gradient step inside a KL radius, differentiable in θ. Schulman et al. (2015), §6 and appendix C.
     θ' = θ + c^j √(2δ / xᵀFx) x, x = (F + λI)⁻¹ g, j the first exponent at which the *ratio* surrogate Σ_t γᵗ (π/π_old) Â_t improves and
     KL̄(π_old‖π) ≤ δ; where no j ≤ max_backtracks will do the parameters stay, and the exponent is −1 in the prepared data. The derivative
     is that at frozen j. λ > 0, since a softmax's Fisher matrix is singular. A critic's column is not moved: an outer gradient through the
-    advantages can learn it, a first-order one cannot. Raises ValueError on settings outside their range, or a λ too small to solve with."""
+    advantages can learn it, a first-order one cannot. Raises ValueError on a λ too small to solve with."""
     radius: float = 0.01  # δ, nats
     damping: float = 1e-3  # λ
     lam: float = 0.95  # λ of GAE; used with an ActorCritic only
     shrink: float = 0.5  # c
     max_backtracks: int = 10
     baseline: Callable = leave_one_out_baseline  # for policies without values
-
-    def __post_init__(self):
-        check(**vars(self))
 
     def prepare(self, mdps, policy, theta, episodes):
         """(Episodes, γ, ν (N, S), exponents (N,))."""
@@ -198,8 +188,7 @@ class TRPO:
         exponent, old, full = np.full(len(theta), -1), policy.log_pi(theta), self.full_step(policy, theta, table, nu)
         for j in range(self.max_backtracks + 1):
             new = theta + self.shrink**j * full
-            good = np.sum(np.expm1(policy.log_pi(new) - old) * table, (1, 2)) > 0
-            good = good & (mean_kl(policy, theta, new, nu) <= self.radius)
+            good = (np.sum(np.expm1(policy.log_pi(new) - old) * table, (1, 2)) > 0) & (mean_kl(policy, theta, new, nu) <= self.radius)
             exponent = np.where((exponent < 0) & good, j, exponent)
         return exponent
 
