@@ -67,8 +67,7 @@ def run_rl2(rng, tasks, new, iterations, episodes, show):
                         iterations=iterations, episodes=episodes):
         show(f"RL², mean score of a trial {record.score:.3f}")
     trials = rl2.sample_trials(rng, new, policy, record.theta, episodes)
-    rewards = rl2.expected_rewards(new, trials)
-    return np.array([(rewards * (trials.episode == e)).sum(0) for e in range(episodes)])
+    return np.array([(rl2.expected_rewards(new, trials) * (trials.episode == e)).sum(0) for e in range(episodes)])
 
 
 # %% The job

@@ -70,7 +70,7 @@ def _alias_tables(p):
     for e, d in zip(excess, lack[1:]):
         alias += e <= filled
         closed += d < excess
-    closed = (closed + 1) * rows + np.arange(rows, dtype=np.int32)  # where in lack the first D ≥ E_i is
+    closed = (closed + 1) * np.int64(rows) + np.arange(rows)  # where in lack the first D ≥ E_i is
     keep = np.where(heavy, 1 + excess - lack.ravel().take(closed), w)
     last = alias == width  # nothing but rounding is left to give
     keep[last], alias = 1, np.where(last, own, alias)
