@@ -123,6 +123,7 @@ def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, pay
     Trials) → (T, N). state, first: the optimiser's state and the iteration, of the same `iterations`, to go on from
     (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite."""
     check(**locals())
+    require(not hasattr(update, "prepare"), "update", f"{update!r:.50} is an inner update, of updates; here it is rl2_training.PPO")
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for i in range(first, iterations):
         mdps = sample_tasks(rng)

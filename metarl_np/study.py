@@ -35,6 +35,7 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
     require(bool(settings) and all(isinstance(x, dict) for x in settings), "settings", f"{settings}: expected dicts")
     texts = {json.dumps(x, sort_keys=True, default=lambda x: require(False, "settings", f"{x!r} is not JSON")): x for x in settings}
     tasks = {Path(folder or "", f"{seed}-{sha256(text.encode()).hexdigest()[:12]}.npz"): (seed, text) for seed in seeds for text in texts}
+    Path(folder or ".").mkdir(parents=True, exist_ok=True)
     study = f"{experiment.__module__}.{experiment.__qualname__}, seed %s, settings %s"
     for path in [path for path in tasks if folder and path.exists()]:
         (seed, text), stored = tasks.pop(path), checkpoint.load(path, "result")
@@ -51,7 +52,6 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
             try:
                 value, error = job.result() if executor else _run(experiment, seeds[seed], text)
                 if folder and not error:
-                    path.parent.mkdir(parents=True, exist_ok=True)
                     checkpoint.save(path, "result", study=study % (seed, text), value=value)
             except Exception:  # its worker died, it was cancelled, or the disk is full
                 value, error = None, format_exc()

@@ -8,7 +8,7 @@ from autograd import grad
 from helpers import numerical_gradient, random_tasks, tiny_mdp
 from test_rl2 import PAYOFFS, bandit_return, case, cell, grid_tasks, plain_outputs, scrambled, softmax, unpack
 
-from metarl_np import rl2, rl2_training
+from metarl_np import rl2, rl2_training, updates
 from metarl_np.bandits import independent
 from metarl_np.rl2 import RecurrentPolicy, Trials, sample_trials
 from metarl_np.rl2_training import PPO, advantages, gradient, surrogate, surrogate_gradient, taken_log_probs, train
@@ -702,3 +702,9 @@ def test_bad_settings_are_named(rng):
             next(train(rng, lambda rng: independent(rng, 5, 2), policy, policy.init(rng), PPO(), iterations=2, episodes=2, first=first))
     with pytest.raises(ValueError, match="policy: made for"):
         next(train(rng, lambda rng: independent(rng, 5, 3), policy, policy.init(rng), PPO(), iterations=1, episodes=2))
+
+
+def test_an_inner_update_is_told_from_one_of_batches(rng):
+    policy = RecurrentPolicy(1, 2, 4)
+    with pytest.raises(ValueError, match="^update: .*inner update.*rl2_training.PPO"):
+        next(train(rng, lambda rng: independent(rng, 4, 2), policy, policy.init(rng), updates.PPO(.1), iterations=1, episodes=2))

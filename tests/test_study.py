@@ -313,3 +313,11 @@ def test_bad_input_is_named(argument, change):
 def test_an_experiment_that_returns_no_dict_is_an_error():
     result, = study(lambda rng: None, [0])
     assert result.value is None and "TypeError" in result.error
+
+
+def test_a_folder_that_is_a_file_is_told_before_anything_runs(tmp_path):
+    (tmp_path / "calls").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        next(study(noted, [1], [dict(folder=str(tmp_path / "calls"))], folder=tmp_path / "file"))
+    assert os.listdir(tmp_path / "calls") == []
