@@ -58,11 +58,11 @@ def parser(claim, trains=False):
 
 
 def begin(main):
-    """main(), which Ctrl-C ends with one line: where there are checkpoints, with the command that goes on from them."""
+    """main(), which Ctrl-C ends with one line: where there are checkpoints or results, with the command that goes on from them."""
     try:
         main()
     except KeyboardInterrupt:
-        kept = any(x.split("=")[0] == "--checkpoint" for x in sys.argv)
+        kept = any(x.split("=")[0] in ("--checkpoint", "--folder") for x in sys.argv)
         going_on = f"; to go on: {shlex.join(['python', *sys.argv])}" if kept else ""
         print("\r\033[K" * sys.stderr.isatty() + "interrupted" + going_on, file=sys.stderr)
         sys.exit(130)

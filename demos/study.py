@@ -106,17 +106,13 @@ def main():
     seeds = [(arguments.seed, i) for i in range(n_seeds)]
     settings = [dict(family=family, policy="softmax", iterations=iterations, repeats=repeats) for family in TITLES]
     progress, found, failures = Progress(), {family: {} for family in TITLES}, []
-    try:
-        with engine(arguments.executor, arguments.scheduler) as executor:
-            for i, result in enumerate(study(experiment, seeds, settings, executor=executor, folder=arguments.folder)):
-                if result.error:
-                    failures.append(f"seed {result.seed}, {result.settings['family']}: {result.error}")
-                else:
-                    found[result.settings["family"]][result.seed] = result.value
-                progress(f"{i + 1} of {len(seeds) * len(settings)} runs done, {len(failures)} failed")
-    except KeyboardInterrupt:
-        sys.exit(f"\nstopped; the same command goes on from {arguments.folder}" if arguments.folder else
-                 "\nstopped, and nothing kept: with --folder DIR the same command would go on from there")
+    with engine(arguments.executor, arguments.scheduler) as executor:
+        for i, result in enumerate(study(experiment, seeds, settings, executor=executor, folder=arguments.folder)):
+            if result.error:
+                failures.append(f"seed {result.seed}, {result.settings['family']}: {result.error}")
+            else:
+                found[result.settings["family"]][result.seed] = result.value
+            progress(f"{i + 1} of {len(seeds) * len(settings)} runs done, {len(failures)} failed")
     progress.done()
     if failures:
         sys.exit("\n".join(failures) + f"\n{len(failures)} runs failed; with --folder DIR the same command tries only those again")
