@@ -75,7 +75,7 @@ def require_shapes(*shapes, **arrays):
 
 @notrace_primitive
 def require_finite(x, quantity, why=""):
-    """Raise NotFinite, naming the quantity, unless all of x is finite."""
+    """Raise NotFinite, naming the quantity, unless all of x (…), of any shape, is finite."""
     if not np.isfinite(x).all():
         raise NotFinite(f"{quantity} that are not finite{why}")
 
