@@ -26,10 +26,22 @@ GRID = GridWorld.open(7, 7, discount=0.95, horizon=18, slip=0.1)
 GOALS = np.array([cell for cell in GRID.free_cells if cell // 7 == 6 or cell % 7 == 6])
 HELD_OUT = GOALS[1::3]
 TRAIN = np.setdiff1d(GOALS, HELD_OUT)
-POLICY, STEPS, EPISODES = SoftmaxPolicy(49, 4), 10, 20
+POLICY = SoftmaxPolicy(49, 4)
+STEPS = 10
+EPISODES = 20
 MILESTONES = (0, 100, 300, 1000, 3000)  # environment steps at which the table is read
-STEP_SIZES = (1, 3, 10, 30, 100, 300, 1000)  # multi-task and scratch fine-tune with the best of these on training goals
-PPO_STEP, TRPO_STEP, VALUE_STEP = PPO(5.0, clip=0.5), TRPO(0.1, damping=0.1), 0.3
+STEP_SIZES = (
+    1,
+    3,
+    10,
+    30,
+    100,
+    300,
+    1000,
+)  # multi-task and scratch fine-tune with the best of these on training goals
+PPO_STEP = PPO(5.0, clip=0.5)
+TRPO_STEP = TRPO(0.1, damping=0.1)
+VALUE_STEP = 0.3
 LEARNERS = {  # name: (inner update, inner steps in training, iterations, colour, line)
     "maml": (Reinforce(10.0), 1, 400, "blue", "-"),
     "maml_first_order": (FirstOrder(Reinforce(10.0)), 1, 400, "blue", ":"),
@@ -40,7 +52,11 @@ LEARNERS = {  # name: (inner update, inner steps in training, iterations, colour
     "multi_task": (None, 0, 400, "orange", "-"),
     "scratch": (None, 0, 0, "grey", "-"),
 }
-PLANNERS = {"posterior_sampling": ("purple", "-"), "posterior_mean": ("sky", "-"), "true_prior": ("black", "-")}
+PLANNERS = {
+    "posterior_sampling": ("purple", "-"),
+    "posterior_mean": ("sky", "-"),
+    "true_prior": ("black", "-"),
+}
 
 
 def sample_tasks(rng):
@@ -54,15 +70,19 @@ def adapted_returns(rng, goals, theta, inner):
     mdps = GRID.mdps(goals)
     path = maml.adapt(rng, mdps, POLICY, theta, inner, steps=STEPS, episodes=EPISODES)
     spent = np.cumsum([0] + [e.mask.sum((0, 2)).mean() for e in path.episodes[:-1]])
-    return spent, np.array([exact.expected_return(mdps, POLICY.log_pi(th)).mean() for th in path.thetas])
+    return spent, np.array(
+        [exact.expected_return(mdps, POLICY.log_pi(th)).mean() for th in path.thetas]
+    )
 
 
 def run_learner(job):
     """Train one method with one seed and let it adapt to the held-out goals, each five times."""
     name, seed, shorten = job
     inner, steps, iterations, _, _ = LEARNERS[name]
-    rng, theta = np.random.default_rng(seed), POLICY.init()
-    start, settings = (rng, sample_tasks, POLICY, theta), dict(iterations=iterations // shorten, step_size=0.05)
+    rng = np.random.default_rng(seed)
+    theta = POLICY.init()
+    start = (rng, sample_tasks, POLICY, theta)
+    settings = dict(iterations=iterations // shorten, step_size=0.05)
     if inner is None:
         records = maml.train_multi_task(*start, episodes=2 * EPISODES, **settings)
     else:
@@ -81,14 +101,22 @@ def run_planner(job):
     name, seed, shorten = job
     rng = np.random.default_rng(seed)
     if name == "true_prior":
-        grid, prior = GRID, np.isin(GRID.free_cells, GOALS) / len(GOALS)
+        grid = GRID
+        prior = np.isin(GRID.free_cells, GOALS) / len(GOALS)
     else:
         training = rollout(rng, GRID.mdps(TRAIN), np.full((49, 4), -np.log(4)), 50)
-        grid, prior = replace(GRID, slip=fit_slip(GRID, TRAIN, training)), fit_goals(GRID, TRAIN)
-    mdps = GRID.mdps(np.repeat(HELD_OUT, 12))  # planning depends on luck more than learning does, and costs less
-    belief = model_based.FiniteBelief(grid.mdps(GRID.free_cells), np.repeat(prior[None], len(mdps), 0))
+        grid = replace(GRID, slip=fit_slip(GRID, TRAIN, training))
+        prior = fit_goals(GRID, TRAIN)
+    mdps = GRID.mdps(
+        np.repeat(HELD_OUT, 12)
+    )  # planning depends on luck more than learning does, and costs less
+    belief = model_based.FiniteBelief(
+        grid.mdps(GRID.free_cells), np.repeat(prior[None], len(mdps), 0)
+    )
     plan = model_based.mean_plan if name == "posterior_mean" else model_based.sample_plan
-    timed, returns, lengths = mdps.with_time(), [], []
+    timed = mdps.with_time()
+    returns = []
+    lengths = []
     for value, log_pi, _ in model_based.act(rng, mdps, belief, episodes=30 // shorten, plan=plan):
         returns.append(value.mean())
         alive = exact.occupancy(replace(timed, discount=1.0), log_pi) * ~timed.terminal
@@ -99,7 +127,9 @@ def run_planner(job):
 # %% TRPO's KL, and values
 def trpo_kl(rng, iterations):
     """KL̄(π_old‖π_new) of each TRPO step in every training task: (iterations, N)."""
-    mdps, theta, kls = GRID.mdps(TRAIN), np.zeros((len(TRAIN), 49, 4)), []
+    mdps = GRID.mdps(TRAIN)
+    theta = np.zeros((len(TRAIN), 49, 4))
+    kls = []
     for _ in range(iterations):
         data = rollout(rng, mdps, POLICY.log_pi(theta), EPISODES)
         new = TRPO_STEP(POLICY, theta, TRPO_STEP.prepare(mdps, POLICY, theta, data))
@@ -116,17 +146,37 @@ def value_distances(rng, iterations):
 
     def tasks(rng):
         return long.mdps(rng.choice(TRAIN, 40))
+
     v = np.zeros(49)
-    for v, _ in meta_values.train_values(rng, tasks, log_pi, v, iterations=iterations, steps=1, inner_step_size=VALUE_STEP, step_size=0.01,
-                                         **settings):
+    for v, _ in meta_values.train_values(
+        rng,
+        tasks,
+        log_pi,
+        v,
+        iterations=iterations,
+        steps=1,
+        inner_step_size=VALUE_STEP,
+        step_size=0.01,
+        **settings,
+    ):
         pass
-    new, known = long.mdps(np.repeat(HELD_OUT, 5)), long.mdps(TRAIN)
+    new = long.mdps(np.repeat(HELD_OUT, 5))
+    known = long.mdps(TRAIN)
     truth = exact.stationary_values(new, log_pi)
-    starts = dict(meta_learned=v, mean_of_training_tasks=exact.stationary_values(known, log_pi).mean(0), zero=np.zeros(49))
+    starts = dict(
+        meta_learned=v,
+        mean_of_training_tasks=exact.stationary_values(known, log_pi).mean(0),
+        zero=np.zeros(49),
+    )
     result = {}
     for name, start in starts.items():
-        adapted, _ = meta_values.adapt_values(rng, new, log_pi, start, steps=5, step_size=VALUE_STEP, **settings)
-        d = [(np.linalg.norm(x - truth, axis=1) / np.linalg.norm(truth, axis=1)).mean() for x in adapted]
+        adapted, _ = meta_values.adapt_values(
+            rng, new, log_pi, start, steps=5, step_size=VALUE_STEP, **settings
+        )
+        d = [
+            (np.linalg.norm(x - truth, axis=1) / np.linalg.norm(truth, axis=1)).mean()
+            for x in adapted
+        ]
         result[name] = np.array(d)
     return result
 
@@ -136,34 +186,64 @@ def main():
     arguments = parser(__doc__).parse_args()
     seeds, shorten, iterations = (2, 20, 5) if arguments.quick else (3, 1, 300)
     progress = Progress()
-    jobs = [(name, (arguments.seed, i), shorten) for i in range(seeds) for name in [*LEARNERS, *PLANNERS]]
+    jobs = [
+        (name, (arguments.seed, i), shorten)
+        for i in range(seeds)
+        for name in [*LEARNERS, *PLANNERS]
+    ]
     jobs.sort(key=lambda job: "trpo" not in job[0])  # the longest first
     results = {}
     with workers() as pool:
-        runs = [pool.apply_async(run_learner if job[0] in LEARNERS else run_planner, (job,)) for job in jobs]
+        runs = [
+            pool.apply_async(run_learner if job[0] in LEARNERS else run_planner, (job,))
+            for job in jobs
+        ]
         for i, (job, run) in enumerate(zip(jobs, runs)):
             results.setdefault(job[0], []).append(run.get())
             progress(f"{i + 1} of {len(jobs)} runs done")
     rng = np.random.default_rng(arguments.seed)
     optimum = float(exact.optimal_return(GRID.mdps(HELD_OUT)).mean())
-    kls, values = trpo_kl(rng, min(iterations, 50)), value_distances(rng, iterations)
+    kls = trpo_kl(rng, min(iterations, 50))
+    values = value_distances(rng, iterations)
     progress.done()
 
     rows = [dict(name="optimum", env_steps=0.0, std=0.0, **{"return": optimum})]
-    print(f"exact return on {len(HELD_OUT)} held-out goals, mean ± std over {seeds} seeds; the optimum is {optimum:.3f}")
-    print(f"{'after about this many environment steps':40s}" + "".join(f"{n:>12d}" for n in MILESTONES))
+    print(
+        f"exact return on {len(HELD_OUT)} held-out goals, mean ± std over {seeds} seeds; the optimum is {optimum:.3f}"
+    )
+    print(
+        f"{'after about this many environment steps':40s}"
+        + "".join(f"{n:>12d}" for n in MILESTONES)
+    )
     fig, (ax,) = plots.figure(9, 5.2)
     for name in [*LEARNERS, *PLANNERS]:
         spent, returns = (np.array(x) for x in zip(*results[name]))
         mean, std, steps = returns.mean(0), returns.std(0, ddof=1), spent.mean(0)
-        rows += [dict(name=name, env_steps=float(x), std=float(s), **{"return": float(m)}) for x, m, s in zip(steps, mean, std)]
+        rows += [
+            dict(name=name, env_steps=float(x), std=float(s), **{"return": float(m)})
+            for x, m, s in zip(steps, mean, std)
+        ]
         shown = [np.flatnonzero(steps <= n)[-1] for n in MILESTONES]
         print(f"{name:40s}" + "".join(f"{mean[i]:7.3f}±{std[i]:.2f}" for i in shown))
         colour, line = LEARNERS[name][3:] if name in LEARNERS else PLANNERS[name]
-        plots.curve(ax, steps, mean, std, label=name, colour=colour, line=line, marker="." if name in PLANNERS else None)
+        plots.curve(
+            ax,
+            steps,
+            mean,
+            std,
+            label=name,
+            colour=colour,
+            line=line,
+            marker="." if name in PLANNERS else None,
+        )
     plots.bound(ax, optimum)
-    ax.set(xlabel="environment steps in the new task", ylabel="exact expected discounted return", xlim=(0, 3000), ylim=(-0.02, None),
-           title="held-out goals of a slippery 7x7 GridWorld")
+    ax.set(
+        xlabel="environment steps in the new task",
+        ylabel="exact expected discounted return",
+        xlim=(0, 3000),
+        ylim=(-0.02, None),
+        title="held-out goals of a slippery 7x7 GridWorld",
+    )
     ax.set_xscale("symlog", linthresh=30)
     ax.set_xticks([0, 30, 100, 300, 1000, 3000], ["0", "30", "100", "300", "1000", "3000"])
     ax.set_xticks([], minor=True)
@@ -173,13 +253,21 @@ def main():
     fig, (left, right) = plots.figure(10, 4, columns=2)
     left.plot(kls, ".", color=plots.COLOURS["blue"], markersize=4, clip_on=False)
     left.axhline(TRPO_STEP.radius, color=plots.COLOURS["red"], linestyle="--", label="radius δ")
-    left.set(xlabel="TRPO steps", ylabel="KL(old‖new), nats",
-             title="TRPO stays inside its radius\n(a dot a task; 0: no reward seen yet)", ylim=(0, 0.115))
+    left.set(
+        xlabel="TRPO steps",
+        ylabel="KL(old‖new), nats",
+        title="TRPO stays inside its radius\n(a dot a task; 0: no reward seen yet)",
+        ylim=(0, 0.115),
+    )
     left.legend(loc="upper left")
     for (name, d), colour in zip(values.items(), ("blue", "orange", "grey")):
         plots.curve(right, np.arange(6), d, 0 * d, label=name.replace("_", " "), colour=colour)
-    right.set(xlabel="value steps in the new task", ylabel="|V − $V^π$| / |$V^π$|", ylim=(0, None),
-              title="where the value function starts\n(exact values of a random walk)")
+    right.set(
+        xlabel="value steps in the new task",
+        ylabel="|V − $V^π$| / |$V^π$|",
+        ylim=(0, None),
+        title="where the value function starts\n(exact values of a random walk)",
+    )
     right.legend()
     pictures.append(plots.save(fig, arguments.out, "compare_details"))
     print(f"largest KL of {kls.size} TRPO steps: {kls.max():.4f}, radius {TRPO_STEP.radius}")
@@ -187,8 +275,16 @@ def main():
     for name, d in values.items():
         print(f"  {name:38s}" + "".join(f"{x:7.3f}" for x in d))
     print(f"{progress.seconds:.0f} s.")
-    finish(arguments, dict(methods=rows, trpo_kl=dict(largest=float(kls.max()), radius=TRPO_STEP.radius),
-                           values={k: d.tolist() for k, d in values.items()}, seconds=progress.seconds), pictures)
+    finish(
+        arguments,
+        dict(
+            methods=rows,
+            trpo_kl=dict(largest=float(kls.max()), radius=TRPO_STEP.radius),
+            values={k: d.tolist() for k, d in values.items()},
+            seconds=progress.seconds,
+        ),
+        pictures,
+    )
 
 
 if __name__ == "__main__":

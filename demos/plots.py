@@ -1,5 +1,6 @@
 """Pictures in one style: curves with their spread, bias, regret; values, visits and policies on a GridWorld's map; animations.
-What draws does so into the Axes `ax` that it is given. Colours: Okabe & Ito (2008), and cividis on maps; both serve the colour-blind."""
+What draws does so into the Axes `ax` that it is given. Colours: Okabe & Ito (2008), and cividis on maps; both serve the colour-blind.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,10 +9,26 @@ from matplotlib.patheffects import withStroke
 
 from metarl_np.gridworld import MOVES, PIT, START, WALL
 
-COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00", purple="#CC79A7", sky="#56B4E9", black="#000000",
-               grey="#777777")
-STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-         "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 110}
+COLOURS = dict(
+    blue="#0072B2",
+    orange="#E69F00",
+    green="#009E73",
+    red="#D55E00",
+    purple="#CC79A7",
+    sky="#56B4E9",
+    black="#000000",
+    grey="#777777",
+)
+STYLE = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 110,
+}
 OUTLINE = [withStroke(linewidth=2, foreground="black")]  # legible on every colour of a map
 
 
@@ -32,7 +49,8 @@ def save(fig, folder, name):
 
 def animate(fig, draw, frames, folder, name, *, fps=8, dpi=80):
     """Write folder/name.gif, which loops, and close the figure; returns the path (str). draw(x) draws anew for each x in frames, `fps` of
-    them a second; equal ones in a row are stored once. The layout is the first frame's, so that nothing jumps."""
+    them a second; equal ones in a row are stored once. The layout is the first frame's, so that nothing jumps.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (writer := PillowWriter(fps)).saving(fig, folder / f"{name}.gif", dpi):
         for x in frames:
@@ -45,10 +63,22 @@ def animate(fig, draw, frames, folder, name, *, fps=8, dpi=80):
 
 def curve(ax, x, mean, spread=None, *, label=None, colour, marker="o", line="-", width=1.5):
     """One line, with a band of mean ± spread if that is given: x, mean, spread (P,). More than 30 points have no markers."""
-    x, mean = np.asarray(x), np.asarray(mean)
-    ax.plot(x, mean, line, color=COLOURS[colour], marker=marker, markersize=5 if len(x) <= 30 else 0, label=label, linewidth=width)
+    x = np.asarray(x)
+    mean = np.asarray(mean)
+    ax.plot(
+        x,
+        mean,
+        line,
+        color=COLOURS[colour],
+        marker=marker,
+        markersize=5 if len(x) <= 30 else 0,
+        label=label,
+        linewidth=width,
+    )
     if spread is not None:
-        ax.fill_between(x, mean - spread, mean + spread, color=COLOURS[colour], alpha=0.2, linewidth=0)
+        ax.fill_between(
+            x, mean - spread, mean + spread, color=COLOURS[colour], alpha=0.2, linewidth=0
+        )
 
 
 def bound(ax, y, label="optimum"):
@@ -62,25 +92,49 @@ def bias(ax, x, size, error=0.0, *, label=None, colour, marker="o", line="-"):
     x, size, hollow = np.asarray(x), np.asarray(size), np.asarray(size) < 2 * np.asarray(error)
     curve(ax, x, size, label=label, colour=colour, marker=None, line=line, width=1.3)
     for shown, face in ((~hollow, COLOURS[colour]), (hollow, "white")):
-        ax.plot(x[shown], size[shown], marker, color=COLOURS[colour], markersize=6, markerfacecolor=face)
+        ax.plot(
+            x[shown], size[shown], marker, color=COLOURS[colour], markersize=6, markerfacecolor=face
+        )
 
 
 def regret(ax, regrets, looks, *, unit="pull"):
     """Regret so far after each of n pulls: regrets {method: (n,)}, looks {method: (label, colour, line)}, drawn in the order of looks."""
     for method, (label, colour, line) in looks.items():
-        curve(ax, np.arange(1, len(regrets[method]) + 1), regrets[method], label=label, colour=colour, line=line, marker=None)
-    ax.set(xlabel=unit, ylabel="expected regret so far (reward units)", ylim=(0, 1.3 * ax.dataLim.ymax))  # with room for a legend
+        curve(
+            ax,
+            np.arange(1, len(regrets[method]) + 1),
+            regrets[method],
+            label=label,
+            colour=colour,
+            line=line,
+            marker=None,
+        )
+    ax.set(
+        xlabel=unit, ylabel="expected regret so far (reward units)", ylim=(0, 1.3 * ax.dataLim.ymax)
+    )  # with room for a legend
 
 
 def heat_map(ax, grid, cells, *, label=None, vmin=None, vmax=None):
     """A number per cell (S,) as colours on the map of `grid`, walls grey, with a colour bar if `label` is given."""
     image = np.ma.masked_where(grid.kind(WALL), cells).reshape(grid.shape)
-    shown = ax.imshow(image, cmap=plt.get_cmap("cividis").with_extremes(bad="#999999"), vmin=vmin, vmax=vmax)
+    shown = ax.imshow(
+        image, cmap=plt.get_cmap("cividis").with_extremes(bad="#999999"), vmin=vmin, vmax=vmax
+    )
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     for cell in np.flatnonzero(grid.kind(START, PIT)):
         r, c = divmod(cell, grid.shape[1])
-        ax.text(c - 0.42, r - 0.42, grid.layout[r][c], ha="left", va="top", color="white", weight="bold", size=9, path_effects=OUTLINE)
+        ax.text(
+            c - 0.42,
+            r - 0.42,
+            grid.layout[r][c],
+            ha="left",
+            va="top",
+            color="white",
+            weight="bold",
+            size=9,
+            path_effects=OUTLINE,
+        )
     if label:
         ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
 
@@ -94,12 +148,36 @@ def visits(ax, grid, counts, goal=None, *, label=None):
 
 def arrows(ax, grid, pi, goal, *, least=0.05):
     """A policy π (S, 4) as one arrow a move, as long as the move is likely (none below `least`), and a star on the goal cell."""
-    cell, move = np.nonzero((pi > least) & ~(grid.kind(WALL, PIT) | (np.arange(len(pi)) == goal))[:, None])
-    (r, c), (dr, dc) = np.divmod(cell, grid.shape[1]), 0.45 * pi[cell, move] * MOVES[move].T
-    ax.quiver(c, r, dc, dr, angles="xy", scale_units="xy", scale=1, units="xy", width=0.07, headwidth=4, headlength=4, headaxislength=3.5,
-              color="white", edgecolor="black", linewidth=0.5)
+    cell, move = np.nonzero(
+        (pi > least) & ~(grid.kind(WALL, PIT) | (np.arange(len(pi)) == goal))[:, None]
+    )
+    r, c = np.divmod(cell, grid.shape[1])
+    dr, dc = 0.45 * pi[cell, move] * MOVES[move].T
+    ax.quiver(
+        c,
+        r,
+        dc,
+        dr,
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        units="xy",
+        width=0.07,
+        headwidth=4,
+        headlength=4,
+        headaxislength=3.5,
+        color="white",
+        edgecolor="black",
+        linewidth=0.5,
+    )
     _star(ax, grid, goal)
 
 
 def _star(ax, grid, cell):
-    ax.plot(*np.divmod(cell, grid.shape[1])[::-1], "*", markersize=15, color=COLOURS["red"], markeredgecolor="white")
+    ax.plot(
+        *np.divmod(cell, grid.shape[1])[::-1],
+        "*",
+        markersize=15,
+        color=COLOURS["red"],
+        markeredgecolor="white",
+    )

@@ -22,12 +22,19 @@ from metarl_np.rollouts import rollout
 
 def tasks(rng):
     """{name: (MDP of one task, policy, θ)}."""
-    P, R = rng.dirichlet(np.ones(4), (4, 2)), rng.normal(size=(4, 2))
+    P = rng.dirichlet(np.ones(4), (4, 2))
+    R = rng.normal(size=(4, 2))
     logistic = LogisticPolicy(4, features=rng.normal(size=(4, 3)))
     grid = GridWorld("S.. .#. ..G", discount=0.9, horizon=5, slip=0.2, step_reward=-0.1)
     softmax = SoftmaxPolicy(9, 4)
-    return {"random MDP, logistic policy": (MDP.from_dense(P, R, 0, discount=0.9, horizon=4), logistic, rng.normal(size=(3, 1))),
-            "GridWorld, softmax table": (grid.mdps(), softmax, rng.normal(size=(9, 4)))}
+    return {
+        "random MDP, logistic policy": (
+            MDP.from_dense(P, R, 0, discount=0.9, horizon=4),
+            logistic,
+            rng.normal(size=(3, 1)),
+        ),
+        "GridWorld, softmax table": (grid.mdps(), softmax, rng.normal(size=(9, 4))),
+    }
 
 
 # %% The same gradient, six ways
@@ -43,6 +50,7 @@ def finite_differences(f, theta, step=1e-5):
 
 def exact_gradients(mdps, policy, theta):
     """{method: ∇J}, with the policy-gradient theorem first."""
+
     def by_dynamic_programming(th):
         return exact.expected_return(mdps, policy.log_pi(th))[0]
 
@@ -53,10 +61,17 @@ def exact_gradients(mdps, policy, theta):
 
     log_pi = policy.log_pi(theta)
     log_p = (gather_log_probs(log_pi, episodes.states, episodes.actions) * episodes.mask).sum(0)
-    weights = reinforce_weights(episodes, mdps.discount) * dynamics * np.exp(log_p)  # each episode weighted by its probability
-    table = fold(weights, episodes.states, episodes.actions, *mdps.shape[1:]) * episodes.states.shape[-1]
+    weights = (
+        reinforce_weights(episodes, mdps.discount) * dynamics * np.exp(log_p)
+    )  # each episode weighted by its probability
+    table = (
+        fold(weights, episodes.states, episodes.actions, *mdps.shape[1:])
+        * episodes.states.shape[-1]
+    )
     return {
-        "policy-gradient theorem (exact Q and occupancy)": policy.weighted_score(theta, exact.policy_gradient_table(mdps, log_pi)[0]),
+        "policy-gradient theorem (exact Q and occupancy)": policy.weighted_score(
+            theta, exact.policy_gradient_table(mdps, log_pi)[0]
+        ),
         "finite differences of J": finite_differences(by_dynamic_programming, theta),
         "autograd through dynamic programming": grad(by_dynamic_programming)(theta),
         "autograd through the enumeration of episodes": grad(by_enumeration)(theta),
@@ -70,9 +85,14 @@ def sampled_gradients(rng, mdps, policy, theta, n_episodes):
     weights = reinforce_weights(data, mdps.discount, baseline=leave_one_out_baseline)
     table = fold(weights, data.states, data.actions, *mdps.shape[1:])
     return {
-        "REINFORCE, autograd, step by step":
-            grad(lambda th: reinforce(gather_log_probs(policy.log_pi(th), data.states, data.actions), weights)[0])(theta),
-        "REINFORCE, autograd, folded": grad(lambda th: reinforce_folded(policy.log_pi(th), table)[0])(theta),
+        "REINFORCE, autograd, step by step": grad(
+            lambda th: reinforce(
+                gather_log_probs(policy.log_pi(th), data.states, data.actions), weights
+            )[0]
+        )(theta),
+        "REINFORCE, autograd, folded": grad(
+            lambda th: reinforce_folded(policy.log_pi(th), table)[0]
+        )(theta),
         "REINFORCE, closed form": policy.weighted_score(theta, table[0]),
     }
 
@@ -92,7 +112,9 @@ def sampling_errors(rng, mdps, policy, theta, truth, counts, repeats):
 # %% The job
 def main():
     arguments = parser(__doc__).parse_args()
-    rng, progress, numbers = np.random.default_rng(arguments.seed), Progress(), {}
+    rng = np.random.default_rng(arguments.seed)
+    progress = Progress()
+    numbers = {}
     counts = 2 ** np.arange(1, 9 if arguments.quick else 15)
     n_sampled, repeats = (1_000, 20) if arguments.quick else (200_000, 200)
     fig, axes = plots.figure(10, 4.2, columns=2)
@@ -106,20 +128,45 @@ def main():
         slope = np.polyfit(np.log(counts[2:]), np.log(errors[2:]), 1)[0]
         progress.done()
 
-        print(f"\n{name}: {mdps.shape[1]} states, {mdps.shape[2]} actions, horizon {mdps.horizon}, {n_episodes} possible episodes, "
-              f"|∇J| = {np.linalg.norm(truth):.4f}")
+        print(
+            f"\n{name}: {mdps.shape[1]} states, {mdps.shape[2]} actions, horizon {mdps.horizon}, {n_episodes} possible episodes, "
+            f"|∇J| = {np.linalg.norm(truth):.4f}"
+        )
         print(f"  {'method':50s}  largest difference from the theorem")
         differences = {method: float(abs(g - truth).max()) for method, g in gradients.items()}
         for method, difference in differences.items():
-            print(f"  {method:50s}  {difference:.1e}" + (f"  ({n_sampled} episodes)" if "REINFORCE" in method else ""))
+            print(
+                f"  {method:50s}  {difference:.1e}"
+                + (f"  ({n_sampled} episodes)" if "REINFORCE" in method else "")
+            )
         print(f"  error of the sampled gradient falls as episodes^{slope:.3f}")
-        numbers[name] = dict(differences=differences, possible_episodes=n_episodes, episodes=counts.tolist(),
-                             errors=errors.tolist(), slope=slope,
-                             norm=float(np.linalg.norm(truth)))
-        ax.loglog(counts, errors / np.linalg.norm(truth), "o", color=plots.COLOURS["blue"], label="REINFORCE, leave-one-out baseline")
-        ax.loglog(counts, errors[-1] * np.sqrt(counts[-1] / counts) / np.linalg.norm(truth), "--", color=plots.COLOURS["black"],
-                  label="1/√episodes")
-        ax.set(title=name, xlabel="sampled episodes", ylabel="error of the gradient, relative to its norm")
+        numbers[name] = dict(
+            differences=differences,
+            possible_episodes=n_episodes,
+            episodes=counts.tolist(),
+            errors=errors.tolist(),
+            slope=slope,
+            norm=float(np.linalg.norm(truth)),
+        )
+        ax.loglog(
+            counts,
+            errors / np.linalg.norm(truth),
+            "o",
+            color=plots.COLOURS["blue"],
+            label="REINFORCE, leave-one-out baseline",
+        )
+        ax.loglog(
+            counts,
+            errors[-1] * np.sqrt(counts[-1] / counts) / np.linalg.norm(truth),
+            "--",
+            color=plots.COLOURS["black"],
+            label="1/√episodes",
+        )
+        ax.set(
+            title=name,
+            xlabel="sampled episodes",
+            ylabel="error of the gradient, relative to its norm",
+        )
         ax.legend()
     finish(arguments, numbers, [plots.save(fig, arguments.out, "policy_gradient")])
 

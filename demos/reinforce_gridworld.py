@@ -15,19 +15,27 @@ from metarl_np.policies import SoftmaxPolicy
 from metarl_np.rollouts import rollout
 from metarl_np.updates import Reinforce
 
-GRID = GridWorld("""
+GRID = GridWorld(
+    """
 S....
 .##..
 ..O..
 .#...
 ...#G
-""", discount=0.95, horizon=30, slip=0.1, step_reward=-0.01, pit_reward=-0.5)
+""",
+    discount=0.95,
+    horizon=30,
+    slip=0.1,
+    step_reward=-0.01,
+    pit_reward=-0.5,
+)
 
 
 # %% Learning
 def learn(rng, mdps, policy, iterations, step_size, episodes):
     """One REINFORCE step per iteration in every task; yields θ (N, S, A) before each."""
-    theta, update = np.repeat(policy.init()[None], len(mdps), 0), Reinforce(step_size)
+    theta = np.repeat(policy.init()[None], len(mdps), 0)
+    update = Reinforce(step_size)
     for _ in range(iterations):
         yield theta
         data = rollout(rng, mdps, policy.log_pi(theta), episodes)
@@ -39,16 +47,26 @@ def learn(rng, mdps, policy, iterations, step_size, episodes):
 def main():
     arguments = parser(__doc__).parse_args()
     seeds, iterations, episodes = (4, 10, 20) if arguments.quick else (20, 300, 50)
-    mdps, policy = GRID.mdps()[np.zeros(seeds, int)], SoftmaxPolicy(25, 4)
-    best, progress, curve = exact.optimal_return(mdps), Progress(), []
-    for theta in learn(np.random.default_rng(arguments.seed), mdps, policy, iterations, 2.0, episodes):
+    mdps = GRID.mdps()[np.zeros(seeds, int)]
+    policy = SoftmaxPolicy(25, 4)
+    best = exact.optimal_return(mdps)
+    progress = Progress()
+    curve = []
+    for theta in learn(
+        np.random.default_rng(arguments.seed), mdps, policy, iterations, 2.0, episodes
+    ):
         curve.append(exact.expected_return(mdps, policy.log_pi(theta)) / best)
-        progress(f"iteration {len(curve) - 1} of {iterations}: {curve[-1].mean():.3f} of the optimum")
+        progress(
+            f"iteration {len(curve) - 1} of {iterations}: {curve[-1].mean():.3f} of the optimum"
+        )
     progress.done()
     curve = np.array(curve)
-    mean, std = curve.mean(1), curve.std(1, ddof=1)
+    mean = curve.mean(1)
+    std = curve.std(1, ddof=1)
 
-    print(f"exact expected return as a fraction of the optimum {best[0]:.4f}, {seeds} seeds, {episodes} episodes an iteration")
+    print(
+        f"exact expected return as a fraction of the optimum {best[0]:.4f}, {seeds} seeds, {episodes} episodes an iteration"
+    )
     print(f"{'iteration':>10s} {'mean':>8s} {'std':>8s}")
     shown = [i for i in (0, 1, 3, 10, 30, 100, 300) if i <= iterations]
     for i in shown:
@@ -58,16 +76,35 @@ def main():
         print("   ", left, "  ", right)
 
     fig, (left, right) = plots.figure(10, 4.2, columns=2)
-    plots.curve(left, np.arange(iterations + 1), mean, std, label="REINFORCE, mean ± std", colour="blue")
+    plots.curve(
+        left, np.arange(iterations + 1), mean, std, label="REINFORCE, mean ± std", colour="blue"
+    )
     plots.bound(left, 1)
-    left.set(xlabel=f"iterations ({episodes} episodes each)", ylabel="exact return (fraction of the optimum)")
+    left.set(
+        xlabel=f"iterations ({episodes} episodes each)",
+        ylabel="exact return (fraction of the optimum)",
+    )
     left.legend(loc="lower right")
     log_pi = policy.log_pi(theta)
-    plots.heat_map(right, GRID, exact.values(mdps, log_pi)[0, 0], label="expected discounted return from the cell")
+    plots.heat_map(
+        right,
+        GRID,
+        exact.values(mdps, log_pi)[0, 0],
+        label="expected discounted return from the cell",
+    )
     plots.arrows(right, GRID, np.exp(log_pi[0]), goal=24)
     right.set_title("learned policy of one seed")
-    finish(arguments, dict(iteration=shown, mean=mean[shown].tolist(), std=std[shown].tolist(), optimum=float(best[0]),
-                           seconds=progress.seconds), [plots.save(fig, arguments.out, "reinforce_gridworld")])
+    finish(
+        arguments,
+        dict(
+            iteration=shown,
+            mean=mean[shown].tolist(),
+            std=std[shown].tolist(),
+            optimum=float(best[0]),
+            seconds=progress.seconds,
+        ),
+        [plots.save(fig, arguments.out, "reinforce_gridworld")],
+    )
 
 
 if __name__ == "__main__":

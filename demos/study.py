@@ -45,9 +45,13 @@ def engine(name, scheduler=None):
             yield pool
     elif name == "dask":
         local = {} if scheduler else dict(threads_per_worker=1, dashboard_address=":0")
-        with needed("distributed", "metarl_np[distributed]").Client(scheduler, **local) as client, client.get_executor(pure=False) as pool:
+        with needed("distributed", "metarl_np[distributed]").Client(
+            scheduler, **local
+        ) as client, client.get_executor(pure=False) as pool:
             # other machines have metarl_np, not the demos
-            for module in ("model_based", "baselines", "common", "maml_gridworld") if scheduler else ():
+            for module in (
+                ("model_based", "baselines", "common", "maml_gridworld") if scheduler else ()
+            ):
                 client.upload_file(str(DEMOS / f"{module}.py"))
             yield pool
     else:
@@ -72,7 +76,7 @@ def interval(values):
 def smooth(curve, width):
     """Means over `width` iterations at a time: (seeds, iterations) → (seeds, iterations // width)."""
     points = curve.shape[1] // width
-    return curve[:, :points * width].reshape(len(curve), points, width).mean(2)
+    return curve[:, : points * width].reshape(len(curve), points, width).mean(2)
 
 
 def draw(values, out):
@@ -81,15 +85,28 @@ def draw(values, out):
     for ax, (family, methods) in zip(axes, values.items()):
         grid, goals, _ = families()[family]
         best = exact.optimal_return(grid.mdps(goals)).mean()
-        for method, steps, label, colour in (("maml", 1, "MAML, after one inner step", "blue"), ("maml", 0, "MAML, before", "sky"),
-                                             ("multi_task", 0, "multi-task, no inner step", "orange")):
+        for method, steps, label, colour in (
+            ("maml", 1, "MAML, after one inner step", "blue"),
+            ("maml", 0, "MAML, before", "sky"),
+            ("multi_task", 0, "multi-task, no inner step", "orange"),
+        ):
             curve = methods[method]["curve"][:, :, steps] / best
             width = max(1, curve.shape[1] // 40)
             points = smooth(curve, width)
-            plots.curve(ax, (np.arange(points.shape[1]) + 0.5) * width, *interval(points), label=label, colour=colour)
+            plots.curve(
+                ax,
+                (np.arange(points.shape[1]) + 0.5) * width,
+                *interval(points),
+                label=label,
+                colour=colour,
+            )
         ax.axhline(1, color=plots.COLOURS["black"], linestyle="--", linewidth=1, label="optimum")
-        ax.set(title=TITLES[family], xlabel="meta-iteration", ylim=(-0.03, 1.05),
-               ylabel="sampled return on training goals\n(fraction of the optimum)")
+        ax.set(
+            title=TITLES[family],
+            xlabel="meta-iteration",
+            ylim=(-0.03, 1.05),
+            ylabel="sampled return on training goals\n(fraction of the optimum)",
+        )
     axes[1].legend(loc="lower right")
     return plots.save(fig, out, "study")
 
@@ -97,17 +114,35 @@ def draw(values, out):
 # %% The job
 def main():
     p = parser(__doc__)
-    p.add_argument("--executor", choices=("serial", "processes", "dask", "mpi"), default="processes",
-                   help="here one after the other, on all cores of this machine (default), or on the workers of Dask or MPI")
-    p.add_argument("--scheduler", help="address of a running Dask cluster (default: a new one on the cores of this machine)")
-    p.add_argument("--folder", type=pathlib.Path, help="keep every result there as it finishes, and go on from what is there")
+    p.add_argument(
+        "--executor",
+        choices=("serial", "processes", "dask", "mpi"),
+        default="processes",
+        help="here one after the other, on all cores of this machine (default), or on the workers of Dask or MPI",
+    )
+    p.add_argument(
+        "--scheduler",
+        help="address of a running Dask cluster (default: a new one on the cores of this machine)",
+    )
+    p.add_argument(
+        "--folder",
+        type=pathlib.Path,
+        help="keep every result there as it finishes, and go on from what is there",
+    )
     arguments = p.parse_args()
     n_seeds, iterations, repeats = (3, 10, 1) if arguments.quick else (20, 400, 10)
     seeds = [(arguments.seed, i) for i in range(n_seeds)]
-    settings = [dict(family=family, policy="softmax", iterations=iterations, repeats=repeats) for family in TITLES]
-    progress, found, failures = Progress(), {family: {} for family in TITLES}, []
+    settings = [
+        dict(family=family, policy="softmax", iterations=iterations, repeats=repeats)
+        for family in TITLES
+    ]
+    progress = Progress()
+    found = {family: {} for family in TITLES}
+    failures = []
     with engine(arguments.executor, arguments.scheduler) as executor:
-        for i, result in enumerate(study(experiment, seeds, settings, executor=executor, folder=arguments.folder)):
+        for i, result in enumerate(
+            study(experiment, seeds, settings, executor=executor, folder=arguments.folder)
+        ):
             if result.error:
                 failures.append(f"seed {result.seed}, {result.settings['family']}: {result.error}")
             else:
@@ -115,22 +150,46 @@ def main():
             progress(f"{i + 1} of {len(seeds) * len(settings)} runs done, {len(failures)} failed")
     progress.done()
     if failures:
-        sys.exit("\n".join(failures) + f"\n{len(failures)} runs failed; with --folder DIR the same command tries only those again")
+        sys.exit(
+            "\n".join(failures)
+            + f"\n{len(failures)} runs failed; with --folder DIR the same command tries only those again"
+        )
 
-    values = {family: {method: {key: np.array([by_seed[seed][method][key] for seed in seeds]) for key in ("curve", "held_out", "step_size")}
-                       for method in METHODS} for family, by_seed in found.items()}
+    values = {
+        family: {
+            method: {
+                key: np.array([by_seed[seed][method][key] for seed in seeds])
+                for key in ("curve", "held_out", "step_size")
+            }
+            for method in METHODS
+        }
+        for family, by_seed in found.items()
+    }
     numbers = dict(steps=STEPS, seeds=n_seeds, iterations=iterations, executor=arguments.executor)
     for family, methods in values.items():
-        print(f"\n{TITLES[family]}: held-out goals, {iterations} meta-iterations, mean and 95% interval over {n_seeds} seeds")
+        print(
+            f"\n{TITLES[family]}: held-out goals, {iterations} meta-iterations, mean and 95% interval over {n_seeds} seeds"
+        )
         print(f"{'fraction of the optimum after':38s}" + "".join(f"{k:>7d} steps" for k in STEPS))
-        rows = [(method, label, methods[method]["held_out"]) for method, (label, _) in METHODS.items()]
-        rows += [(f"maml - {name}", f"MAML - {METHODS[name][0]}, paired", methods["maml"]["held_out"] - methods[name]["held_out"])
-                 for name in ("multi_task", "scratch")]
+        rows = [
+            (method, label, methods[method]["held_out"]) for method, (label, _) in METHODS.items()
+        ]
+        rows += [
+            (
+                f"maml - {name}",
+                f"MAML - {METHODS[name][0]}, paired",
+                methods["maml"]["held_out"] - methods[name]["held_out"],
+            )
+            for name in ("multi_task", "scratch")
+        ]
         numbers[family] = {}
         for name, label, fractions in rows:
             mean, half = interval(fractions)
             numbers[family][name] = dict(mean=mean.tolist(), half_width=half.tolist())
-            print(f"{label:38s}" + "".join(f"{m:7.3f}±{h:.3f}" for m, h in zip(mean, half)).replace("±0.", "±."))
+            print(
+                f"{label:38s}"
+                + "".join(f"{m:7.3f}±{h:.3f}" for m, h in zip(mean, half)).replace("±0.", "±.")
+            )
     pictures = [draw(values, arguments.out)]
     numbers["seconds"] = progress.seconds
     print(f"\n{progress.seconds:.0f} s. A fraction of 1 is the optimum, known goal and all.")

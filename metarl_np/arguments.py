@@ -16,27 +16,50 @@ class NotFinite(ValueError, FloatingPointError):
 
 
 def _number(low=-np.inf, high=np.inf, beyond=-np.inf):
-    return lambda x: np.ndim(x) == 0 and np.asarray(x).dtype.kind in "biuf" and bool(np.isfinite(x)) and low <= x <= high and x > beyond
+    return (
+        lambda x: np.ndim(x) == 0
+        and np.asarray(x).dtype.kind in "biuf"
+        and bool(np.isfinite(x))
+        and low <= x <= high
+        and x > beyond
+    )
 
 
-RULES = {names: (what, good) for what, names, good in (  # of what an argument with one of these names is, everywhere
-    ("a numpy.random.Generator", "rng", lambda x: isinstance(x, np.random.Generator)),
-    ("an MDP", "mdps", lambda x: hasattr(x, "successors")),
-    ("a policy", "policy", lambda x: hasattr(x, "n_actions")),
-    ("an inner update", "inner", lambda x: hasattr(x, "prepare")),
-    ("Trials", "trials", lambda x: hasattr(x, "outputs")),
-    ("a path", "path", lambda x: isinstance(x, (str, os.PathLike))),
-    ("a function", "sample_tasks optimiser update payoffs baseline train", callable),
-    ("a whole number of at least 1", "n_tasks n_states n_actions units arms height width horizon n_train episodes threads inputs outputs "
-     "pulls every epochs minibatches max_sweeps max_episodes max_datasets max_bytes", lambda x: isinstance(x, Integral) and x >= 1),
-    ("a whole number of at least 0", "steps first iterations n_held_out max_backtracks", lambda x: isinstance(x, Integral) and x >= 0),
-    ("a finite number", "step_size step_reward pit_reward reward_mean", _number()),
-    ("a finite number of at least 0", "bump_penalty reward_std ridge tolerance entropy value", _number(0)),
-    ("a finite number above 0", "clip radius damping max_norm goal_reward", _number(beyond=0)),
-    ("a number above 0", "target_kl", lambda x: x is np.inf or _number(beyond=0)(x)),
-    ("a number in [0, 1]", "discount lam slip", _number(0, 1)),
-    ("a number between 0 and 1", "shrink confidence", lambda x: _number(0, 1, 0)(x) and x < 1),
-    ("a finite number of at least 1", "memory", _number(1))) for names in names.split()}
+RULES = {
+    names: (what, good)
+    for what, names, good in (  # of what an argument with one of these names is, everywhere
+        ("a numpy.random.Generator", "rng", lambda x: isinstance(x, np.random.Generator)),
+        ("an MDP", "mdps", lambda x: hasattr(x, "successors")),
+        ("a policy", "policy", lambda x: hasattr(x, "n_actions")),
+        ("an inner update", "inner", lambda x: hasattr(x, "prepare")),
+        ("Trials", "trials", lambda x: hasattr(x, "outputs")),
+        ("a path", "path", lambda x: isinstance(x, (str, os.PathLike))),
+        ("a function", "sample_tasks optimiser update payoffs baseline train", callable),
+        (
+            "a whole number of at least 1",
+            "n_tasks n_states n_actions units arms height width horizon n_train episodes threads inputs outputs "
+            "pulls every epochs minibatches max_sweeps max_episodes max_datasets max_bytes",
+            lambda x: isinstance(x, Integral) and x >= 1,
+        ),
+        (
+            "a whole number of at least 0",
+            "steps first iterations n_held_out max_backtracks",
+            lambda x: isinstance(x, Integral) and x >= 0,
+        ),
+        ("a finite number", "step_size step_reward pit_reward reward_mean", _number()),
+        (
+            "a finite number of at least 0",
+            "bump_penalty reward_std ridge tolerance entropy value",
+            _number(0),
+        ),
+        ("a finite number above 0", "clip radius damping max_norm goal_reward", _number(beyond=0)),
+        ("a number above 0", "target_kl", lambda x: x is np.inf or _number(beyond=0)(x)),
+        ("a number in [0, 1]", "discount lam slip", _number(0, 1)),
+        ("a number between 0 and 1", "shrink confidence", lambda x: _number(0, 1, 0)(x) and x < 1),
+        ("a finite number of at least 1", "memory", _number(1)),
+    )
+    for names in names.split()
+}
 
 
 def check(**arguments):
@@ -61,7 +84,9 @@ def require_array(argument, x, *shapes, kinds="biuf"):
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
     if x.dtype.kind not in kinds:  # (to write a dtype out takes longer than all the rest)
-        raise ValueError(f"{argument}: expected {dict(iu='integers', f='floats').get(kinds, 'numbers')}, got {x.dtype}")
+        raise ValueError(
+            f"{argument}: expected {dict(iu='integers', f='floats').get(kinds, 'numbers')}, got {x.dtype}"
+        )
     require_shapes(*shapes, **{argument: x})
     return x
 
@@ -70,7 +95,9 @@ def require_shapes(*shapes, **arrays):
     """Raise ValueError unless each array, traced by autograd or not, has one of the shapes (if any are given)."""
     for name, x in arrays.items():
         if shapes and np.shape(x) not in shapes:
-            raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {np.shape(x)}")
+            raise ValueError(
+                f"{name}: expected shape {' or '.join(map(str, shapes))}, got {np.shape(x)}"
+            )
 
 
 @notrace_primitive
@@ -82,6 +109,11 @@ def require_finite(x, quantity, why=""):
 
 def require_memory(*factors, max_bytes=None):
     """Raise ValueError if that many bytes, the product of the factors, are above max_bytes (None: MAX_BYTES): before they are allocated."""
-    size, limit = prod(map(int, factors)), MAX_BYTES if max_bytes is None else max_bytes
+    size = prod(map(int, factors))
+    limit = MAX_BYTES if max_bytes is None else max_bytes
     check(max_bytes=limit)
-    require(size <= limit, "max_bytes", f"{size:,} bytes asked for, above {limit:,} (where there is no such option: arguments.MAX_BYTES)")
+    require(
+        size <= limit,
+        "max_bytes",
+        f"{size:,} bytes asked for, above {limit:,} (where there is no such option: arguments.MAX_BYTES)",
+    )

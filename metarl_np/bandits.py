@@ -5,16 +5,31 @@ import numpy as np
 from metarl_np.arguments import check, require, require_array, require_memory
 from metarl_np.mdp import MDP
 
-DEPENDENT = dict(easy=0.1, medium=0.25, hard=0.4)  # the smaller of the two arms' means; "uniform" draws it
+DEPENDENT = dict(
+    easy=0.1, medium=0.25, hard=0.4
+)  # the smaller of the two arms' means; "uniform" draws it
 
 
 def bernoulli(means):
     """N tasks with success probabilities `means` (N, k): MDP with S = 1, T = 1, γ = 1. Raises ValueError unless they are in [0, 1]."""
     means = require_array("means", means)
-    require(means.ndim == 2 and means.size, "means", f"expected shape (N, k), not empty, got {means.shape}")
+    require(
+        means.ndim == 2 and means.size,
+        "means",
+        f"expected shape (N, k), not empty, got {means.shape}",
+    )
     require((means >= 0) & (means <= 1), "means", "not a probability", ("task", "arm"))
-    p, n = np.stack([means, 1 - means], -1)[:, None], len(means)
-    return MDP(np.zeros(p.shape, int), p, np.broadcast_to([1.0, 0.0], p.shape), np.ones((n, 1)), np.zeros((n, 1), bool), 1.0, 1)
+    p = np.stack([means, 1 - means], -1)[:, None]
+    n = len(means)
+    return MDP(
+        np.zeros(p.shape, int),
+        p,
+        np.broadcast_to([1.0, 0.0], p.shape),
+        np.ones((n, 1)),
+        np.zeros((n, 1), bool),
+        1.0,
+        1,
+    )
 
 
 def independent(rng, n_tasks, arms):
@@ -28,7 +43,15 @@ def dependent(rng, n_tasks, difficulty="uniform"):
     """Two arms with means p and 1 − p: p ~ U[0, 1] ("uniform"), or by DEPENDENT and in random order: MDP. Wang et al. (2016), §3.1."""
     check(**locals())
     require_memory(160, n_tasks)
-    require(difficulty in ("uniform", *DEPENDENT), "difficulty", f"{difficulty!r:.99} is not one of uniform, {', '.join(DEPENDENT)}")
+    require(
+        difficulty in ("uniform", *DEPENDENT),
+        "difficulty",
+        f"{difficulty!r:.99} is not one of uniform, {', '.join(DEPENDENT)}",
+    )
     u = rng.random(n_tasks)
-    p = u if difficulty == "uniform" else np.where(u < 0.5, DEPENDENT[difficulty], 1 - DEPENDENT[difficulty])
+    p = (
+        u
+        if difficulty == "uniform"
+        else np.where(u < 0.5, DEPENDENT[difficulty], 1 - DEPENDENT[difficulty])
+    )
     return bernoulli(np.stack([p, 1 - p], -1))

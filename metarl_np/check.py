@@ -1,5 +1,6 @@
 """Is your meta-gradient right, and if not, which one is it? For arrays from PyTorch, JAX or anything else.
-`check_gradient` compares it with what every estimator must give on the same episodes and with exact answers, and says which it is."""
+`check_gradient` compares it with what every estimator must give on the same episodes and with exact answers, and says which it is.
+"""
 
 from dataclasses import dataclass
 from itertools import product
@@ -19,12 +20,17 @@ from metarl_np.updates import Reinforce
 MEANING = {
     "first_order": "it differentiates nothing of the inner step: it lacks H₁, H₂ and H₁₂",
     "naive": "its Hessian is that of Σ log π (G − b): it lacks H₁ and H₁₂; right for what is trained, (b), only with the score",
-    "lvc": "its Hessian has H₁ and H₂: it lacks H₁₂", "dice": "its Hessian's expectation is the whole H",
+    "lvc": "its Hessian has H₁ and H₂: it lacks H₁₂",
+    "dice": "its Hessian's expectation is the whole H",
     "loaded_dice": "its Hessian's expectation is the whole H at λ = 1, LVC's at λ = 0",
     "first_order+score": "the first-order estimator with the score of the inner data: it lacks the pathwise derivative of the inner step",
     "naive+score": "unbiased for what is trained, (b): the pathwise derivative at fixed data and the score of the inner data",
-    **{f"{name}+score": f"it counts a part of the score twice: {name} already contains it" for name in ("lvc", "dice", "loaded_dice")},
-    "policy gradient": "the exact ∇J(θ), with no inner step", "(a)": "the exact gradient of J(θ + α∇J(θ)), with exact inner gradients",
+    **{
+        f"{name}+score": f"it counts a part of the score twice: {name} already contains it"
+        for name in ("lvc", "dice", "loaded_dice")
+    },
+    "policy gradient": "the exact ∇J(θ), with no inner step",
+    "(a)": "the exact gradient of J(θ + α∇J(θ)), with exact inner gradients",
     "(b)": "the exact gradient of what is trained, E_D[J(U(θ, D))]",
 }
 
@@ -32,6 +38,7 @@ MEANING = {
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """Which candidates a gradient is; `str` says it in words."""
+
     names: tuple  # the candidates that it agrees with
     errors: dict  # name → largest difference over the candidate's largest component; with a standard error: largest |z|
     text: str
@@ -44,35 +51,95 @@ def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
     """Arrays (T, K) of one task or (T, N, K) of N, for `estimator_gradients`. log_probs: your policy's when it acted; baseline: b_t."""
     shape = require_array("states", states).shape
     mask = np.ones(shape, bool) if mask is None else require_array("mask", mask)
-    require(mask.shape == shape and np.isin(mask, (0, 1)).all(), "mask", f"no booleans of states' {shape}: {mask.dtype} {mask.shape}")
-    arrays = dict(states=states, actions=actions, rewards=rewards, mask=mask.astype(bool), log_probs=log_probs, baseline=baseline)
-    arrays = {k: require_array(k, x, kinds="iu" if k in ("states", "actions") else "biuf") for k, x in arrays.items() if x is not None}
+    require(
+        mask.shape == shape and np.isin(mask, (0, 1)).all(),
+        "mask",
+        f"no booleans of states' {shape}: {mask.dtype} {mask.shape}",
+    )
+    arrays = dict(
+        states=states,
+        actions=actions,
+        rewards=rewards,
+        mask=mask.astype(bool),
+        log_probs=log_probs,
+        baseline=baseline,
+    )
+    arrays = {
+        k: require_array(k, x, kinds="iu" if k in ("states", "actions") else "biuf")
+        for k, x in arrays.items()
+        if x is not None
+    }
     for name, x in arrays.items():
         fits = x.shape == shape and len(shape) in (2, 3) and x.size
-        require(fits, name, f"expected shape (T, K) or (T, N, K) like the states', not empty, got {x.shape}")
+        require(
+            fits,
+            name,
+            f"expected shape (T, K) or (T, N, K) like the states', not empty, got {x.shape}",
+        )
         require(np.isfinite(np.where(mask, x, 0)).all(), name, "not finite")
-    return {name: np.where(mask, x, x.dtype.type(0)).reshape(len(x), -1, shape[-1]) for name, x in arrays.items()}
+    return {
+        name: np.where(mask, x, x.dtype.type(0)).reshape(len(x), -1, shape[-1])
+        for name, x in arrays.items()
+    }
 
 
-def estimator_gradients(theta, support, query, *, step_size, discount, baseline=leave_one_out_baseline, lam=1.0, policy=None):
+def estimator_gradients(
+    theta,
+    support,
+    query,
+    *,
+    step_size,
+    discount,
+    baseline=leave_one_out_baseline,
+    lam=1.0,
+    policy=None,
+):
     """{name: the meta-gradient (F, A) that each estimator must give on these episodes}, with `+score` and without; mean over tasks.
     theta (F, A). support: a list of `record`s, one per inner step, query: one more; a recorded baseline goes before `baseline`. policy: a
-    SoftmaxPolicy by default. The score's J is the query's mean return less the other tasks'. Recorded log-probabilities must fit theta."""
+    SoftmaxPolicy by default. The score's J is the query's mean return less the other tasks'. Recorded log-probabilities must fit theta.
+    """
     theta = require_array("theta", theta) * 1.0
     require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
-    fits = isinstance(support, (list, tuple)) and all(isinstance(r, dict) and {"states", "mask"} <= set(r) for r in (*support, query))
-    require(fits, "support, query", "expected a list of `record`s, one for each inner step, and one `record`")
-    records, policy = [*support, query], SoftmaxPolicy(*theta.shape) if policy is None else policy
+    fits = isinstance(support, (list, tuple)) and all(
+        isinstance(r, dict) and {"states", "mask"} <= set(r) for r in (*support, query)
+    )
+    require(
+        fits,
+        "support, query",
+        "expected a list of `record`s, one for each inner step, and one `record`",
+    )
+    records = [*support, query]
+    policy = SoftmaxPolicy(*theta.shape) if policy is None else policy
     check(policy=policy, baseline=baseline)
-    episodes = [Episodes(*(r[name] for name in ("states", "actions", "rewards", "mask")), None, None, None) for r in records]
+    episodes = [
+        Episodes(*(r[name] for name in ("states", "actions", "rewards", "mask")), None, None, None)
+        for r in records
+    ]
     for e, r in zip(episodes, records):  # the users' own, in place of those of a table
         e.__dict__.update(log_probs=r.get("log_probs"), baseline=r.get("baseline"))
-    tasks, states = records[0]["states"].shape[1], policy.n_states
-    still = np.zeros((tasks, states, policy.n_actions, 1))  # of the tasks only the sizes and the discount are needed
-    mdps = MDP(still.astype(int), still + 1, still, np.eye(states)[np.zeros(tasks, int)], still[..., 0, 0], discount, 1)
-    gradients, names = {}, [f"support[{j}]" for j in range(len(support))] + ["query"]
+    tasks = records[0]["states"].shape[1]
+    states = policy.n_states
+    still = np.zeros(
+        (tasks, states, policy.n_actions, 1)
+    )  # of the tasks only the sizes and the discount are needed
+    mdps = MDP(
+        still.astype(int),
+        still + 1,
+        still,
+        np.eye(states)[np.zeros(tasks, int)],
+        still[..., 0, 0],
+        discount,
+        1,
+    )
+    gradients = {}
+    names = [f"support[{j}]" for j in range(len(support))] + ["query"]
     for estimator in ESTIMATORS:
-        inner = Reinforce(step_size, lambda returns, e: baseline(returns, e) if e.baseline is None else e.baseline, estimator, lam)
+        inner = Reinforce(
+            step_size,
+            lambda returns, e: baseline(returns, e) if e.baseline is None else e.baseline,
+            estimator,
+            lam,
+        )
         path = replay(mdps, policy, theta, inner, episodes, names)
         for name, score in (("", None), ("+score", score_factor(path.returns[-1]))):
             gradients[estimator + name] = meta_gradient(policy, path, inner, score=score).mean(0)
@@ -83,21 +150,48 @@ def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):
     """{"policy gradient": ∇J(θ), "(a)": ∇J(θ_k)}, exact, mean over tasks: (F, A) each. (∇²J and its parts: `exact_meta.hessians`.)"""
     check(mdps=mdps)
     policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
-    adapted = exact_meta.adapted_return_gradient(mdps, policy, theta, step_size=step_size, steps=steps)
+    adapted = exact_meta.adapted_return_gradient(
+        mdps, policy, theta, step_size=step_size, steps=steps
+    )
     slope = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
     return {"policy gradient": slope.mean(0), "(a)": adapted.mean(0)}
 
 
-def expected_gradients(mdps, theta, *, step_size, episodes, steps=1, baseline=leave_one_out_baseline, lam=1.0, policy=None):
+def expected_gradients(
+    mdps,
+    theta,
+    *,
+    step_size,
+    episodes,
+    steps=1,
+    baseline=leave_one_out_baseline,
+    lam=1.0,
+    policy=None,
+):
     """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b): with `exact_gradients`,
-    the candidates for a gradient that is the mean of many sampled ones. Raises ValueError on too many data sets."""
+    the candidates for a gradient that is the mean of many sampled ones. Raises ValueError on too many data sets.
+    """
     check(mdps=mdps)
     policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
-    theta, size = require_array("theta", theta) * 1.0, dict(episodes=episodes, steps=steps)
-    result = {"(b)": exact_meta.expected_adapted_return_gradient(mdps, policy, theta, Reinforce(step_size, baseline), **size)}
-    return result | {name + score: exact_meta.expected_meta_gradient(
-        mdps, policy, theta, Reinforce(step_size, baseline, name, lam), score=bool(score), **size)
-        for name, score in product(ESTIMATORS, ("", "+score"))}
+    theta = require_array("theta", theta) * 1.0
+    size = dict(episodes=episodes, steps=steps)
+    result = {
+        "(b)": exact_meta.expected_adapted_return_gradient(
+            mdps, policy, theta, Reinforce(step_size, baseline), **size
+        )
+    }
+    return result | {
+        name
+        + score: exact_meta.expected_meta_gradient(
+            mdps,
+            policy,
+            theta,
+            Reinforce(step_size, baseline, name, lam),
+            score=bool(score),
+            **size,
+        )
+        for name, score in product(ESTIMATORS, ("", "+score"))
+    }
 
 
 def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None, confidence=0.99):
@@ -105,36 +199,70 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     tolerance · their largest component. For a mean of samples standard_error (same shape) gives a statement at `confidence` instead: the
     largest |z| against Bonferroni's limit, valid however the components are correlated."""
     check(**locals())
-    require(isinstance(candidates, dict) and candidates, "candidates", f"expected a dictionary, not empty, got {candidates!r:.99}")
+    require(
+        isinstance(candidates, dict) and candidates,
+        "candidates",
+        f"expected a dictionary, not empty, got {candidates!r:.99}",
+    )
     gradient = require_array("gradient", gradient) * 1.0
-    candidates = {name: require_array(f"candidates, {name}", x) * 1.0 for name, x in candidates.items()}
+    candidates = {
+        name: require_array(f"candidates, {name}", x) * 1.0 for name, x in candidates.items()
+    }
     require(np.isfinite(gradient).all(), "gradient", "not finite")
     for name, x in candidates.items():
-        require(x.shape == gradient.shape, "gradient", f"shape {gradient.shape}, where {name} has {x.shape}")
+        require(
+            x.shape == gradient.shape,
+            "gradient",
+            f"shape {gradient.shape}, where {name} has {x.shape}",
+        )
         require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
-    limit, scale = tolerance, {name: max(abs(x).max(), 1e-300) for name, x in candidates.items()}
+    limit = tolerance
+    scale = {name: max(abs(x).max(), 1e-300) for name, x in candidates.items()}
     if standard_error is not None:
-        error = np.broadcast_to(require_array("standard_error", standard_error, (), gradient.shape), gradient.shape)
-        require(((error >= 0) & np.isfinite(error)).all(), "standard_error", "negative or not finite")
+        error = np.broadcast_to(
+            require_array("standard_error", standard_error, (), gradient.shape), gradient.shape
+        )
+        require(
+            ((error >= 0) & np.isfinite(error)).all(), "standard_error", "negative or not finite"
+        )
         limit = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * gradient.size))
         scale = {name: np.maximum(error, tolerance * size) for name, size in scale.items()}
-    errors = {name: float((abs(gradient - x) / scale[name]).max()) for name, x in candidates.items()}
+    errors = {
+        name: float((abs(gradient - x) / scale[name]).max()) for name, x in candidates.items()
+    }
     names = tuple(name for name in errors if errors[name] <= limit)
     off = "off by {:.1e} of its largest component" if standard_error is None else "|z| = {:.2f}"
     found = [f"{name} ({off.format(errors[name])}): {MEANING.get(name, '')}" for name in names]
     if standard_error is not None:
-        lines = [f"At {confidence:.0%} confidence (largest |z| of {gradient.size} components up to {limit:.2f}) this mean"]
+        lines = [
+            f"At {confidence:.0%} confidence (largest |z| of {gradient.size} components up to {limit:.2f}) this mean"
+        ]
         lines += [f"  may be {text}" for text in found] or ["  is none of the candidates."]
-        lines += ["  is not " + ", ".join(f"{name} (|z| = {z:.3g})" for name, z in errors.items() if name not in names)]
+        lines += [
+            "  is not "
+            + ", ".join(
+                f"{name} (|z| = {z:.3g})" for name, z in errors.items() if name not in names
+            )
+        ]
     elif names:
-        lines = [f"This is {found[0]}."] if len(names) == 1 else ["\n  ".join(["These coincide here, and it is each of them:", *found])]
+        lines = (
+            [f"This is {found[0]}."]
+            if len(names) == 1
+            else ["\n  ".join(["These coincide here, and it is each of them:", *found])]
+        )
     else:
         nearest = min(errors, key=errors.get)
-        lines = [f"This is none of the candidates. The nearest is {nearest}, off by {errors[nearest]:.1%} of its largest component."]
+        lines = [
+            f"This is none of the candidates. The nearest is {nearest}, off by {errors[nearest]:.1%} of its largest component."
+        ]
         for name, x in candidates.items():
             times = (gradient * x).sum() / max((x * x).sum(), 1e-300)
             if times and abs(gradient - times * x).max() <= tolerance * abs(gradient).max():
                 why = ["the opposite sign, as of a loss"] if times < 0 else []
-                why += ["a sum where a mean belongs, or the other way round"] if abs(abs(times) - 1) > tolerance else []
+                why += (
+                    ["a sum where a mean belongs, or the other way round"]
+                    if abs(abs(times) - 1) > tolerance
+                    else []
+                )
                 lines.append(f"  It is {times:.6g} times {name}: {' and '.join(why)}?")
     return Verdict(names, errors, "\n".join(lines))

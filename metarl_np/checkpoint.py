@@ -15,24 +15,41 @@ VERSION = 1
 
 def save(path, kind, **entries):
     """Write one .npz of this kind ("training", "result", "weights") to path + ".tmp" and rename that to `path`; one process at a time may.
-    An entry is a number, string, bool, None, array, Generator, or (nested) dict, list or tuple of those; TypeError names another."""
+    An entry is a number, string, bool, None, array, Generator, or (nested) dict, list or tuple of those; TypeError names another.
+    """
     check(**locals())
 
-    def pack(x, name):  # as JSON; arrays become members of the .npz, under the names of their places
+    def pack(
+        x, name
+    ):  # as JSON; arrays become members of the .npz, under the names of their places
         if type(x) in (list, tuple):
             return {type(x).__name__: [pack(y, f"{name}[{i}]") for i, y in enumerate(x)]}
         if type(x) is dict:
-            return {"dict": [[pack(k, f"{name} key {i}"), pack(x[k], f"{name}[{k!r}]")] for i, k in enumerate(x)]}
-        if isinstance(x, np.random.Generator) and type(x.bit_generator.seed_seq) is np.random.SeedSequence:
-            return {"Generator": pack([x.bit_generator.state, x.bit_generator.seed_seq.state], name)}
+            return {
+                "dict": [
+                    [pack(k, f"{name} key {i}"), pack(x[k], f"{name}[{k!r}]")]
+                    for i, k in enumerate(x)
+                ]
+            }
+        if (
+            isinstance(x, np.random.Generator)
+            and type(x.bit_generator.seed_seq) is np.random.SeedSequence
+        ):
+            return {
+                "Generator": pack([x.bit_generator.state, x.bit_generator.seed_seq.state], name)
+            }
         if isinstance(x, np.generic) or type(x) is np.ndarray and not x.dtype.hasobject:
             arrays[name] = x
             return {"array" if type(x) is np.ndarray else "scalar": name}
         if x is not None and type(x) not in (bool, int, float, str):
-            raise TypeError(f"{name}: expected numbers, strings, bools, None, arrays, Generators, dicts, lists and tuples, got {type(x)}")
+            raise TypeError(
+                f"{name}: expected numbers, strings, bools, None, arrays, Generators, dicts, lists and tuples, got {type(x)}"
+            )
         return x
+
     require(isinstance(kind, str), "kind", f"expected a string, got {kind!r:.99}")
-    arrays, temporary = {}, pathlib.Path(f"{path}.tmp")
+    arrays = {}
+    temporary = pathlib.Path(f"{path}.tmp")
     text = json.dumps({"dict": [[name, pack(x, name)] for name, x in entries.items()]})
     try:
         with open(temporary, "wb") as file:
@@ -50,19 +67,37 @@ def load(path, kind):
     check(**locals())
 
     def generator(state):
-        bits = {b.__name__: b for b in np.random.BitGenerator.__subclasses__()}[state[0]["bit_generator"]]()
+        bits = {b.__name__: b for b in np.random.BitGenerator.__subclasses__()}[
+            state[0]["bit_generator"]
+        ]()
         bits.__setstate__((state[0], np.random.SeedSequence(**state[1])))
         return np.random.Generator(bits)
-    make = dict(dict=dict, list=list, tuple=tuple, Generator=generator, array=lambda name: file[name], scalar=lambda name: file[name][()])
+
+    make = dict(
+        dict=dict,
+        list=list,
+        tuple=tuple,
+        Generator=generator,
+        array=lambda name: file[name],
+        scalar=lambda name: file[name][()],
+    )
     with open(path, "rb") as raw:
         try:
             with np.load(raw, allow_pickle=False) as file:
                 found, text = file["metarl_np"].item().rsplit("\n", 1)
-                if found != f"{kind}, version {VERSION}" or file.zip.testzip():  # check sums, of all members
+                if (
+                    found != f"{kind}, version {VERSION}" or file.zip.testzip()
+                ):  # check sums, of all members
                     raise ValueError(f"{found}; damaged: {file.zip.testzip()}")
-                return json.loads(text, object_hook=lambda x: next(make[tag](value) for tag, value in x.items()))
-        except Exception as error:  # damage may make numpy and zipfile raise anything; nothing is swallowed
-            raise ValueError(f"{path}: expected a file of metarl_np: {kind}, version {VERSION}; found: {error}") from error
+                return json.loads(
+                    text, object_hook=lambda x: next(make[tag](value) for tag, value in x.items())
+                )
+        except (
+            Exception
+        ) as error:  # damage may make numpy and zipfile raise anything; nothing is swallowed
+            raise ValueError(
+                f"{path}: expected a file of metarl_np: {kind}, version {VERSION}; found: {error}"
+            ) from error
 
 
 def resumable(path, train, rng, theta, *, every=1, configuration=None):
@@ -70,19 +105,37 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
     state and iteration, rng being set, in place, to what it was. If nothing is left to do, the last record comes again. Writes the file
     after each `every`-th record, at the end and when interrupted, as things were after the last record: what a broken-off iteration drew
     from rng is forgotten, so draw nothing else from it. Records: dataclasses with iteration, theta, state, of fields that `save` takes.
-    ValueError names the file and the key if `configuration` (a dict: settings, seed) is not the file's."""
+    ValueError names the file and the key if `configuration` (a dict: settings, seed) is not the file's.
+    """
     check(**locals())
-    require(isinstance(configuration or {}, dict), "configuration", f"expected a dictionary, got {configuration!r:.99}")
-    configuration = (configuration or {}) | {"shape of theta": np.shape(theta), "rng": type(rng.bit_generator).__name__}
-    first, state, last, record, now = 0, None, None, None, None
+    require(
+        isinstance(configuration or {}, dict),
+        "configuration",
+        f"expected a dictionary, got {configuration!r:.99}",
+    )
+    configuration = (configuration or {}) | {
+        "shape of theta": np.shape(theta),
+        "rng": type(rng.bit_generator).__name__,
+    }
+    first = 0
+    state = None
+    last = None
+    record = None
+    now = None
     if pathlib.Path(path).exists():
         last = load(path, "training")
-        with np.printoptions(threshold=np.inf, floatmode="unique"):  # every number of an array, to the last bit
+        with np.printoptions(
+            threshold=np.inf, floatmode="unique"
+        ):  # every number of an array, to the last bit
             for key in configuration | last["configuration"]:
                 there, here = (repr(c.get(key)) for c in (last["configuration"], configuration))
                 require(there == here, path, f"made with {key} = {there:.99}, not {here:.99}")
-        rng.bit_generator.__setstate__(last["rng"].bit_generator.__getstate__())  # as copying does; .state has no count of children
-        theta, state, first = last["theta"], last["state"], last["iteration"] + 1
+        rng.bit_generator.__setstate__(
+            last["rng"].bit_generator.__getstate__()
+        )  # as copying does; .state has no count of children
+        theta = last["theta"]
+        state = last["state"]
+        first = last["iteration"] + 1
     try:
         for record in train(rng, theta, state=state, first=first):
             now = dict(vars(record), rng=copy.deepcopy(rng), configuration=configuration)

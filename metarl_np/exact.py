@@ -1,5 +1,6 @@
 """The oracles: what can be computed exactly in a tabular MDP, by dynamic programming and by enumeration.
-log π is (S, A) or (N, S, A); ValueError if it is not one. autograd differentiates the finite-horizon functions through it, to any order."""
+log π is (S, A) or (N, S, A); ValueError if it is not one. autograd differentiates the finite-horizon functions through it, to any order.
+"""
 
 from functools import reduce
 
@@ -23,7 +24,11 @@ def expect(mdps, v):
 def _expect(v, rows, p):
     """Σ_z p v(row): v (N·S), rows and p (…, A, Z) → (…, A). A sum over a short last axis is fastest as a product with ones."""
     z = p.shape[-1]
-    return v.take(rows)[..., 0] if z == 1 else ((v.take(rows) * p).reshape(-1, z) @ np.ones(z)).reshape(p.shape[:-1])
+    return (
+        v.take(rows)[..., 0]
+        if z == 1
+        else ((v.take(rows) * p).reshape(-1, z) @ np.ones(z)).reshape(p.shape[:-1])
+    )
 
 
 @primitive
@@ -47,8 +52,11 @@ def _sweep(mdps, v, over_actions):
     """One pass over all states, a block at a time: v (N, S) → (N, S). over_actions(Q (B, A), slice of the N·S states) → (B,)."""
     n, s, a, z = mdps.successors.shape
     require_shapes((n, s), v=v)
-    rows, p, r = mdps.next_rows.reshape(-1, a, z), mdps.probabilities.reshape(-1, a, z), mdps.expected_rewards.reshape(-1, a)
-    old, new = v.ravel(), np.empty(n * s)
+    rows = mdps.next_rows.reshape(-1, a, z)
+    p = mdps.probabilities.reshape(-1, a, z)
+    r = mdps.expected_rewards.reshape(-1, a)
+    old = v.ravel()
+    new = np.empty(n * s)
     for part in (slice(low, low + BLOCK) for low in range(0, n * s, BLOCK)):
         q = _expect(old, rows[part], p[part])
         q *= mdps.discount
@@ -65,8 +73,12 @@ def backup(mdps, pi, v):
     return _sweep(mdps, v, lambda q, part: (q * rows[part]) @ np.ones(q.shape[1]))
 
 
-defvjp(backup, lambda ans, mdps, pi, v: lambda g: g[..., None] * action_values(mdps, v),
-       lambda ans, mdps, pi, v: lambda g: mdps.discount * push(mdps, g[..., None] * pi), argnums=[1, 2])
+defvjp(
+    backup,
+    lambda ans, mdps, pi, v: lambda g: g[..., None] * action_values(mdps, v),
+    lambda ans, mdps, pi, v: lambda g: mdps.discount * push(mdps, g[..., None] * pi),
+    argnums=[1, 2],
+)
 
 
 def optimal_backup(mdps, v):
@@ -78,7 +90,8 @@ def values(mdps, log_pi, *, max_bytes=None):
     """V_t(s) with T − t steps to go, by backward induction from V_T = 0: (T + 1, N, S)."""
     require_log_pi(log_pi, mdps)
     require_memory(8, mdps.horizon + 1, *mdps.shape[:2], max_bytes=max_bytes)
-    v, pi = [np.zeros(mdps.shape[:2])], np.exp(log_pi) + np.zeros((len(mdps), 1, 1))
+    v = [np.zeros(mdps.shape[:2])]
+    pi = np.exp(log_pi) + np.zeros((len(mdps), 1, 1))
     for _ in range(mdps.horizon):
         v.append(backup(mdps, pi, v[-1]))
     return np.array(v[::-1])
@@ -91,20 +104,31 @@ def expected_return(mdps, log_pi):
 
 def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000, max_bytes=None):
     """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4. Solved densely, S² numbers per
-    task (which at γ = 1 needs sure termination), or, given a tolerance, by sweeps as `stationary_optimal_values`, at a cost linear in S."""
+    task (which at γ = 1 needs sure termination), or, given a tolerance, by sweeps as `stationary_optimal_values`, at a cost linear in S.
+    """
     require_log_pi(log_pi, mdps)
-    (n, s), pi = mdps.shape[:2], np.exp(log_pi) * ~mdps.terminal[..., None]
+    n, s = mdps.shape[:2]
+    pi = np.exp(log_pi) * ~mdps.terminal[..., None]
     if tolerance is not None:
         return _fixed_point(mdps, lambda v: backup(mdps, pi, v), tolerance, max_sweeps)
     require_memory(8, n, s, s, max_bytes=max_bytes)
     cell = np.arange(n * s).reshape(n, s, 1, 1) * s + mdps.successors
-    p_pi = np.bincount(cell.ravel(), (pi[..., None] * mdps.probabilities).ravel(), n * s * s).reshape(n, s, s)
+    p_pi = np.bincount(
+        cell.ravel(), (pi[..., None] * mdps.probabilities).ravel(), n * s * s
+    ).reshape(n, s, s)
     if mdps.discount == 1:
-        reaches, step = mdps.terminal, np.array(p_pi > 0)
+        reaches = mdps.terminal
+        step = np.array(p_pi > 0)
         for _ in range(s):
             reaches = reaches | (step & reaches[:, None]).any(-1)
-        require(reaches, "discount", "an infinite horizon at γ = 1 needs sure termination, and this policy may never end")
-    return np.linalg.solve(np.eye(s) - mdps.discount * p_pi, np.sum(pi * mdps.expected_rewards, -1)[..., None])[..., 0]
+        require(
+            reaches,
+            "discount",
+            "an infinite horizon at γ = 1 needs sure termination, and this policy may never end",
+        )
+    return np.linalg.solve(
+        np.eye(s) - mdps.discount * p_pi, np.sum(pi * mdps.expected_rewards, -1)[..., None]
+    )[..., 0]
 
 
 def optimal_values(mdps, *, max_bytes=None):
@@ -119,7 +143,11 @@ def optimal_values(mdps, *, max_bytes=None):
 
 def optimal_log_pi(mdps):
     """log π of the optimal policy, which may depend on time, on the states of `mdps.with_time()`: (N, (T + 1)·S, A)."""
-    best = np.concatenate([action_values(mdps, v).argmax(-1) for v in optimal_values(mdps)[1:]] + [np.zeros(mdps.shape[:2], int)], 1)
+    best = np.concatenate(
+        [action_values(mdps, v).argmax(-1) for v in optimal_values(mdps)[1:]]
+        + [np.zeros(mdps.shape[:2], int)],
+        1,
+    )
     return np.where(best[..., None] == np.arange(mdps.shape[2]), 0.0, -np.inf)
 
 
@@ -130,19 +158,23 @@ def optimal_return(mdps):
 
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
     """V*(s) over an infinite horizon to `tolerance`, by value iteration: (N, S). Sutton & Barto (2018), eq. 4.10. Stops at a change below
-    tolerance · (1 − γ)/γ, which bounds the error; at γ = 1 below tolerance, which bounds nothing. Raises ValueError after max_sweeps."""
+    tolerance · (1 − γ)/γ, which bounds the error; at γ = 1 below tolerance, which bounds nothing. Raises ValueError after max_sweeps.
+    """
     return _fixed_point(mdps, lambda v: optimal_backup(mdps, v), tolerance, max_sweeps)
 
 
 def _fixed_point(mdps, sweep, tolerance, max_sweeps):
     """v = sweep(v) from 0, (N, S), to `tolerance`."""
     check(**locals())
-    v, gap = np.zeros(mdps.shape[:2]), (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
+    v = np.zeros(mdps.shape[:2])
+    gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
     for _ in range(max_sweeps):
         v, old = sweep(v), v
         if abs(v - old).max() <= max(tolerance * gap, 4e-16 * abs(v).max()):
             return v
-    raise ValueError(f"max_sweeps: at discount {mdps.discount} the values have not converged after {max_sweeps} sweeps")
+    raise ValueError(
+        f"max_sweeps: at discount {mdps.discount} the values have not converged after {max_sweeps} sweeps"
+    )
 
 
 def occupancy(mdps, log_pi, *, max_bytes=None):
@@ -157,40 +189,77 @@ def occupancy(mdps, log_pi, *, max_bytes=None):
 
 def policy_gradient_table(mdps, log_pi):
     """W(s, a) = Σ_t d_t(s) π(a|s) Q_t(s, a), (N, S, A): ∇J = Σ_{s,a} W(s, a) ∇log π(a|s). The policy-gradient theorem.
-    `policy.weighted_score(theta, W)` is the exact ∇J. Sutton & Barto (2018), eq. 13.5, with the γᵗ that the discounted objective has."""
-    return sum(d[..., None] * np.exp(log_pi) * action_values(mdps, v) for d, v in zip(occupancy(mdps, log_pi), values(mdps, log_pi)[1:]))
+    `policy.weighted_score(theta, W)` is the exact ∇J. Sutton & Barto (2018), eq. 13.5, with the γᵗ that the discounted objective has.
+    """
+    return sum(
+        d[..., None] * np.exp(log_pi) * action_values(mdps, v)
+        for d, v in zip(occupancy(mdps, log_pi), values(mdps, log_pi)[1:])
+    )
 
 
 def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     """Every episode of N small MDPs that is possible under some policy, of probability dynamics · Π_t π(a_t|s_t) over its unmasked steps:
-    (Episodes, dynamics (N, M)), filled up with fully masked ones of probability 0. Raises ValueError if there are too many."""
+    (Episodes, dynamics (N, M)), filled up with fully masked ones of probability 0. Raises ValueError if there are too many.
+    """
+
     def by_task(x):  # (…, all episodes) → (…, N, M); they are sorted by task
         filled = np.zeros(x.shape[:-1] + (n, np.bincount(task).max()))
         filled[..., task, np.arange(len(task)) - np.searchsorted(task, task)] = x
         return filled
+
     check(mdps=mdps, max_episodes=max_episodes)
-    (n, s, a, z), count = mdps.successors.shape, np.ones(mdps.shape[:2])
+    n, s, a, z = mdps.successors.shape
+    count = np.ones(mdps.shape[:2])
     for _ in range(mdps.horizon):
-        count = np.where(mdps.terminal, 1.0, ((mdps.probabilities > 0) * count.ravel()[mdps.next_rows]).sum((-2, -1)))
+        count = np.where(
+            mdps.terminal,
+            1.0,
+            ((mdps.probabilities > 0) * count.ravel()[mdps.next_rows]).sum((-2, -1)),
+        )
     total = ((mdps.start > 0) * count).sum(-1).max()
-    require(total <= max_episodes, "max_episodes", f"{total:.0f} episodes, above {max_episodes}; lower horizon, states, actions or Z")
-    outcomes, rewards, after = (x.reshape(n, s, a * z) for x in (mdps.probabilities, mdps.rewards, mdps.successors))
+    require(
+        total <= max_episodes,
+        "max_episodes",
+        f"{total:.0f} episodes, above {max_episodes}; lower horizon, states, actions or Z",
+    )
+    outcomes, rewards, after = (
+        x.reshape(n, s, a * z) for x in (mdps.probabilities, mdps.rewards, mdps.successors)
+    )
     task, state = np.nonzero(mdps.start)
-    probability, steps = mdps.start[task, state], np.zeros((4, 0, len(task)))  # steps: s, a, r, mask of each episode so far
+    probability = mdps.start[task, state]
+    steps = np.zeros((4, 0, len(task)))  # steps: s, a, r, mask of each episode so far
     for _ in range(mdps.horizon):
         ended = mdps.terminal[task, state][:, None]
-        branch = np.where(ended, np.arange(a * z) == 0, outcomes[task, state])  # an ended episode goes on as one
+        branch = np.where(
+            ended, np.arange(a * z) == 0, outcomes[task, state]
+        )  # an ended episode goes on as one
         i, j = np.nonzero(branch)
-        task, state, end = task[i], state[i], ended[i, 0]
-        steps = np.concatenate([steps[:, :, i], np.stack([state, j // z, rewards[task, state, j] * ~end, ~end])[:, None]], 1)
-        probability, state = probability[i] * branch[i, j], np.where(end, state, after[task, state, j])
-    (states, actions), rewards, mask, last = by_task(steps[:2]).astype(int), *by_task(steps[2:]), by_task(state).astype(int)
-    return Episodes(states, actions, rewards, mask > 0, None, last, np.zeros(last.shape, bool)), by_task(probability)
+        task = task[i]
+        state = state[i]
+        end = ended[i, 0]
+        steps = np.concatenate(
+            [
+                steps[:, :, i],
+                np.stack([state, j // z, rewards[task, state, j] * ~end, ~end])[:, None],
+            ],
+            1,
+        )
+        probability = probability[i] * branch[i, j]
+        state = np.where(end, state, after[task, state, j])
+    (states, actions), rewards, mask, last = (
+        by_task(steps[:2]).astype(int),
+        *by_task(steps[2:]),
+        by_task(state).astype(int),
+    )
+    return Episodes(
+        states, actions, rewards, mask > 0, None, last, np.zeros(last.shape, bool)
+    ), by_task(probability)
 
 
 def enumerated_return(log_pi, episodes, dynamics, discount):
     """J = Σ_τ Pr(τ) Σ_t γᵗ r_t over enumerated episodes, differentiable through log π: (N,)."""
     require_shapes(episodes.last_states.shape, dynamics=dynamics)
-    table, task = log_pi + np.zeros((len(dynamics), 1, 1)), np.arange(len(dynamics))[:, None]
+    table = log_pi + np.zeros((len(dynamics), 1, 1))
+    task = np.arange(len(dynamics))[:, None]
     log_p = np.sum(np.where(episodes.mask, table[task, episodes.states, episodes.actions], 0.0), 0)
     return np.sum(dynamics * np.exp(log_p) * discounted_return(episodes.rewards, discount), -1)

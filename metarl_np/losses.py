@@ -42,12 +42,18 @@ def scatter(steps, states, actions, n_states, n_actions):
     """Σ_{t,k} steps_t [s_t = s, a_t = a]: (T, N, K) → (N, S, A). The transpose of `gather`."""
     require_shapes(steps.shape, states=states, actions=actions)
     n = states.shape[1]
-    cell = states * np.int32(n_actions) + actions + np.arange(n)[:, None] * (n_states * n_actions)  # recorded states may be int8
-    return np.bincount(cell.ravel(), steps.ravel(), n * n_states * n_actions).reshape(n, n_states, n_actions)
+    cell = (
+        states * np.int32(n_actions) + actions + np.arange(n)[:, None] * (n_states * n_actions)
+    )  # recorded states may be int8
+    return np.bincount(cell.ravel(), steps.ravel(), n * n_states * n_actions).reshape(
+        n, n_states, n_actions
+    )
 
 
 defvjp(gather, lambda ans, table, s, a: lambda g: scatter(g, s, a, *table.shape[1:]), argnums=[0])
-defvjp(scatter, lambda ans, steps, s, a, n_states, n_actions: lambda g: gather(g, s, a), argnums=[0])
+defvjp(
+    scatter, lambda ans, steps, s, a, n_states, n_actions: lambda g: gather(g, s, a), argnums=[0]
+)
 
 
 def reinforce_weights(episodes, discount, *, baseline=no_baseline, drop_discount=False):
@@ -68,12 +74,17 @@ def fold(weights, states, actions, n_states, n_actions):
 
 def gather_log_probs(log_pi, states, actions):
     """log π(a_t|s_t) from a table that all tasks share or from theirs: (S, A) or (N, S, A), (T, N, K) → (T, N, K)."""
-    return gather(log_pi + np.zeros((states.shape[1], 1, 1)) if np.ndim(log_pi) == 2 else log_pi, states, actions)
+    return gather(
+        log_pi + np.zeros((states.shape[1], 1, 1)) if np.ndim(log_pi) == 2 else log_pi,
+        states,
+        actions,
+    )
 
 
 def reinforce(log_probs, weights):
     """Σ_t mean_k w_t log π(a_t|s_t): (T, N, K), (T, N, K) → (N,). Its gradient is the REINFORCE estimate of ∇J.
-    With w_t = γᵗ (G_t − b_t): ∇J = E Σ_t γᵗ ∇log π(a_t|s_t) Q_t(s_t, a_t). Williams (1992); Sutton & Barto (2018), §13.3."""
+    With w_t = γᵗ (G_t − b_t): ∇J = E Σ_t γᵗ ∇log π(a_t|s_t) Q_t(s_t, a_t). Williams (1992); Sutton & Barto (2018), §13.3.
+    """
     require_shapes(np.shape(weights), log_probs=log_probs)
     return np.sum(np.mean(log_probs * weights, -1), 0)
 
@@ -96,9 +107,12 @@ def lvc(log_probs, rewards, baseline, mask, discount):
 
 def dice(log_probs, rewards, baseline, mask, discount):
     """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), §4. (Inside the product, as r_t − b_t, b would
-    bias the first derivative already; Mao et al. (2019) add a baseline for the second, which is not here.)"""
+    bias the first derivative already; Mao et al. (2019) add a baseline for the second, which is not here.)
+    """
     require_shapes(np.shape(mask), (), log_probs=log_probs, rewards=rewards, baseline=baseline)
-    steps = magic_box(np.cumsum(log_probs * mask, 0)) * rewards + (1 - magic_box(log_probs)) * baseline
+    steps = (
+        magic_box(np.cumsum(log_probs * mask, 0)) * rewards + (1 - magic_box(log_probs)) * baseline
+    )
     return np.sum(np.mean(steps * mask * discounts(discount, len(mask), mask), -1), 0)
 
 
@@ -107,7 +121,9 @@ def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
     require_shapes(np.shape(mask), log_probs=log_probs)
     lag = np.arange(len(mask))[:, None] - np.arange(len(mask))
     w = np.tensordot(np.where(lag >= 0, float(lam) ** np.maximum(lag, 0), 0.0), log_probs * mask, 1)
-    return reinforce(magic_box(w) - magic_box(w - log_probs), _weights(rewards, baseline, mask, discount))
+    return reinforce(
+        magic_box(w) - magic_box(w - log_probs), _weights(rewards, baseline, mask, discount)
+    )
 
 
 ESTIMATORS = dict(first_order=naive, naive=naive, lvc=lvc, dice=dice, loaded_dice=loaded_dice)
@@ -117,19 +133,34 @@ FOLDED = ("first_order", "naive", "lvc")  # those that depend on the episodes th
 def _weights(rewards, baseline, mask, discount):
     """γᵗ (G_t − b_t) on unmasked steps: (T, N, K)."""
     require_shapes(np.shape(mask), (), rewards=rewards, baseline=baseline)
-    return (reward_to_go(rewards * mask, discount) - baseline) * mask * discounts(discount, len(mask), mask)
+    return (
+        (reward_to_go(rewards * mask, discount) - baseline)
+        * mask
+        * discounts(discount, len(mask), mask)
+    )
 
 
 def log_likelihood(log_pi, episodes):
     """log p(D) = Σ_k Σ_t log π(a_t|s_t) of all episodes of a task, up to what does not depend on θ: (N, S, A) → (N,)."""
-    return reinforce_folded(log_pi, scatter(episodes.mask * 1.0, episodes.states, episodes.actions, *np.shape(log_pi)[1:]))
+    return reinforce_folded(
+        log_pi,
+        scatter(episodes.mask * 1.0, episodes.states, episodes.actions, *np.shape(log_pi)[1:]),
+    )
 
 
 def td_errors(v, episodes, discount, lam):
     """V̂_t − V(s_t), V̂ the λ-return: one-step TD errors at λ = 0, the error against the returns at λ = 1: V (N, S) → (T, N, K).
-    Where an episode was truncated V(s_T) stands for the rest, so with rollouts shorter than the horizon V is that of no horizon."""
+    Where an episode was truncated V(s_T) stands for the rest, so with rollouts shorter than the horizon V is that of no horizon.
+    """
     bootstrap = at_states(v, episodes.last_states[None])[0] * episodes.truncated
-    return gae(episodes.rewards * episodes.mask, at_states(v, episodes.states), episodes.mask, bootstrap, discount=discount, lam=lam)
+    return gae(
+        episodes.rewards * episodes.mask,
+        at_states(v, episodes.states),
+        episodes.mask,
+        bootstrap,
+        discount=discount,
+        lam=lam,
+    )
 
 
 def advantages(policy, theta, episodes, discount, *, baseline, lam):
@@ -146,7 +177,9 @@ def at_states(v, states):
 
 def visits(episodes, n_states):
     """ν(s), the share of a task's unmasked steps that were taken in s: (N, S), rows summing to one."""
-    counts = fold(episodes.mask * 1.0, episodes.states, np.zeros(episodes.states.shape, int), n_states, 1)[..., 0]
+    counts = fold(
+        episodes.mask * 1.0, episodes.states, np.zeros(episodes.states.shape, int), n_states, 1
+    )[..., 0]
     return counts / counts.sum(1, keepdims=True)
 
 

@@ -6,7 +6,18 @@ from metarl_np.arguments import check, require_memory
 from metarl_np.mdp import MDP
 
 
-def random_mdps(rng, n_tasks, n_states=10, n_actions=5, *, horizon=10, discount=1.0, reward_mean=1.0, reward_std=1.0, reward_noise=1.0):
+def random_mdps(
+    rng,
+    n_tasks,
+    n_states=10,
+    n_actions=5,
+    *,
+    horizon=10,
+    discount=1.0,
+    reward_mean=1.0,
+    reward_std=1.0,
+    reward_noise=1.0
+):
     """N tasks with P(·|s,a) ~ Dirichlet(1, …, 1) and rewards N(m, reward_noise²), m(s,a) ~ N(reward_mean, reward_std²); s_0 = 0."""
     check(**locals())
     require_memory(80, n_tasks, n_states, n_states, n_actions)

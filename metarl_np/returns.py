@@ -12,6 +12,7 @@ from metarl_np.arguments import check, require, require_array, require_shapes
 @dataclass(frozen=True, eq=False)
 class Episodes:
     """K episodes of T steps in each of N tasks. Steps after a terminal state are masked; their reward is 0."""
+
     states: np.ndarray  # (T, N, K) s_t
     actions: np.ndarray  # (T, N, K) a_t
     rewards: np.ndarray  # (T, N, K) r_t, paid for leaving s_t by a_t
@@ -21,18 +22,29 @@ class Episodes:
     truncated: np.ndarray  # (N, K) bool: cut before the horizon and before a terminal state
 
     def __post_init__(self):
-        require(np.ndim(self.states) == 3, "states", f"expected shape (T, N, K), got {np.shape(self.states)}")
-        require_shapes(self.states.shape, actions=self.actions, rewards=self.rewards, mask=self.mask)
+        require(
+            np.ndim(self.states) == 3,
+            "states",
+            f"expected shape (T, N, K), got {np.shape(self.states)}",
+        )
+        require_shapes(
+            self.states.shape, actions=self.actions, rewards=self.rewards, mask=self.mask
+        )
 
     def part(self, episodes=slice(None), tasks=slice(None)):
         """Only these of the K episodes and of the N tasks, slices or index arrays: Episodes."""
-        cut = {f.name: getattr(self, f.name)[..., tasks, :][..., episodes] for f in fields(self) if f.name != "log_pi"}
+        cut = {
+            f.name: getattr(self, f.name)[..., tasks, :][..., episodes]
+            for f in fields(self)
+            if f.name != "log_pi"
+        }
         return Episodes(log_pi=None if self.log_pi is None else self.log_pi[tasks], **cut)
 
     @cached_property
     def log_probs(self):
         """log π(a_t|s_t) when it was sampled, (T, N, K) float32, made from the table at first use; None if that is not known."""
-        table, task = self.log_pi, np.arange(self.states.shape[1])[:, None]
+        table = self.log_pi
+        task = np.arange(self.states.shape[1])[:, None]
         return None if table is None else table.astype(np.float32)[task, self.states, self.actions]
 
 
@@ -55,12 +67,17 @@ def reward_to_go(rewards, discount):
     return returns
 
 
-defvjp(reward_to_go, lambda ans, rewards, discount: lambda g: reward_to_go(g[::-1], discount)[::-1], argnums=[0])
+defvjp(
+    reward_to_go,
+    lambda ans, rewards, discount: lambda g: reward_to_go(g[::-1], discount)[::-1],
+    argnums=[0],
+)
 
 
 def gae(rewards, values, mask, bootstrap, *, discount, lam):
     """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16. rewards, values V(s_t), mask: (T, …), what
-    is masked being worth 0; bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated or the horizon is reached."""
+    is masked being worth 0; bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated or the horizon is reached.
+    """
     require_shapes(np.shape(rewards), values=values, mask=mask)
     require_shapes(np.shape(rewards)[1:], (), bootstrap=bootstrap)
     values = np.concatenate([values * mask, (bootstrap * mask[-1])[None]])
@@ -74,31 +91,45 @@ def no_baseline(returns, episodes=None):
 
 def time_mean_baseline(returns, episodes=None):
     """b_t = (1/K) Σ_k G_{t,k}, a finished episode counting with 0: (T, N, K) → (T, N, K). Biased: the expected gradient is (1 − 1/K) ∇J."""
-    return np.broadcast_to(np.matmul(returns, np.ones((returns.shape[-1], 1))) / returns.shape[-1], returns.shape)
+    return np.broadcast_to(
+        np.matmul(returns, np.ones((returns.shape[-1], 1))) / returns.shape[-1], returns.shape
+    )
 
 
 def leave_one_out_baseline(returns, episodes=None):
     """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2."""
     k = returns.shape[-1]
     require(k >= 2, "episodes", "a leave-one-out baseline needs at least 2 episodes per task")
-    first, above = returns[..., :1], returns - returns[..., :1]  # so equal returns have no advantages of 1e-17, which TRPO would follow
+    first = returns[..., :1]
+    above = (
+        returns - returns[..., :1]
+    )  # so equal returns have no advantages of 1e-17, which TRPO would follow
     return first + (np.matmul(above, np.ones((k, 1))) - above) / (k - 1)
 
 
 def linear_baseline(features, ridge=1e-6):
     """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, w by ridge regression on each task's returns: φ (S, F).
-    Returns a function of returns (T, N, K) and their Episodes. Biased: it is fitted on the very episodes that it then scores."""
+    Returns a function of returns (T, N, K) and their Episodes. Biased: it is fitted on the very episodes that it then scores.
+    """
     check(**locals())
     features = require_array("features", features)
-    require(features.ndim == 2 and np.isfinite(features).all(), "features", f"expected finite (S, F), got {features.shape}")
+    require(
+        features.ndim == 2 and np.isfinite(features).all(),
+        "features",
+        f"expected finite (S, F), got {features.shape}",
+    )
 
     def baseline(returns, episodes):
-        rows, last = len(features), episodes.states.max()
+        rows = len(features)
+        last = episodes.states.max()
         require(last < rows, "features", f"{rows} rows, where the episodes visit state {last}")
         time = (np.arange(len(returns))[:, None, None, None] / len(returns)) ** np.arange(4)
-        x = np.concatenate([features[episodes.states], np.broadcast_to(time, returns.shape + (4,))], -1)
+        x = np.concatenate(
+            [features[episodes.states], np.broadcast_to(time, returns.shape + (4,))], -1
+        )
         valid = x * episodes.mask[..., None]
         gram = np.einsum("tnki,tnkj->nij", valid, valid) + ridge * np.eye(x.shape[-1])
         w = np.linalg.solve(gram, np.einsum("tnki,tnk->ni", valid, returns)[..., None])[..., 0]
         return np.einsum("tnki,ni->tnk", x, w)
+
     return baseline

@@ -2,7 +2,8 @@
 A trial is n episodes in one task. At each of its steps the policy sees the state, the previous action (or that there was none), the
 previous reward and whether an episode has just ended; what it learns about the task stays in its hidden state, which is zero at the
 start of the trial only. It is trained (`rl2_training`) by a standard algorithm to maximise the trial's return, the sum over episodes of
-Σ_t γᵗ r_t with the task's own γ. Trials come last, so that operations run along them: inputs are (T, D, N), T counting a trial's steps."""
+Σ_t γᵗ r_t with the task's own γ. Trials come last, so that operations run along them: inputs are (T, D, N), T counting a trial's steps.
+"""
 
 from dataclasses import dataclass, fields
 
@@ -10,7 +11,14 @@ import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np import exact, gru
-from metarl_np.arguments import check, require, require_array, require_finite, require_memory, require_shapes
+from metarl_np.arguments import (
+    check,
+    require,
+    require_array,
+    require_finite,
+    require_memory,
+    require_shapes,
+)
 from metarl_np.policies import log_softmax
 from metarl_np.rollouts import step, successor_table
 
@@ -18,8 +26,11 @@ from metarl_np.rollouts import step, successor_table
 @dataclass(frozen=True, eq=False)
 class Trials:
     """N trials of n episodes, one in each task. Steps after a trial's last episode are masked."""
+
     inputs: np.ndarray  # (T, D, N) what the policy saw; see RecurrentPolicy.observe
-    outputs: np.ndarray  # (T, A + 1, N) what it answered: logits, and the value V of the rest of the trial
+    outputs: (
+        np.ndarray
+    )  # (T, A + 1, N) what it answered: logits, and the value V of the rest of the trial
     states: np.ndarray  # (T, N)
     actions: np.ndarray  # (T, N)
     rewards: np.ndarray  # (T, N) r_t, as sampled and as shown to the policy
@@ -28,23 +39,34 @@ class Trials:
     mask: np.ndarray  # (T, N) bool: the step was really taken
 
     def __post_init__(self):
-        require_shapes(np.shape(self.states), **{k: getattr(self, k) for k in ("actions", "rewards", "episode", "time", "mask")})
+        require_shapes(
+            np.shape(self.states),
+            **{k: getattr(self, k) for k in ("actions", "rewards", "episode", "time", "mask")},
+        )
 
     def part(self, trials):
         """Only these of the N trials, a slice or an index array: Trials."""
-        return Trials(*(np.ascontiguousarray(getattr(self, f.name)[..., trials]) for f in fields(self)))
+        return Trials(
+            *(np.ascontiguousarray(getattr(self, f.name)[..., trials]) for f in fields(self))
+        )
 
 
 @dataclass(frozen=True)
 class RecurrentPolicy:
     """A GRU with one linear read-out for each state: log π(a|s, h) ∝ (V_s h + v_s)_a, and one more row of V_s for the value.
     What is remembered is about the task; what to do about it depends on the state, as in a table. With one state this is the usual
-    read-out; with more, a single one would leave it to the GRU to multiply memory and state, which it learns slowly."""
+    read-out; with more, a single one would leave it to the GRU to multiply memory and state, which it learns slowly.
+    """
+
     n_states: int  # S
     n_actions: int  # A
     units: int  # H
     # the GRU, with D = S + (A + 1) + 2 inputs and O = S·(A + 1) outputs
-    net = property(lambda self: gru.GRU(self.n_states + self.n_actions + 3, self.units, self.n_states * (self.n_actions + 1)))
+    net = property(
+        lambda self: gru.GRU(
+            self.n_states + self.n_actions + 3, self.units, self.n_states * (self.n_actions + 1)
+        )
+    )
 
     def __post_init__(self):
         check(**vars(self))
@@ -56,7 +78,8 @@ class RecurrentPolicy:
 
     def observe(self, x, state, previous, reward, ended):
         """Write what the policy sees into zeros x (D, N): one-hot state, one-hot previous action, previous reward, did an episode just end.
-        All four are (N,); previous is a + 1 for action a and 0 for "none yet": the first input of a trial is no action's."""
+        All four are (N,); previous is a + 1 for action a and 0 for "none yet": the first input of a trial is no action's.
+        """
         lanes = np.arange(x.shape[1])
         x[state, lanes] = x[self.n_states + previous, lanes] = 1
         x[-2], x[-1] = reward, ended
@@ -74,6 +97,7 @@ class RecurrentPolicy:
             full = np.zeros((len(g), self.n_states) + g.shape[1:], y.dtype)
             np.put_along_axis(full, trials.states[:, None, None], g[:, None], 1)
             return gru.backward(self.net, theta, trials.inputs, trace, full.reshape(y.shape))
+
         return self.read_out(y, trials.states), pull_back, trace[0][1:]
 
 
@@ -83,7 +107,11 @@ def outputs(policy, theta, trials):
     return policy.unroll(theta, trials)[0]
 
 
-defvjp(outputs, lambda y, policy, theta, trials: lambda g: policy.unroll(theta, trials)[1](g), argnums=[1])
+defvjp(
+    outputs,
+    lambda y, policy, theta, trials: lambda g: policy.unroll(theta, trials)[1](g),
+    argnums=[1],
+)
 
 
 def log_probs(y):
@@ -94,7 +122,8 @@ def log_probs(y):
 @np.errstate(over="ignore", invalid="ignore")  # outputs that are not finite raise
 def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False, max_bytes=None):
     """Sample one trial of `episodes` = n episodes in each of N tasks, by θ (P,) (greedy: the likeliest actions): Trials, T ≤ n · horizon.
-    An episode ends in a terminal state or at the horizon; the next one's first input holds its last action and reward, and the flag."""
+    An episode ends in a terminal state or at the horizon; the next one's first input holds its last action and reward, and the flag.
+    """
     check(rng=rng, mdps=mdps, episodes=episodes)
     n, s, a = mdps.shape
     fits = isinstance(policy, RecurrentPolicy) and (policy.n_states, policy.n_actions) == (s, a)
@@ -102,12 +131,27 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False, max_bytes
     theta = require_array("theta", theta, kinds="f")
     require_memory(policy.net.inputs + a + 7, 8, n, episodes, mdps.horizon, max_bytes=max_bytes)
     W, _, b, V, v = weights = policy.net.split(theta)
-    chances, longest = np.cumsum(mdps.start, 1), episodes * mdps.horizon
-    starts = np.array([(chances <= rng.random((n, 1)) * chances[:, -1:]).sum(1) for _ in range(episodes)])  # by inversion
-    inputs, outputs = (np.zeros((longest, rows, n), theta.dtype) for rows in (policy.net.inputs, a + 1))
-    states, actions, rewards, episode, time, mask = record = [np.zeros((longest, n), kind) for kind in (int, int, float, int, int, bool)]
-    h, state, count, t = np.zeros((policy.units, n), theta.dtype), starts[0], np.zeros(n, int), np.zeros(n, int)
-    table, lanes, previous, reward, ended, used = successor_table(mdps), np.arange(n), np.zeros(n, int), 0.0, False, 0
+    chances = np.cumsum(mdps.start, 1)
+    longest = episodes * mdps.horizon
+    starts = np.array(
+        [(chances <= rng.random((n, 1)) * chances[:, -1:]).sum(1) for _ in range(episodes)]
+    )  # by inversion
+    inputs, outputs = (
+        np.zeros((longest, rows, n), theta.dtype) for rows in (policy.net.inputs, a + 1)
+    )
+    states, actions, rewards, episode, time, mask = record = [
+        np.zeros((longest, n), kind) for kind in (int, int, float, int, int, bool)
+    ]
+    h = np.zeros((policy.units, n), theta.dtype)
+    state = starts[0]
+    count = np.zeros(n, int)
+    t = np.zeros(n, int)
+    table = successor_table(mdps)
+    lanes = np.arange(n)
+    previous = np.zeros(n, int)
+    reward = 0.0
+    ended = False
+    used = 0
     while (count < episodes).any():
         policy.observe(inputs[used], state, previous, reward, ended)
         h, _ = gru.step(weights, h, W @ inputs[used] + b)
@@ -119,8 +163,10 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False, max_bytes
             row[used] = x
         ended = mdps.terminal[lanes, after] | (t + 1 == mdps.horizon)
         count = count + (ended & live)
-        state, t = np.where(ended, starts[np.minimum(count, episodes - 1), lanes], after), np.where(ended, 0, t + 1)
-        previous, used = action + 1, used + 1
+        state = np.where(ended, starts[np.minimum(count, episodes - 1), lanes], after)
+        t = np.where(ended, 0, t + 1)
+        previous = action + 1
+        used = used + 1
     require_finite(outputs[:used], "theta: parameters so large that they lead to outputs")
     return Trials(*(x[:used] for x in (inputs, outputs, *record)))
 
@@ -134,19 +180,32 @@ def _sample(rng, logits):
 def expected_rewards(mdps, trials):
     """γᵗ R̄(s_t, a_t), the mean reward of what was done in place of the sampled one: (T, N). The same expectation, less noise."""
     check(**locals())
-    return _taken(mdps, trials, np.broadcast_to(mdps.expected_rewards, (mdps.horizon,) + mdps.shape))
+    return _taken(
+        mdps, trials, np.broadcast_to(mdps.expected_rewards, (mdps.horizon,) + mdps.shape)
+    )
 
 
 def regrets(mdps, trials):
     """γᵗ A*_t(s_t, a_t) = γᵗ (Q*_t − V*_t) ≤ 0, by how much what was done is worse than the best in the *known* task: (T, N).
     By the performance-difference lemma (Kakade & Langford 2002) E Σ γᵗ A*_t = J(π) − J* for any π, even with a memory. It may replace the
-    rewards: with GAE's γ = λ = 1 the gradient's mean stays, without the luck of start and transitions; else biased as if shaped by V*."""
+    rewards: with GAE's γ = λ = 1 the gradient's mean stays, without the luck of start and transitions; else biased as if shaped by V*.
+    """
     check(**locals())
     v = exact.optimal_values(mdps)
-    return _taken(mdps, trials, np.array([exact.action_values(mdps, after) - now[..., None] for now, after in zip(v, v[1:])]))
+    return _taken(
+        mdps,
+        trials,
+        np.array(
+            [exact.action_values(mdps, after) - now[..., None] for now, after in zip(v, v[1:])]
+        ),
+    )
 
 
 def _taken(mdps, trials, table):
     """γᵗ times the entries of a table (t, N, S, A) that trials went through: (T, N)."""
     require_shapes((len(trials.states), len(mdps)), trials=trials.states)
-    return table[trials.time, np.arange(len(mdps)), trials.states, trials.actions] * mdps.discount**trials.time * trials.mask
+    return (
+        table[trials.time, np.arange(len(mdps)), trials.states, trials.actions]
+        * mdps.discount**trials.time
+        * trials.mask
+    )

@@ -16,26 +16,40 @@ LANES = 1000  # trials that are unrolled together: with fewer, threads would wai
 
 def surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bonus=0.0, value=0.5):
     """Mean over steps of min(ρ Â, clip(ρ, 1 ± ε) Â) + c_H H(π) − c_V ½ (V − V̂)², ρ = π/π_old. Schulman et al. (2017), eq. 7 and 9.
-    outputs (T, A + 1, N) are the new ones, those in Trials the old; advantage Â and target V̂ are (T, N)."""
+    outputs (T, A + 1, N) are the new ones, those in Trials the old; advantage Â and target V̂ are (T, N).
+    """
     require_shapes(np.shape(trials.outputs), outputs=outputs)
     require_shapes(trials.mask.shape, (), advantage=advantage, target=target)
-    log_pi, chosen = log_probs(outputs), trials.actions[..., None] == np.arange(outputs.shape[1] - 1)
+    log_pi = log_probs(outputs)
+    chosen = trials.actions[..., None] == np.arange(outputs.shape[1] - 1)
     ratio = np.exp(np.sum((log_pi - log_probs(trials.outputs)) * chosen, -1))
     policy = np.minimum(ratio * advantage, np.clip(ratio, 1 - clip, 1 + clip) * advantage)
     weight = (trials.mask / trials.mask.sum()).astype(outputs.dtype)
-    return np.sum(weight * (policy + entropy_bonus * entropy(log_pi) - 0.5 * value * (outputs[:, -1] - target) ** 2))
+    return np.sum(
+        weight
+        * (policy + entropy_bonus * entropy(log_pi) - 0.5 * value * (outputs[:, -1] - target) ** 2)
+    )
 
 
-def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0.2, entropy_bonus=0.0, value=0.5):
+def surrogate_gradient(
+    outputs, trials, old, advantage, target, steps, *, clip=0.2, entropy_bonus=0.0, value=0.5
+):
     """∇ of `surrogate` with respect to outputs, in closed form, old = log π_old(a_t) (T, N), for a part of the trials, of `steps` in all:
-    w (1[a = a_t] − π(a)) − w_H π(a) (log π(a) + H) for the logits, w = ρ Â where the clip does not act and else 0, and c_V (V̂ − V)."""
+    w (1[a = a_t] − π(a)) − w_H π(a) (log π(a) + H) for the logits, w = ρ Â where the clip does not act and else 0, and c_V (V̂ − V).
+    """
     require_shapes(trials.mask.shape, old=old, advantage=advantage, target=target)
-    log_pi, action = np.swapaxes(log_probs(outputs), 1, 2), trials.actions[:, None]
-    pi, weight = np.exp(log_pi), (trials.mask / steps).astype(outputs.dtype)
+    log_pi = np.swapaxes(log_probs(outputs), 1, 2)
+    action = trials.actions[:, None]
+    pi = np.exp(log_pi)
+    weight = (trials.mask / steps).astype(outputs.dtype)
     ratio = np.exp(np.take_along_axis(log_pi, action, 1)[:, 0] - old)
     w = weight * advantage * ratio * np.where(advantage > 0, ratio < 1 + clip, ratio > 1 - clip)
-    g, h = np.empty_like(outputs), -np.sum(pi * log_pi, 1)
-    g[:, :-1] = pi * (-w - entropy_bonus * weight * h)[:, None] - pi * log_pi * (entropy_bonus * weight)[:, None]
+    g = np.empty_like(outputs)
+    h = -np.sum(pi * log_pi, 1)
+    g[:, :-1] = (
+        pi * (-w - entropy_bonus * weight * h)[:, None]
+        - pi * log_pi * (entropy_bonus * weight)[:, None]
+    )
     np.put_along_axis(g, action, np.take_along_axis(g, action, 1) + w[:, None], 1)
     g[:, -1] = value * weight * (target - outputs[:, -1])
     return g
@@ -43,12 +57,15 @@ def surrogate_gradient(outputs, trials, old, advantage, target, steps, *, clip=0
 
 def gradient(policy, theta, trials, batch, of_outputs):
     """Σ ∂L/∂θ (P,) over the trials whose numbers are `batch`, with ∂L/∂outputs = of_outputs(outputs, part, numbers).
-    They are unrolled in parts, each in a thread of its own; the parts, and so the bits, do not depend on how many threads there are."""
+    They are unrolled in parts, each in a thread of its own; the parts, and so the bits, do not depend on how many threads there are.
+    """
+
     def one(numbers):
         part = trials.part(numbers)
         y, pull_back, _ = policy.unroll(theta, part)
         return pull_back(of_outputs(y, part, numbers))
-    parts = [batch[i:i + LANES] for i in range(0, len(batch), LANES)]
+
+    parts = [batch[i : i + LANES] for i in range(0, len(batch), LANES)]
     if len(parts) == 1:
         return one(batch)
     with ThreadPoolExecutor() as pool:
@@ -64,13 +81,16 @@ def advantages(trials, payoffs, *, discount, lam):
     """GAE over the whole trial, across its episodes and never into another trial: payoffs (T, N) → (Â, V̂), (T, N) each.
     The mean payoff of a step, where a finished trial counts with 0, is taken off first, and at the end of a trial the means of the steps
     that it did not take: together a baseline that depends on time alone, not on how long a trial lasts (and on the payoff itself by 1/N,
-    as in `returns.time_mean_baseline`). V is learned on what is left, and V̂ = Â + V before Â is standardised."""
+    as in `returns.time_mean_baseline`). V is learned on what is left, and V̂ = Â + V before Â is standardised.
+    """
     require_shapes(trials.mask.shape, payoffs=payoffs)
     mean = (payoffs * trials.mask).mean(1, keepdims=True)
     ends = trials.mask & ~np.concatenate([trials.mask[1:], np.zeros_like(trials.mask[:1])])
     payoffs = (payoffs - np.where(ends, reward_to_go(mean, discount), mean)) * trials.mask
     values = trials.outputs[:, -1]
-    advantage = gae(payoffs, values, trials.mask, np.zeros(len(values[0])), discount=discount, lam=lam)
+    advantage = gae(
+        payoffs, values, trials.mask, np.zeros(len(values[0])), discount=discount, lam=lam
+    )
     taken = advantage[trials.mask]
     standard = (advantage - taken.mean()) / max(taken.std(), 1e-8)
     return standard.astype(values.dtype), (advantage + values).astype(values.dtype)
@@ -79,11 +99,14 @@ def advantages(trials, payoffs, *, discount, lam):
 @dataclass(frozen=True)
 class PPO:
     """Adam on minibatches of whole trials, `epochs` times through them. Schulman et al. (2017), Algorithm 1."""
+
     step_size: float = 3e-3  # falls linearly to 0 over the run, as the entropy's weight does
     epochs: int = 3
     minibatches: int = 4  # of the trials, no more than there are
     clip: float = 0.2  # ε
-    discount: float = 0.995  # of GAE, per step of the trial, to lower variance; what is maximised has the task's γ only
+    discount: float = (
+        0.995  # of GAE, per step of the trial, to lower variance; what is maximised has the task's γ only
+    )
     lam: float = 0.95
     entropy: float = 0.01  # c_H
     value: float = 0.05  # c_V
@@ -96,45 +119,81 @@ class PPO:
     def __call__(self, rng, policy, theta, trials, payoffs, state, left):
         """(θ', Adam's state) after one batch of Trials with payoffs (T, N); `left` is the fraction of the run that is left."""
         advantage, target = advantages(trials, payoffs, discount=self.discount, lam=self.lam)
-        old, settings = taken_log_probs(trials.outputs, trials), dict(clip=self.clip, entropy_bonus=self.entropy * left, value=self.value)
+        old = taken_log_probs(trials.outputs, trials)
+        settings = dict(clip=self.clip, entropy_bonus=self.entropy * left, value=self.value)
         for _ in range(self.epochs):
-            for batch in np.array_split(rng.permutation(len(payoffs[0])), min(self.minibatches, len(payoffs[0]))):
+            for batch in np.array_split(
+                rng.permutation(len(payoffs[0])), min(self.minibatches, len(payoffs[0]))
+            ):
                 steps = trials.mask[:, batch].sum()
-                g = gradient(policy, theta, trials, batch, lambda y, part, lanes: surrogate_gradient(
-                    y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings))
+                g = gradient(
+                    policy,
+                    theta,
+                    trials,
+                    batch,
+                    lambda y, part, lanes: surrogate_gradient(
+                        y, part, *(x[:, lanes] for x in (old, advantage, target)), steps, **settings
+                    ),
+                )
                 norm = np.linalg.norm(g)
                 require_finite(norm, "gradient: components")
-                theta, state = adam(theta, g * min(1.0, self.max_norm / max(norm, 1e-30)), state, step_size=self.step_size * left)
+                theta, state = adam(
+                    theta,
+                    g * min(1.0, self.max_norm / max(norm, 1e-30)),
+                    state,
+                    step_size=self.step_size * left,
+                )
         return theta, state
 
 
 @dataclass(frozen=True, eq=False)
 class Iteration:
     """One batch, as `train` yields it."""
+
     iteration: int
     theta: np.ndarray  # (P,) after the batch
     score: float  # Σ γᵗ R̄, mean over the batch's trials, which were sampled before
     state: object  # the optimiser's, after the batch
 
 
-def train(rng, sample_tasks, policy, theta, update, *, iterations, episodes, payoffs=regrets, state=None, first=0):
+def train(
+    rng,
+    sample_tasks,
+    policy,
+    theta,
+    update,
+    *,
+    iterations,
+    episodes,
+    payoffs=regrets,
+    state=None,
+    first=0,
+):
     """Train for `iterations` batches: a generator of Iteration. sample_tasks(rng) → MDP, a trial of n episodes in each task. update: PPO(…)
     or what is called alike (demos/rl2_trpo.py). payoffs: what the loss counts, `regrets`, `expected_rewards`, or a function of (MDP,
     Trials) → (T, N). state, first: the optimiser's state and the iteration, of the same `iterations`, to go on from
-    (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite."""
+    (`checkpoint.resumable`). FloatingPointError names the iteration where parameters are not finite.
+    """
     check(**locals())
-    require(not hasattr(update, "prepare"), "update", f"{update!r:.50} is an inner update, of updates; here it is rl2_training.PPO")
+    require(
+        not hasattr(update, "prepare"),
+        "update",
+        f"{update!r:.50} is an inner update, of updates; here it is rl2_training.PPO",
+    )
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for i in range(first, iterations):
         mdps = sample_tasks(rng)
         try:
             trials = sample_trials(rng, mdps, policy, theta, episodes)
             with np.errstate(all="ignore"):  # what is not finite raises
-                payoff, score = payoffs(mdps, trials), expected_rewards(mdps, trials).sum(0).mean()
+                payoff = payoffs(mdps, trials)
+                score = expected_rewards(mdps, trials).sum(0).mean()
                 require_finite(payoff, "payoffs")
                 require_finite(score, "returns")
                 theta, state = update(rng, policy, theta, trials, payoff, state, 1 - i / iterations)
-                policy.net.split(theta)  # refuses what is not finite, as the update itself does half-way
+                policy.net.split(
+                    theta
+                )  # refuses what is not finite, as the update itself does half-way
         except NotFinite as error:
             raise NotFinite(f"iteration {i}: {error}") from error
         yield Iteration(i, theta, float(score), state)

@@ -16,6 +16,7 @@ from metarl_np.arguments import require
 @dataclass(frozen=True, eq=False)
 class Result:
     """One seed (an integer or a tuple of them) and settings, with the value that the experiment returned or the traceback of its error."""
+
     seed: int
     settings: dict
     value: dict  # None if it failed
@@ -27,24 +28,59 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
     (dicts, passed as JSON; the rng is the same in each, so differences are paired): a generator of Result as they finish. executor: None is
     here, each when it is asked for; all give the same bits on one numpy, kind of CPU and number of BLAS threads (Dask: get_executor(pure=
     False)). What raises, or loses its worker, is a Result with an error; closing the generator cancels what has not begun. folder: keeps
-    values; those found come first, not computed again even if the code has changed. ValueError on bad input and another study's file."""
-    require(executor is None or isinstance(executor, Executor), "executor", f"{executor!r} is no concurrent.futures.Executor")
-    require(hasattr(experiment, "__qualname__"), "experiment", f"{experiment!r} is no function; what to call it with are settings")
-    seeds, settings, jobs = {"_".join(map(str, np.ravel(seed))): seed for seed in seeds}, list(settings), {}
-    require("".join(seeds).replace("_", "").isdecimal(), "seeds", f"{list(seeds)}: expected integers ≥ 0, or tuples of such")
-    require(bool(settings) and all(isinstance(x, dict) for x in settings), "settings", f"{settings}: expected dicts")
-    texts = {json.dumps(x, sort_keys=True, default=lambda x: require(False, "settings", f"{x!r} is not JSON")): x for x in settings}
-    tasks = {Path(folder or "", f"{seed}-{sha256(text.encode()).hexdigest()[:12]}.npz"): (seed, text) for seed in seeds for text in texts}
+    values; those found come first, not computed again even if the code has changed. ValueError on bad input and another study's file.
+    """
+    require(
+        executor is None or isinstance(executor, Executor),
+        "executor",
+        f"{executor!r} is no concurrent.futures.Executor",
+    )
+    require(
+        hasattr(experiment, "__qualname__"),
+        "experiment",
+        f"{experiment!r} is no function; what to call it with are settings",
+    )
+    seeds = {"_".join(map(str, np.ravel(seed))): seed for seed in seeds}
+    settings = list(settings)
+    jobs = {}
+    require(
+        "".join(seeds).replace("_", "").isdecimal(),
+        "seeds",
+        f"{list(seeds)}: expected integers ≥ 0, or tuples of such",
+    )
+    require(
+        bool(settings) and all(isinstance(x, dict) for x in settings),
+        "settings",
+        f"{settings}: expected dicts",
+    )
+    texts = {
+        json.dumps(
+            x, sort_keys=True, default=lambda x: require(False, "settings", f"{x!r} is not JSON")
+        ): x
+        for x in settings
+    }
+    tasks = {
+        Path(folder or "", f"{seed}-{sha256(text.encode()).hexdigest()[:12]}.npz"): (seed, text)
+        for seed in seeds
+        for text in texts
+    }
     Path(folder or ".").mkdir(parents=True, exist_ok=True)
     study = f"{experiment.__module__}.{experiment.__qualname__}, seed %s, settings %s"
     for path in [path for path in tasks if folder and path.exists()]:
-        (seed, text), stored = tasks.pop(path), checkpoint.load(path, "result")
-        require(stored["study"] == study % (seed, text), path, f"expected {study % (seed, text)}, found {stored['study']}")
+        seed, text = tasks.pop(path)
+        stored = checkpoint.load(path, "result")
+        require(
+            stored["study"] == study % (seed, text),
+            path,
+            f"expected {study % (seed, text)}, found {stored['study']}",
+        )
         yield Result(seeds[seed], texts[text], stored["value"], None)
     try:
         for path, (seed, text) in tasks.items():
             try:
-                jobs[executor.submit(_run, experiment, seeds[seed], text) if executor else path] = path
+                jobs[executor.submit(_run, experiment, seeds[seed], text) if executor else path] = (
+                    path
+                )
             except RuntimeError:  # a broken pool takes nothing more
                 yield Result(seeds[seed], texts[text], None, format_exc())
         for job in as_completed(jobs) if executor else list(jobs):
@@ -54,7 +90,8 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
                 if folder and not error:
                     checkpoint.save(path, "result", study=study % (seed, text), value=value)
             except Exception:  # its worker died, it was cancelled, or the disk is full
-                value, error = None, format_exc()
+                value = None
+                error = format_exc()
             yield Result(seeds[seed], texts[text], value, error)
     finally:
         for job in jobs if executor else ():

@@ -4,7 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "demos"))  # what a demo defines is tested too
+sys.path.append(
+    str(pathlib.Path(__file__).parents[1] / "demos")
+)  # what a demo defines is tested too
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from metarl_np.mdp import MDP
 from metarl_np.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
 
 
-def random_tasks(rng, n, s, a, z, *, horizon, discount=.9, reward_noise=0.):
+def random_tasks(rng, n, s, a, z, *, horizon, discount=0.9, reward_noise=0.0):
     """N different tasks: random start, one terminal state at another place in each, some impossible successors.
 
     Slot 0 of a terminal state is impossible, yet points elsewhere and pays: nobody may look there.
@@ -25,22 +25,38 @@ def random_tasks(rng, n, s, a, z, *, horizon, discount=.9, reward_noise=0.):
     start = rng.dirichlet(np.ones(s), n)
     for i in range(n):
         end = terminal_state(i, s)
-        terminal[i, end], start[i, end] = True, 0
-        successors[i, end, :, 1:], rewards[i, end, :, 1:] = end, 0
-        probabilities[i, end], successors[i, end, :, 0] = np.eye(z)[-1], (end + 1) % s
+        terminal[i, end] = True
+        start[i, end] = 0
+        successors[i, end, :, 1:] = end
+        rewards[i, end, :, 1:] = 0
+        probabilities[i, end] = np.eye(z)[-1]
+        successors[i, end, :, 0] = (end + 1) % s
         successors[i, (end + 1) % s, 0, 0] = end
-    return MDP(successors, probabilities, rewards, start / start.sum(1, keepdims=True), terminal, discount, horizon, reward_noise)
+    return MDP(
+        successors,
+        probabilities,
+        rewards,
+        start / start.sum(1, keepdims=True),
+        terminal,
+        discount,
+        horizon,
+        reward_noise,
+    )
 
 
 def tiny_mdp(rng, horizon, *, ends=False):
     """One task to enumerate, its last state terminal: 13 episodes at T = 2, 40 at T = 3; if action 1 always ends, 7 and 15."""
     successors = np.array([[[[0, 1], [1, 2]], [[0, 2], [0, 1]], [[2, 2], [2, 2]]]])
-    probabilities, rewards = rng.dirichlet((2, 2), (1, 3, 2)), rng.normal(0, 2, (1, 3, 2, 2))
-    probabilities[:, 2], rewards[:, 2] = (1, 0), 0
+    probabilities = rng.dirichlet((2, 2), (1, 3, 2))
+    rewards = rng.normal(0, 2, (1, 3, 2, 2))
+    probabilities[:, 2] = (1, 0)
+    rewards[:, 2] = 0
     if ends:
         successors[0, :2] = [[0, 1], [2, 2]]
         probabilities[0, :, 1] = 1, 0
-    return MDP(successors, probabilities, rewards, [[1, 0, 0]], [[False, False, True]], .9, horizon)
+    return MDP(
+        successors, probabilities, rewards, [[1, 0, 0]], [[False, False, True]], 0.9, horizon
+    )
 
 
 def terminal_state(task, n_states):
@@ -49,9 +65,14 @@ def terminal_state(task, n_states):
 
 def policies(rng, n, s, a):
     """(name, policy, θ): softmax and logistic, tabular and with features, θ shared and per task."""
-    features, units = rng.normal(size=(s, 2)), a.bit_length() - 1
-    cases = [("softmax", SoftmaxPolicy(s, a)), ("softmax features", SoftmaxPolicy(s, a, features)),
-             ("logistic", LogisticPolicy(s, units)), ("logistic features", LogisticPolicy(s, units, features))]
+    features = rng.normal(size=(s, 2))
+    units = a.bit_length() - 1
+    cases = [
+        ("softmax", SoftmaxPolicy(s, a)),
+        ("softmax features", SoftmaxPolicy(s, a, features)),
+        ("logistic", LogisticPolicy(s, units)),
+        ("logistic features", LogisticPolicy(s, units, features)),
+    ]
     for name, policy in cases:
         yield name, policy, rng.normal(size=policy.init().shape)
         yield name + ", per task", policy, rng.normal(size=(n,) + policy.init().shape)
@@ -59,11 +80,17 @@ def policies(rng, n, s, a):
 
 def learners(rng, n, s, a):
     """(name, policy, θ (N, F, ·)): what PPO and TRPO improve, policies with and without a critic, every task with a θ of its own."""
-    features, units = rng.normal(size=(s, 3)), a.bit_length() - 1
-    softmax, logistic = SoftmaxPolicy(s, a), LogisticPolicy(s, units, features)
-    for name, policy in (("softmax", softmax), ("logistic features", logistic), ("softmax, critic", ActorCritic(softmax)),
-                         ("logistic features, critic", ActorCritic(logistic))):
-        yield name, policy, .7 * rng.normal(size=(n,) + policy.init().shape)
+    features = rng.normal(size=(s, 3))
+    units = a.bit_length() - 1
+    softmax = SoftmaxPolicy(s, a)
+    logistic = LogisticPolicy(s, units, features)
+    for name, policy in (
+        ("softmax", softmax),
+        ("logistic features", logistic),
+        ("softmax, critic", ActorCritic(softmax)),
+        ("logistic features, critic", ActorCritic(logistic)),
+    ):
+        yield name, policy, 0.7 * rng.normal(size=(n,) + policy.init().shape)
 
 
 def numerical_gradient(f, x, eps=1e-5):
@@ -109,15 +136,21 @@ def plain_visits(e, n_states):
 
 def plain_kl(policy, p, q, nu):
     """Σ_s ν(s) KL(π_p(·|s)‖π_q(·|s)) of one task: the expectation is under the first."""
-    log_p, log_q = plain_log_pi(policy, p), plain_log_pi(policy, q)
-    return sum(nu[s] * np.exp(log_p[s, a]) * (log_p[s, a] - log_q[s, a]) for s, a in np.ndindex(log_p.shape))
+    log_p = plain_log_pi(policy, p)
+    log_q = plain_log_pi(policy, q)
+    return sum(
+        nu[s] * np.exp(log_p[s, a]) * (log_p[s, a] - log_q[s, a])
+        for s, a in np.ndindex(log_p.shape)
+    )
 
 
 def _features(policy):
     phi = np.eye(policy.n_states) if policy.features is None else policy.features
     if isinstance(policy, SoftmaxPolicy):
         return phi, np.eye(policy.n_actions)
-    return phi, np.array([[a >> u & 1 for u in range(policy.units)] for a in range(policy.n_actions)], float)
+    return phi, np.array(
+        [[a >> u & 1 for u in range(policy.units)] for a in range(policy.n_actions)], float
+    )
 
 
 def all_episodes(mdps, task, pi):
@@ -132,7 +165,9 @@ def all_episodes(mdps, task, pi):
             q = mdps.probabilities[task, state, a, z]
             if q > 0:
                 step = (state, a, mdps.rewards[task, state, a, z])
-                yield from follow(p * pi[state, a] * q, mdps.successors[task, state, a, z], t + 1, path + [step])
+                yield from follow(
+                    p * pi[state, a] * q, mdps.successors[task, state, a, z], t + 1, path + [step]
+                )
 
     for state in range(s_axis):
         if mdps.start[task, state] > 0:
@@ -141,16 +176,21 @@ def all_episodes(mdps, task, pi):
 
 def plain_return(mdps, task):
     """The function (policy, θ) → (J, ∇J) of one task by enumeration: ∇J = E[R Σ_t ∇log π_t], with no Q and no γᵗ to get wrong."""
-    episodes = list(all_episodes(mdps, task, np.ones(mdps.shape[1:])))  # π = 1: what is left is the dynamics
+    episodes = list(
+        all_episodes(mdps, task, np.ones(mdps.shape[1:]))
+    )  # π = 1: what is left is the dynamics
     returns = np.array([return_of(path, mdps.discount) for _, path, _ in episodes])
-    dynamics, visits = np.array([p for p, _, _ in episodes]), np.zeros((len(episodes),) + mdps.shape[1:])
+    dynamics = np.array([p for p, _, _ in episodes])
+    visits = np.zeros((len(episodes),) + mdps.shape[1:])
     for m, (_, path, _) in enumerate(episodes):
         for s, a, _ in path:
             visits[m, s, a] += 1
 
     def value_and_gradient(policy, theta):
         p = dynamics * np.exp(np.tensordot(visits, plain_log_pi(policy, theta), 2))
-        return p @ returns, np.tensordot(np.tensordot(p * returns, visits, 1), plain_score(policy, theta), 2)
+        return p @ returns, np.tensordot(
+            np.tensordot(p * returns, visits, 1), plain_score(policy, theta), 2
+        )
 
     return value_and_gradient
 
@@ -161,7 +201,8 @@ def return_of(path, discount):
 
 def chi2_p(observed, expected, dof):
     """p-value of Σ (o − e)²/e over the cells with e > 0, by Wilson & Hilferty (1931); impossible cells must be empty."""
-    observed, expected = np.ravel(observed), np.ravel(expected)
+    observed = np.ravel(observed)
+    expected = np.ravel(expected)
     assert (observed[expected == 0] == 0).all()
     possible = expected > 0
     assert expected[possible].min() > 5

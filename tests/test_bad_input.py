@@ -1,7 +1,8 @@
 """Bad input, systematically: every public name is called with every kind of wrong value for each of its arguments, and says which.
 
 A row of CASES: good keyword arguments, which are first seen to work, and the kind of each argument that is then spoiled. Pure array
-functions are spoiled by wrong shapes only (kind "shape"). A name that is in no row stands in EXEMPT with the reason."""
+functions are spoiled by wrong shapes only (kind "shape"). A name that is in no row stands in EXEMPT with the reason.
+"""
 
 import importlib
 import inspect
@@ -14,21 +15,59 @@ import numpy as np
 import pytest
 
 import metarl_np
-from metarl_np import (arguments, bandits, check, checkpoint, exact, exact_meta, gridworld, gru, losses, maml, mdp, optim, policies,
-                       random_mdps, returns, rl2, rl2_training, rollouts, updates)
+from metarl_np import (
+    arguments,
+    bandits,
+    check,
+    checkpoint,
+    exact,
+    exact_meta,
+    gridworld,
+    gru,
+    losses,
+    maml,
+    mdp,
+    optim,
+    policies,
+    random_mdps,
+    returns,
+    rl2,
+    rl2_training,
+    rollouts,
+    updates,
+)
 
-NAN, INF = np.nan, np.inf
+NAN = np.nan
+INF = np.inf
 NO_NUMBER = [None, "abc", [], [1.0, 2.0], np.zeros((2, 2, 2, 2, 2)), NAN, INF, -INF, {}, object()]
-NO_ARRAY = [None, "abc", {}, [["a", "b"]], [[1.0], [1.0, 2.0]], object(), np.zeros((0,)), np.zeros((2, 0)), np.zeros((7, 5, 3, 2, 2, 2))]
+NO_ARRAY = [
+    None,
+    "abc",
+    {},
+    [["a", "b"]],
+    [[1.0], [1.0, 2.0]],
+    object(),
+    np.zeros((0,)),
+    np.zeros((2, 0)),
+    np.zeros((7, 5, 3, 2, 2, 2)),
+]
 KINDS = {
     "count": NO_NUMBER + [0, -1, 2.5, 2.0, np.float64(3.0), -INF],
     "count from 0": NO_NUMBER + [-1, 2.5, 2.0],
-    "finite": NO_NUMBER, "positive": NO_NUMBER + [0, -1.0], "not negative": NO_NUMBER + [-1.0],
-    "probability": NO_NUMBER + [-.1, 1.1], "between 0 and 1": NO_NUMBER + [0.0, 1.0, -.1, 1.1], "at least 1": NO_NUMBER + [.5],
+    "finite": NO_NUMBER,
+    "positive": NO_NUMBER + [0, -1.0],
+    "not negative": NO_NUMBER + [-1.0],
+    "probability": NO_NUMBER + [-0.1, 1.1],
+    "between 0 and 1": NO_NUMBER + [0.0, 1.0, -0.1, 1.1],
+    "at least 1": NO_NUMBER + [0.5],
     "positive or inf": [x for x in NO_NUMBER if x is not INF] + [0.0, -1.0],
-    "rng": [None, 0, "abc", np.random.RandomState(0), np.random], "path": [None, 3, [], {}],
-    "object": [None, 0, "abc", [], np.zeros((2, 2)), NAN], "optional object": [0, "abc", np.ones((2, 2)), NAN],
-    "callable": [None, 0, "abc", [], NAN], "string": [None, 0, "abc", [], NAN], "title": [None, 0, [], NAN],
+    "rng": [None, 0, "abc", np.random.RandomState(0), np.random],
+    "path": [None, 3, [], {}],
+    "object": [None, 0, "abc", [], np.zeros((2, 2)), NAN],
+    "optional object": [0, "abc", np.ones((2, 2)), NAN],
+    "callable": [None, 0, "abc", [], NAN],
+    "string": [None, 0, "abc", [], NAN],
+    "title": [None, 0, [], NAN],
     "dictionary": [None, 3, "abc", [], {}, NAN],
     "map": [None, 3, "", [], "abc", ["S", "G."], [1, 2], NAN, "G", np.zeros((2, 2))],
     "list": [None, 3, "abc", [], NAN, [None], np.zeros((2, 2))],
@@ -41,12 +80,20 @@ def spoiled(kind, good):
     if kind in KINDS:
         return KINDS[kind]
     good = np.asarray(good)
-    shapes = [good[None, None, None], np.concatenate([good, good[:1]]), np.zeros((0,) + good.shape), np.concatenate([good] * 2, -1)]
+    shapes = [
+        good[None, None, None],
+        np.concatenate([good, good[:1]]),
+        np.zeros((0,) + good.shape),
+        np.concatenate([good] * 2, -1),
+    ]
     if kind == "shape":
         return shapes[:2]
     if kind == "integers":
-        return NO_ARRAY + shapes + [good + .5, good.astype(float), good - 100, good + 100]
-    numbers = [np.where(np.arange(good.size).reshape(good.shape) == good.size - 1, x, good) for x in (NAN, INF, -INF)]
+        return NO_ARRAY + shapes + [good + 0.5, good.astype(float), good - 100, good + 100]
+    numbers = [
+        np.where(np.arange(good.size).reshape(good.shape) == good.size - 1, x, good)
+        for x in (NAN, INF, -INF)
+    ]
     return NO_ARRAY + shapes + (numbers if kind != "booleans" else [good + 2])
 
 
@@ -54,228 +101,672 @@ def rng():
     return np.random.default_rng(0)
 
 
-P, R = np.array([[[.5, .5, 0], [0, 1, 0]], [[0, .5, .5], [1, 0, 0]], [[0, 0, 1], [0, 0, 1]]]), np.array([[1., 2], [3, 4], [0, 0]])
-ONE = mdp.MDP.from_dense(P, R, 0, discount=.9, horizon=2, terminal=[False, False, True])
+P = np.array([[[0.5, 0.5, 0], [0, 1, 0]], [[0, 0.5, 0.5], [1, 0, 0]], [[0, 0, 1], [0, 0, 1]]])
+R = np.array([[1.0, 2], [3, 4], [0, 0]])
+ONE = mdp.MDP.from_dense(P, R, 0, discount=0.9, horizon=2, terminal=[False, False, True])
 TASKS = ONE[[0, 0]]
-FIELDS = dict(successors=ONE.successors, probabilities=ONE.probabilities, rewards=ONE.rewards, start=ONE.start, terminal=ONE.terminal,
-              discount=.9, horizon=2, reward_noise=0.0)
+FIELDS = dict(
+    successors=ONE.successors,
+    probabilities=ONE.probabilities,
+    rewards=ONE.rewards,
+    start=ONE.start,
+    terminal=ONE.terminal,
+    discount=0.9,
+    horizon=2,
+    reward_noise=0.0,
+)
 TABLE = {0: {0: [(1.0, 1, 1.0, False)]}, 1: {0: [(1.0, 1, 0.0, True)]}}
-GRID = dict(layout="S.G", discount=.9, horizon=5)
+GRID = dict(layout="S.G", discount=0.9, horizon=5)
 RULES = {name: "finite" for name in ("step_reward", "pit_reward")} | dict(
-    discount="probability", horizon="count", slip="probability", goal_reward="positive", bump_penalty="not negative")
-SOFTMAX, THETA0 = policies.SoftmaxPolicy(3, 2), np.arange(6.).reshape(3, 2) / 5
-LOG_PI, TABLE_2 = SOFTMAX.log_pi(THETA0), SOFTMAX.log_pi(np.array([THETA0, -THETA0]))
-RECURRENT, INNER = rl2.RecurrentPolicy(3, 2, 2), updates.Reinforce(.1)
+    discount="probability",
+    horizon="count",
+    slip="probability",
+    goal_reward="positive",
+    bump_penalty="not negative",
+)
+SOFTMAX = policies.SoftmaxPolicy(3, 2)
+THETA0 = np.arange(6.0).reshape(3, 2) / 5
+LOG_PI = SOFTMAX.log_pi(THETA0)
+TABLE_2 = SOFTMAX.log_pi(np.array([THETA0, -THETA0]))
+RECURRENT = rl2.RecurrentPolicy(3, 2, 2)
+INNER = updates.Reinforce(0.1)
 HIDDEN = RECURRENT.init(rng()).astype(float)
 TRIALS = rl2.sample_trials(rng(), TASKS, RECURRENT, HIDDEN, 2)
 STEPS = TRIALS.rewards * 0 + 1.0
 E = rollouts.rollout(rng(), TASKS, LOG_PI, 3)
-ARRAYS = dict(log_probs=E.rewards * 0.0 - 1, rewards=E.rewards * 1.0, baseline=E.rewards * 0.0, mask=E.mask, discount=.9)
+ARRAYS = dict(
+    log_probs=E.rewards * 0.0 - 1,
+    rewards=E.rewards * 1.0,
+    baseline=E.rewards * 0.0,
+    mask=E.mask,
+    discount=0.9,
+)
 THETA_2 = np.array([THETA0, -THETA0])
 PATH = maml.adapt(rng(), TASKS, SOFTMAX, THETA0, INNER, steps=1, episodes=3)
 RECORD = check.record(E.states[:, 0], E.actions[:, 0], E.rewards[:, 0])
 NET = gru.GRU(2, 2, 1)
-WEIGHTS, X = NET.init(rng()).astype(float), np.ones((3, 2, 4))
+WEIGHTS = NET.init(rng()).astype(float)
+X = np.ones((3, 2, 4))
 NU = losses.visits(E, 3)
 OPTIONS = dict(rng=rng(), sample_tasks=lambda rng: TASKS, iterations=1, episodes=3)
 SHAPES = {name: "shape" for name in ARRAYS if name != "discount"}
-V, PI = np.ones((2, 3)), np.exp(TABLE_2)
+V = np.ones((2, 3))
+PI = np.exp(TABLE_2)
 
 
 def case(function, arguments, **kinds):
     return function, arguments, kinds
 
 
-MDPS, RNG, THETA_KIND = dict(mdps="object"), dict(rng="rng"), dict(theta="array")
+MDPS = dict(mdps="object")
+RNG = dict(rng="rng")
+THETA_KIND = dict(theta="array")
 EXACT = dict(mdps=TASKS, log_pi=TABLE_2)
 EVALUATOR = dict(mdps="object", log_pi="array")
 STEP_SIZE = dict(step_size="finite", steps="count from 0")
-SMALL = dict(mdps=ONE, policy=SOFTMAX, theta=THETA0, inner=updates.Reinforce(.1, returns.no_baseline), episodes=1)
-ENUMERATED = MDPS | THETA_KIND | dict(policy="object", inner="object", episodes="count", steps="count", max_datasets="count")
+SMALL = dict(
+    mdps=ONE,
+    policy=SOFTMAX,
+    theta=THETA0,
+    inner=updates.Reinforce(0.1, returns.no_baseline),
+    episodes=1,
+)
+ENUMERATED = (
+    MDPS
+    | THETA_KIND
+    | dict(policy="object", inner="object", episodes="count", steps="count", max_datasets="count")
+)
 EVERY, CHANCE = exact.enumerate_episodes(ONE)
 BANDIT = rl2.RecurrentPolicy(1, 2, 2)
 
 CASES = {
-    "mdp.MDP": case(mdp.MDP, FIELDS, successors="successors", probabilities="array", rewards="array", start="array", terminal="booleans",
-                    discount="probability", horizon="count"),
-    "mdp.MDP.from_dense": case(mdp.MDP.from_dense, dict(P=P, R=R, start=0, discount=.9, horizon=2, terminal=[False, False, True]),
-                               P="array", R="array", start="count from 0", discount="probability", horizon="count", terminal="booleans"),
-    "mdp.MDP.from_gymnasium": case(mdp.MDP.from_gymnasium, dict(tables=TABLE, start=0, discount=.9, horizon=2), tables="list",
-                                   start="count from 0", discount="probability", horizon="count"),
+    "mdp.MDP": case(
+        mdp.MDP,
+        FIELDS,
+        successors="successors",
+        probabilities="array",
+        rewards="array",
+        start="array",
+        terminal="booleans",
+        discount="probability",
+        horizon="count",
+    ),
+    "mdp.MDP.from_dense": case(
+        mdp.MDP.from_dense,
+        dict(P=P, R=R, start=0, discount=0.9, horizon=2, terminal=[False, False, True]),
+        P="array",
+        R="array",
+        start="count from 0",
+        discount="probability",
+        horizon="count",
+        terminal="booleans",
+    ),
+    "mdp.MDP.from_gymnasium": case(
+        mdp.MDP.from_gymnasium,
+        dict(tables=TABLE, start=0, discount=0.9, horizon=2),
+        tables="list",
+        start="count from 0",
+        discount="probability",
+        horizon="count",
+    ),
     "mdp.MDP.__getitem__": case(TASKS.__getitem__, dict(tasks=[0, 1])),
-    "mdp.require_log_pi": case(mdp.require_log_pi, dict(log_pi=LOG_PI, mdps=ONE), log_pi="array", **MDPS),
-    "bandits.bernoulli": case(bandits.bernoulli, dict(means=[[.5, .2]]), means="means"),
-    "bandits.independent": case(bandits.independent, dict(rng=rng(), n_tasks=2, arms=2), rng="rng", n_tasks="count", arms="count"),
-    "bandits.dependent": case(bandits.dependent, dict(rng=rng(), n_tasks=2, difficulty="easy"), rng="rng", n_tasks="count",
-                              difficulty="string"),
-    "random_mdps.random_mdps": case(random_mdps.random_mdps, dict(rng=rng(), n_tasks=2, n_states=2, n_actions=2), rng="rng",
-                                    n_tasks="count", n_states="count", n_actions="count", horizon="count", discount="probability",
-                                    reward_mean="finite", reward_std="not negative"),
+    "mdp.require_log_pi": case(
+        mdp.require_log_pi, dict(log_pi=LOG_PI, mdps=ONE), log_pi="array", **MDPS
+    ),
+    "bandits.bernoulli": case(bandits.bernoulli, dict(means=[[0.5, 0.2]]), means="means"),
+    "bandits.independent": case(
+        bandits.independent,
+        dict(rng=rng(), n_tasks=2, arms=2),
+        rng="rng",
+        n_tasks="count",
+        arms="count",
+    ),
+    "bandits.dependent": case(
+        bandits.dependent,
+        dict(rng=rng(), n_tasks=2, difficulty="easy"),
+        rng="rng",
+        n_tasks="count",
+        difficulty="string",
+    ),
+    "random_mdps.random_mdps": case(
+        random_mdps.random_mdps,
+        dict(rng=rng(), n_tasks=2, n_states=2, n_actions=2),
+        rng="rng",
+        n_tasks="count",
+        n_states="count",
+        n_actions="count",
+        horizon="count",
+        discount="probability",
+        reward_mean="finite",
+        reward_std="not negative",
+    ),
     "gridworld.GridWorld": case(gridworld.GridWorld, GRID, layout="map", **RULES),
-    "gridworld.GridWorld.open": case(gridworld.GridWorld.open, dict(height=2, width=3, discount=1, horizon=3), height="count",
-                                     width="count", **RULES),
-    "gridworld.GridWorld.split_goals": case(gridworld.GridWorld.open(2, 3, discount=1, horizon=3).split_goals,
-                                            dict(rng=rng(), n_train=2, n_held_out=1), rng="rng", n_train="count",
-                                            n_held_out="count from 0"),
-    "gridworld.GridWorld.mdps": case(gridworld.GridWorld(**GRID).mdps, dict(goals=[1, 2]), goals="goals"),
-    "gridworld.GridWorld.render": case(gridworld.GridWorld(**GRID).render, dict(actions=np.zeros(3, int), goal=1), actions="actions",
-                                       goal="goal"),
+    "gridworld.GridWorld.open": case(
+        gridworld.GridWorld.open,
+        dict(height=2, width=3, discount=1, horizon=3),
+        height="count",
+        width="count",
+        **RULES,
+    ),
+    "gridworld.GridWorld.split_goals": case(
+        gridworld.GridWorld.open(2, 3, discount=1, horizon=3).split_goals,
+        dict(rng=rng(), n_train=2, n_held_out=1),
+        rng="rng",
+        n_train="count",
+        n_held_out="count from 0",
+    ),
+    "gridworld.GridWorld.mdps": case(
+        gridworld.GridWorld(**GRID).mdps, dict(goals=[1, 2]), goals="goals"
+    ),
+    "gridworld.GridWorld.render": case(
+        gridworld.GridWorld(**GRID).render,
+        dict(actions=np.zeros(3, int), goal=1),
+        actions="actions",
+        goal="goal",
+    ),
     "rollouts.sampling_tables": case(rollouts.sampling_tables, EXACT, **EVALUATOR),
-    "rollouts.rollout": case(rollouts.rollout, dict(EXACT, rng=rng(), episodes=2, steps=1), episodes="count", steps="optional count",
-                             threads="count", max_bytes="optional count", **RNG, **EVALUATOR),
+    "rollouts.rollout": case(
+        rollouts.rollout,
+        dict(EXACT, rng=rng(), episodes=2, steps=1),
+        episodes="count",
+        steps="optional count",
+        threads="count",
+        max_bytes="optional count",
+        **RNG,
+        **EVALUATOR,
+    ),
     "exact.expect": case(exact.expect, dict(mdps=TASKS, v=V), v="shape"),
     "exact.push": case(exact.push, dict(mdps=TASKS, m=PI), m="shape"),
     "exact.action_values": case(exact.action_values, dict(mdps=TASKS, v=V), v="shape"),
     "exact.backup": case(exact.backup, dict(mdps=TASKS, pi=PI, v=V), pi="shape", v="shape"),
     "exact.optimal_backup": case(exact.optimal_backup, dict(mdps=TASKS, v=V), v="shape"),
-    **{f"exact.{name}": case(getattr(exact, name), EXACT, **EVALUATOR) for name in ("expected_return", "policy_gradient_table")},
-    **{f"exact.{name}": case(getattr(exact, name), EXACT, max_bytes="optional count", **EVALUATOR) for name in ("values", "occupancy")},
-    "exact.stationary_values": case(exact.stationary_values, dict(EXACT, tolerance=1e-6), max_sweeps="count",
-                                    tolerance="optional not negative", **EVALUATOR),
-    **{f"exact.{name}": case(getattr(exact, name), dict(mdps=TASKS), **MDPS) for name in (
-        "optimal_values", "optimal_log_pi", "optimal_return")},
-    "exact.stationary_optimal_values": case(exact.stationary_optimal_values, dict(mdps=TASKS), tolerance="not negative",
-                                            max_sweeps="count", **MDPS),
-    "exact.enumerate_episodes": case(exact.enumerate_episodes, dict(mdps=TASKS), max_episodes="count", **MDPS),
-    "exact.enumerated_return": case(exact.enumerated_return, dict(log_pi=LOG_PI, episodes=EVERY, dynamics=CHANCE, discount=.9),
-                                    dynamics="shape"),
-    **{f"exact_meta.{name}": case(getattr(exact_meta, name), dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0, step_size=.1), policy="object",
-                                  **STEP_SIZE, **MDPS, **THETA_KIND) for name in ("adapted_return", "adapted_return_gradient")},
-    "exact_meta.hessians": case(exact_meta.hessians, dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0), policy="object", **MDPS, **THETA_KIND,
-                                max_bytes="optional count"),
-    **{f"exact_meta.{name}": case(lambda mdps, policy, theta, inner, f=getattr(exact_meta, name), **more:
-                                  f(mdps, policy, theta, inner, **more),
-                                  SMALL, **ENUMERATED | ({"theta": "traced"} if name.endswith("return_gradient") else {})) for name in (
-        "enumerate_adaptations", "expected_adapted_return", "expected_adapted_return_gradient", "expected_meta_gradient")},
-    "check.record": case(check.record, dict(states=E.states[:, 0], actions=E.actions[:, 0], rewards=E.rewards[:, 0], mask=E.mask[:, 0],
-                                            log_probs=E.log_probs[:, 0], baseline=E.rewards[:, 0]),
-                         states="integer steps", actions="integer steps", rewards="steps", mask="optional booleans",
-                         log_probs="optional steps", baseline="optional steps"),
-    "check.estimator_gradients": case(check.estimator_gradients, dict(theta=THETA0, support=[RECORD], query=RECORD, step_size=.1,
-                                      discount=.9), theta="matrix", support="records", query="record", step_size="finite",
-                                      discount="probability", baseline="callable", lam="probability", policy="optional object"),
-    "check.exact_gradients": case(check.exact_gradients, dict(mdps=TASKS, theta=THETA0, step_size=.1), policy="optional object", **MDPS,
-                                  **THETA_KIND, **STEP_SIZE),
-    "check.expected_gradients": case(check.expected_gradients, dict(mdps=ONE, theta=THETA0, step_size=.1, episodes=2), episodes="count",
-                                     step_size="finite", steps="count", baseline="callable", lam="probability", policy="optional object",
-                                     **MDPS, **THETA_KIND),
-    "check.check_gradient": case(check.check_gradient, dict(gradient=THETA0, candidates={"a": THETA0}, standard_error=THETA0),
-                                 gradient="array", candidates="dictionary", tolerance="not negative", standard_error="optional array",
-                                 confidence="between 0 and 1"),
-    "checkpoint.save": case(lambda path, kind: checkpoint.save(path, kind, x=1), dict(path="/dev/null/x", kind="training"), path="path",
-                            kind="title"),
+    **{
+        f"exact.{name}": case(getattr(exact, name), EXACT, **EVALUATOR)
+        for name in ("expected_return", "policy_gradient_table")
+    },
+    **{
+        f"exact.{name}": case(getattr(exact, name), EXACT, max_bytes="optional count", **EVALUATOR)
+        for name in ("values", "occupancy")
+    },
+    "exact.stationary_values": case(
+        exact.stationary_values,
+        dict(EXACT, tolerance=1e-6),
+        max_sweeps="count",
+        tolerance="optional not negative",
+        **EVALUATOR,
+    ),
+    **{
+        f"exact.{name}": case(getattr(exact, name), dict(mdps=TASKS), **MDPS)
+        for name in ("optimal_values", "optimal_log_pi", "optimal_return")
+    },
+    "exact.stationary_optimal_values": case(
+        exact.stationary_optimal_values,
+        dict(mdps=TASKS),
+        tolerance="not negative",
+        max_sweeps="count",
+        **MDPS,
+    ),
+    "exact.enumerate_episodes": case(
+        exact.enumerate_episodes, dict(mdps=TASKS), max_episodes="count", **MDPS
+    ),
+    "exact.enumerated_return": case(
+        exact.enumerated_return,
+        dict(log_pi=LOG_PI, episodes=EVERY, dynamics=CHANCE, discount=0.9),
+        dynamics="shape",
+    ),
+    **{
+        f"exact_meta.{name}": case(
+            getattr(exact_meta, name),
+            dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0, step_size=0.1),
+            policy="object",
+            **STEP_SIZE,
+            **MDPS,
+            **THETA_KIND,
+        )
+        for name in ("adapted_return", "adapted_return_gradient")
+    },
+    "exact_meta.hessians": case(
+        exact_meta.hessians,
+        dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0),
+        policy="object",
+        **MDPS,
+        **THETA_KIND,
+        max_bytes="optional count",
+    ),
+    **{
+        f"exact_meta.{name}": case(
+            lambda mdps, policy, theta, inner, f=getattr(exact_meta, name), **more: f(
+                mdps, policy, theta, inner, **more
+            ),
+            SMALL,
+            **ENUMERATED | ({"theta": "traced"} if name.endswith("return_gradient") else {}),
+        )
+        for name in (
+            "enumerate_adaptations",
+            "expected_adapted_return",
+            "expected_adapted_return_gradient",
+            "expected_meta_gradient",
+        )
+    },
+    "check.record": case(
+        check.record,
+        dict(
+            states=E.states[:, 0],
+            actions=E.actions[:, 0],
+            rewards=E.rewards[:, 0],
+            mask=E.mask[:, 0],
+            log_probs=E.log_probs[:, 0],
+            baseline=E.rewards[:, 0],
+        ),
+        states="integer steps",
+        actions="integer steps",
+        rewards="steps",
+        mask="optional booleans",
+        log_probs="optional steps",
+        baseline="optional steps",
+    ),
+    "check.estimator_gradients": case(
+        check.estimator_gradients,
+        dict(theta=THETA0, support=[RECORD], query=RECORD, step_size=0.1, discount=0.9),
+        theta="matrix",
+        support="records",
+        query="record",
+        step_size="finite",
+        discount="probability",
+        baseline="callable",
+        lam="probability",
+        policy="optional object",
+    ),
+    "check.exact_gradients": case(
+        check.exact_gradients,
+        dict(mdps=TASKS, theta=THETA0, step_size=0.1),
+        policy="optional object",
+        **MDPS,
+        **THETA_KIND,
+        **STEP_SIZE,
+    ),
+    "check.expected_gradients": case(
+        check.expected_gradients,
+        dict(mdps=ONE, theta=THETA0, step_size=0.1, episodes=2),
+        episodes="count",
+        step_size="finite",
+        steps="count",
+        baseline="callable",
+        lam="probability",
+        policy="optional object",
+        **MDPS,
+        **THETA_KIND,
+    ),
+    "check.check_gradient": case(
+        check.check_gradient,
+        dict(gradient=THETA0, candidates={"a": THETA0}, standard_error=THETA0),
+        gradient="array",
+        candidates="dictionary",
+        tolerance="not negative",
+        standard_error="optional array",
+        confidence="between 0 and 1",
+    ),
+    "checkpoint.save": case(
+        lambda path, kind: checkpoint.save(path, kind, x=1),
+        dict(path="/dev/null/x", kind="training"),
+        path="path",
+        kind="title",
+    ),
     "checkpoint.load": case(checkpoint.load, dict(path="nowhere", kind="training"), path="path"),
-    "checkpoint.resumable": case(checkpoint.resumable, dict(path="nowhere", train=lambda rng, theta, state, first: iter(()), rng=rng(),
-                                                            theta=THETA0), path="path", train="callable", rng="rng", every="count",
-                                 configuration="options"),
-    "gru.GRU": case(gru.GRU, dict(inputs=2, units=2, outputs=1), inputs="count", units="count", outputs="count"),
+    "checkpoint.resumable": case(
+        checkpoint.resumable,
+        dict(
+            path="nowhere", train=lambda rng, theta, state, first: iter(()), rng=rng(), theta=THETA0
+        ),
+        path="path",
+        train="callable",
+        rng="rng",
+        every="count",
+        configuration="options",
+    ),
+    "gru.GRU": case(
+        gru.GRU, dict(inputs=2, units=2, outputs=1), inputs="count", units="count", outputs="count"
+    ),
     "gru.GRU.split": case(NET.split, dict(theta=WEIGHTS), theta="array"),
-    "gru.GRU.init": case(NET.init, dict(rng=rng(), dtype=float, memory=2.0), rng="rng", dtype="dtype", memory="at least 1"),
-    "gru.forward": case(gru.forward, dict(net=NET, theta=WEIGHTS, x=X), theta="array", x="shape in the middle"),
-    "gru.unroll": case(gru.unroll, dict(net=NET, theta=WEIGHTS, x=X), theta="array", x="shape in the middle"),
-    "gru.backward": case(gru.backward, dict(net=NET, theta=WEIGHTS, x=X, trace=gru.forward(NET, WEIGHTS, X)[1], g=np.ones((3, 1, 4))),
-                         theta="array", g="shape"),
-    "losses.gather": case(losses.gather, dict(table=TABLE_2, states=E.states, actions=E.actions), table="shape", actions="shape"),
-    "losses.gather_log_probs": case(losses.gather_log_probs, dict(log_pi=TABLE_2, states=E.states, actions=E.actions), actions="shape"),
-    **{f"losses.{name}": case(getattr(losses, name), {steps: E.rewards, "states": E.states, "actions": E.actions, "n_states": 3,
-                              "n_actions": 2}, states="shape", actions="shape") for name, steps in (
-        ("scatter", "steps"), ("fold", "weights"))},
-    "losses.reinforce": case(losses.reinforce, dict(log_probs=E.rewards, weights=E.rewards), log_probs="shape"),
-    "losses.reinforce_folded": case(losses.reinforce_folded, dict(log_pi=LOG_PI, table=TABLE_2), log_pi="shape"),
-    **{f"losses.{name}": case(getattr(losses, name), ARRAYS, **{k: v for k, v in SHAPES.items() if k != "mask"}) for name in (
-        "naive", "lvc", "dice", "loaded_dice")},
-    "losses.reinforce_weights": case(losses.reinforce_weights, dict(episodes=E, discount=.9, baseline=returns.no_baseline),
-                                     baseline="wrong baseline"),
-    "losses.mean_kl": case(losses.mean_kl, dict(policy=SOFTMAX, old=THETA_2, new=THETA_2, nu=NU), nu="shape"),
-    "maml.adapt": case(maml.adapt, dict(rng=rng(), mdps=TASKS, policy=SOFTMAX, theta=THETA0, inner=INNER, steps=1, episodes=3),
-                       policy="object", inner="object", steps="count from 0", episodes="count", **RNG, **MDPS, **THETA_KIND),
-    "maml.replay": case(maml.replay, dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0, inner=INNER, episodes=PATH.episodes),
-                        policy="object", inner="object", episodes="list", **MDPS, **THETA_KIND),
-    "maml.per_task": case(maml.per_task, dict(mdps=TASKS, theta=THETA_2), theta="too many tasks", **MDPS),
-    "maml.meta_gradient": case(maml.meta_gradient, dict(policy=SOFTMAX, path=PATH, inner=INNER, score=np.ones(2)), score="shape"),
-    "maml.meta_objective": case(maml.meta_objective, dict(policy=SOFTMAX, theta=THETA_2, path=PATH, inner=INNER, score=np.ones(2),
-                                                          outer=lambda th: np.zeros(2)), score="shape"),
-    **{f"maml.{name}": case(getattr(maml, name), OPTIONS | dict(policy=SOFTMAX, theta=THETA0, step_size=.1) | more, sample_tasks="callable",
-                            policy="object", iterations="count from 0", episodes="count", step_size="finite", optimiser="callable",
-                            first="count from 0", **RNG, **THETA_KIND, **kinds) for name, more, kinds in (
-        ("train", dict(inner=INNER, steps=1), dict(inner="object", steps="count from 0")), ("train_multi_task", {}, {}))},
-    "optim.ascent": case(optim.ascent, dict(theta=THETA0, gradient=THETA0, step_size=.1), gradient="shape"),
-    "optim.adam": case(optim.adam, dict(theta=THETA0, gradient=THETA0, step_size=.1), gradient="shape"),
-    "policies.SoftmaxPolicy": case(policies.SoftmaxPolicy, dict(n_states=3, n_actions=2, features=np.ones((3, 2))), n_states="count",
-                                   n_actions="count", features="optional features"),
-    "policies.LogisticPolicy": case(policies.LogisticPolicy, dict(n_states=3, units=2, features=np.ones((3, 2))), n_states="count",
-                                    units="count", features="optional features"),
+    "gru.GRU.init": case(
+        NET.init,
+        dict(rng=rng(), dtype=float, memory=2.0),
+        rng="rng",
+        dtype="dtype",
+        memory="at least 1",
+    ),
+    "gru.forward": case(
+        gru.forward, dict(net=NET, theta=WEIGHTS, x=X), theta="array", x="shape in the middle"
+    ),
+    "gru.unroll": case(
+        gru.unroll, dict(net=NET, theta=WEIGHTS, x=X), theta="array", x="shape in the middle"
+    ),
+    "gru.backward": case(
+        gru.backward,
+        dict(
+            net=NET, theta=WEIGHTS, x=X, trace=gru.forward(NET, WEIGHTS, X)[1], g=np.ones((3, 1, 4))
+        ),
+        theta="array",
+        g="shape",
+    ),
+    "losses.gather": case(
+        losses.gather,
+        dict(table=TABLE_2, states=E.states, actions=E.actions),
+        table="shape",
+        actions="shape",
+    ),
+    "losses.gather_log_probs": case(
+        losses.gather_log_probs,
+        dict(log_pi=TABLE_2, states=E.states, actions=E.actions),
+        actions="shape",
+    ),
+    **{
+        f"losses.{name}": case(
+            getattr(losses, name),
+            {
+                steps: E.rewards,
+                "states": E.states,
+                "actions": E.actions,
+                "n_states": 3,
+                "n_actions": 2,
+            },
+            states="shape",
+            actions="shape",
+        )
+        for name, steps in (("scatter", "steps"), ("fold", "weights"))
+    },
+    "losses.reinforce": case(
+        losses.reinforce, dict(log_probs=E.rewards, weights=E.rewards), log_probs="shape"
+    ),
+    "losses.reinforce_folded": case(
+        losses.reinforce_folded, dict(log_pi=LOG_PI, table=TABLE_2), log_pi="shape"
+    ),
+    **{
+        f"losses.{name}": case(
+            getattr(losses, name), ARRAYS, **{k: v for k, v in SHAPES.items() if k != "mask"}
+        )
+        for name in ("naive", "lvc", "dice", "loaded_dice")
+    },
+    "losses.reinforce_weights": case(
+        losses.reinforce_weights,
+        dict(episodes=E, discount=0.9, baseline=returns.no_baseline),
+        baseline="wrong baseline",
+    ),
+    "losses.mean_kl": case(
+        losses.mean_kl, dict(policy=SOFTMAX, old=THETA_2, new=THETA_2, nu=NU), nu="shape"
+    ),
+    "maml.adapt": case(
+        maml.adapt,
+        dict(rng=rng(), mdps=TASKS, policy=SOFTMAX, theta=THETA0, inner=INNER, steps=1, episodes=3),
+        policy="object",
+        inner="object",
+        steps="count from 0",
+        episodes="count",
+        **RNG,
+        **MDPS,
+        **THETA_KIND,
+    ),
+    "maml.replay": case(
+        maml.replay,
+        dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0, inner=INNER, episodes=PATH.episodes),
+        policy="object",
+        inner="object",
+        episodes="list",
+        **MDPS,
+        **THETA_KIND,
+    ),
+    "maml.per_task": case(
+        maml.per_task, dict(mdps=TASKS, theta=THETA_2), theta="too many tasks", **MDPS
+    ),
+    "maml.meta_gradient": case(
+        maml.meta_gradient,
+        dict(policy=SOFTMAX, path=PATH, inner=INNER, score=np.ones(2)),
+        score="shape",
+    ),
+    "maml.meta_objective": case(
+        maml.meta_objective,
+        dict(
+            policy=SOFTMAX,
+            theta=THETA_2,
+            path=PATH,
+            inner=INNER,
+            score=np.ones(2),
+            outer=lambda th: np.zeros(2),
+        ),
+        score="shape",
+    ),
+    **{
+        f"maml.{name}": case(
+            getattr(maml, name),
+            OPTIONS | dict(policy=SOFTMAX, theta=THETA0, step_size=0.1) | more,
+            sample_tasks="callable",
+            policy="object",
+            iterations="count from 0",
+            episodes="count",
+            step_size="finite",
+            optimiser="callable",
+            first="count from 0",
+            **RNG,
+            **THETA_KIND,
+            **kinds,
+        )
+        for name, more, kinds in (
+            ("train", dict(inner=INNER, steps=1), dict(inner="object", steps="count from 0")),
+            ("train_multi_task", {}, {}),
+        )
+    },
+    "optim.ascent": case(
+        optim.ascent, dict(theta=THETA0, gradient=THETA0, step_size=0.1), gradient="shape"
+    ),
+    "optim.adam": case(
+        optim.adam, dict(theta=THETA0, gradient=THETA0, step_size=0.1), gradient="shape"
+    ),
+    "policies.SoftmaxPolicy": case(
+        policies.SoftmaxPolicy,
+        dict(n_states=3, n_actions=2, features=np.ones((3, 2))),
+        n_states="count",
+        n_actions="count",
+        features="optional features",
+    ),
+    "policies.LogisticPolicy": case(
+        policies.LogisticPolicy,
+        dict(n_states=3, units=2, features=np.ones((3, 2))),
+        n_states="count",
+        units="count",
+        features="optional features",
+    ),
     "policies.ActorCritic": case(policies.ActorCritic, dict(actor=SOFTMAX), actor="object"),
     "policies.LinearPolicy.log_pi": case(SOFTMAX.log_pi, dict(theta=THETA0), theta="theta"),
-    "policies.ActorCritic.values": case(policies.ActorCritic(SOFTMAX).values, dict(theta=np.ones((3, 3))), theta="theta"),
-    "policies.LinearPolicy.tangent": case(SOFTMAX.tangent, dict(theta=THETA0, v=THETA0), theta="theta", v="last axis"),
-    "policies.LinearPolicy.weighted_score": case(SOFTMAX.weighted_score, dict(theta=THETA0, weights=PI), theta="theta",
-                                                 weights="last axis"),
-    "policies.kl": case(policies.kl, dict(log_p=LOG_PI, log_q=LOG_PI), log_p="last axis", log_q="last axis"),
-    "returns.Episodes": case(returns.Episodes, {name: getattr(E, name) for name in E.__dataclass_fields__}, actions="shape",
-                             rewards="shape", mask="shape"),
-    "returns.gae": case(returns.gae, dict(rewards=STEPS, values=STEPS, mask=STEPS > 0, bootstrap=STEPS[0], discount=.9, lam=.9),
-                        values="shape", mask="shape", bootstrap="shape"),
+    "policies.ActorCritic.values": case(
+        policies.ActorCritic(SOFTMAX).values, dict(theta=np.ones((3, 3))), theta="theta"
+    ),
+    "policies.LinearPolicy.tangent": case(
+        SOFTMAX.tangent, dict(theta=THETA0, v=THETA0), theta="theta", v="last axis"
+    ),
+    "policies.LinearPolicy.weighted_score": case(
+        SOFTMAX.weighted_score, dict(theta=THETA0, weights=PI), theta="theta", weights="last axis"
+    ),
+    "policies.kl": case(
+        policies.kl, dict(log_p=LOG_PI, log_q=LOG_PI), log_p="last axis", log_q="last axis"
+    ),
+    "returns.Episodes": case(
+        returns.Episodes,
+        {name: getattr(E, name) for name in E.__dataclass_fields__},
+        actions="shape",
+        rewards="shape",
+        mask="shape",
+    ),
+    "returns.gae": case(
+        returns.gae,
+        dict(
+            rewards=STEPS, values=STEPS, mask=STEPS > 0, bootstrap=STEPS[0], discount=0.9, lam=0.9
+        ),
+        values="shape",
+        mask="shape",
+        bootstrap="shape",
+    ),
     "returns.leave_one_out_baseline": case(returns.leave_one_out_baseline, dict(returns=STEPS)),
-    "returns.linear_baseline": case(returns.linear_baseline, dict(features=np.ones((3, 2)), ridge=.1), features="table",
-                                    ridge="not negative"),
-    "rl2.RecurrentPolicy": case(rl2.RecurrentPolicy, dict(n_states=2, n_actions=2, units=3), n_states="count", n_actions="count",
-                                units="count"),
-    "rl2.RecurrentPolicy.init": case(RECURRENT.init, dict(rng=rng()), rng="rng", dtype="dtype", memory="at least 1"),
-    "rl2.Trials": case(rl2.Trials, vars(TRIALS), **{name: "shape" for name in ("actions", "rewards", "episode", "time", "mask")}),
-    "rl2.sample_trials": case(rl2.sample_trials, dict(rng=rng(), mdps=TASKS, policy=RECURRENT, theta=HIDDEN, episodes=2), policy="object",
-                              episodes="count", max_bytes="optional count", **RNG, **MDPS, **THETA_KIND),
-    **{f"rl2.{name}": case(getattr(rl2, name), dict(mdps=TASKS, trials=TRIALS), trials="object", **MDPS) for name in (
-        "expected_rewards", "regrets")},
-    "rl2_training.surrogate": case(rl2_training.surrogate, dict(outputs=TRIALS.outputs, trials=TRIALS, advantage=STEPS, target=STEPS),
-                                   outputs="shape", advantage="shape", target="shape"),
-    "rl2_training.surrogate_gradient": case(rl2_training.surrogate_gradient, dict(outputs=TRIALS.outputs, trials=TRIALS, old=STEPS,
-                                            advantage=STEPS, target=STEPS, steps=3), old="shape", advantage="shape", target="shape"),
-    "rl2_training.advantages": case(rl2_training.advantages, dict(trials=TRIALS, payoffs=STEPS, discount=.9, lam=.9), payoffs="shape"),
-    "rl2_training.PPO": case(rl2_training.PPO, {}, step_size="positive", epochs="count", minibatches="count", clip="positive",
-                             discount="probability", lam="probability", entropy="not negative", value="not negative", max_norm="positive"),
-    "rl2_training.train": case(rl2_training.train, OPTIONS | dict(policy=RECURRENT, theta=HIDDEN, update=rl2_training.PPO()),
-                               sample_tasks="callable", policy="object", update="callable", payoffs="callable", iterations="count from 0",
-                               episodes="count", first="count from 0", **RNG, **THETA_KIND),
-    "updates.Reinforce": case(updates.Reinforce, dict(step_size=.1), step_size="finite", baseline="callable", estimator="string",
-                              lam="probability"),
+    "returns.linear_baseline": case(
+        returns.linear_baseline,
+        dict(features=np.ones((3, 2)), ridge=0.1),
+        features="table",
+        ridge="not negative",
+    ),
+    "rl2.RecurrentPolicy": case(
+        rl2.RecurrentPolicy,
+        dict(n_states=2, n_actions=2, units=3),
+        n_states="count",
+        n_actions="count",
+        units="count",
+    ),
+    "rl2.RecurrentPolicy.init": case(
+        RECURRENT.init, dict(rng=rng()), rng="rng", dtype="dtype", memory="at least 1"
+    ),
+    "rl2.Trials": case(
+        rl2.Trials,
+        vars(TRIALS),
+        **{name: "shape" for name in ("actions", "rewards", "episode", "time", "mask")},
+    ),
+    "rl2.sample_trials": case(
+        rl2.sample_trials,
+        dict(rng=rng(), mdps=TASKS, policy=RECURRENT, theta=HIDDEN, episodes=2),
+        policy="object",
+        episodes="count",
+        max_bytes="optional count",
+        **RNG,
+        **MDPS,
+        **THETA_KIND,
+    ),
+    **{
+        f"rl2.{name}": case(
+            getattr(rl2, name), dict(mdps=TASKS, trials=TRIALS), trials="object", **MDPS
+        )
+        for name in ("expected_rewards", "regrets")
+    },
+    "rl2_training.surrogate": case(
+        rl2_training.surrogate,
+        dict(outputs=TRIALS.outputs, trials=TRIALS, advantage=STEPS, target=STEPS),
+        outputs="shape",
+        advantage="shape",
+        target="shape",
+    ),
+    "rl2_training.surrogate_gradient": case(
+        rl2_training.surrogate_gradient,
+        dict(
+            outputs=TRIALS.outputs, trials=TRIALS, old=STEPS, advantage=STEPS, target=STEPS, steps=3
+        ),
+        old="shape",
+        advantage="shape",
+        target="shape",
+    ),
+    "rl2_training.advantages": case(
+        rl2_training.advantages,
+        dict(trials=TRIALS, payoffs=STEPS, discount=0.9, lam=0.9),
+        payoffs="shape",
+    ),
+    "rl2_training.PPO": case(
+        rl2_training.PPO,
+        {},
+        step_size="positive",
+        epochs="count",
+        minibatches="count",
+        clip="positive",
+        discount="probability",
+        lam="probability",
+        entropy="not negative",
+        value="not negative",
+        max_norm="positive",
+    ),
+    "rl2_training.train": case(
+        rl2_training.train,
+        OPTIONS | dict(policy=RECURRENT, theta=HIDDEN, update=rl2_training.PPO()),
+        sample_tasks="callable",
+        policy="object",
+        update="callable",
+        payoffs="callable",
+        iterations="count from 0",
+        episodes="count",
+        first="count from 0",
+        **RNG,
+        **THETA_KIND,
+    ),
+    "updates.Reinforce": case(
+        updates.Reinforce,
+        dict(step_size=0.1),
+        step_size="finite",
+        baseline="callable",
+        estimator="string",
+        lam="probability",
+    ),
     "updates.FirstOrder": case(updates.FirstOrder, dict(inner=INNER), inner="object"),
-    "updates.PPO": case(updates.PPO, dict(step_size=.1), step_size="finite", clip="positive", epochs="count", minibatches="count",
-                        lam="probability", entropy="not negative", value="not negative", target_kl="positive or inf", baseline="callable"),
-    "updates.TRPO": case(updates.TRPO, {}, radius="positive", damping="positive", lam="probability", shrink="between 0 and 1",
-                         max_backtracks="count from 0", baseline="callable"),
-    "updates.fisher_vector_product": case(updates.fisher_vector_product, dict(policy=SOFTMAX, theta=THETA_2, nu=NU, v=THETA_2), nu="shape",
-                                          v="last axis"),
+    "updates.PPO": case(
+        updates.PPO,
+        dict(step_size=0.1),
+        step_size="finite",
+        clip="positive",
+        epochs="count",
+        minibatches="count",
+        lam="probability",
+        entropy="not negative",
+        value="not negative",
+        target_kl="positive or inf",
+        baseline="callable",
+    ),
+    "updates.TRPO": case(
+        updates.TRPO,
+        {},
+        radius="positive",
+        damping="positive",
+        lam="probability",
+        shrink="between 0 and 1",
+        max_backtracks="count from 0",
+        baseline="callable",
+    ),
+    "updates.fisher_vector_product": case(
+        updates.fisher_vector_product,
+        dict(policy=SOFTMAX, theta=THETA_2, nu=NU, v=THETA_2),
+        nu="shape",
+        v="last axis",
+    ),
 }
 
-EXEMPT = {reason: names.split() for reason, names in {
-    "it is what says so": "arguments.check arguments.require arguments.require_array arguments.require_shapes arguments.require_finite "
-                          "arguments.require_memory",
-    "an exception": "arguments.NotFinite",
-    "its input is seen to in test_study": "study.study study.Result",
-    "a record that a function returns": "check.Verdict maml.Adaptation maml.Iteration rl2_training.Iteration rollouts.SamplingTables",
-    "the common part of the policies": "policies.LinearPolicy",
-    "it takes one array, of any shape, or a policy and what was sampled with it":
-        "losses.stop losses.magic_box policies.total policies.log_softmax policies.entropy "
+EXEMPT = {
+    reason: names.split()
+    for reason, names in {
+        "it is what says so": "arguments.check arguments.require arguments.require_array arguments.require_shapes arguments.require_finite "
+        "arguments.require_memory",
+        "an exception": "arguments.NotFinite",
+        "its input is seen to in test_study": "study.study study.Result",
+        "a record that a function returns": "check.Verdict maml.Adaptation maml.Iteration rl2_training.Iteration rollouts.SamplingTables",
+        "the common part of the policies": "policies.LinearPolicy",
+        "it takes one array, of any shape, or a policy and what was sampled with it": "losses.stop losses.magic_box policies.total policies.log_softmax policies.entropy "
         "returns.discounts returns.discounted_return returns.reward_to_go returns.no_baseline "
         "returns.time_mean_baseline rl2.log_probs rl2.outputs losses.log_likelihood losses.td_errors losses.advantages losses.at_states "
         "losses.visits maml.score_factor maml.closed_form rl2_training.taken_log_probs updates.reinforce_table "
         "updates.natural_direction optim.conjugate_gradient rl2_training.gradient",
-    "it runs every time step; its callers check": "rollouts.step rollouts.successor_table gru.step",
-}.items()}
+        "it runs every time step; its callers check": "rollouts.step rollouts.successor_table gru.step",
+    }.items()
+}
 
 
 def public_names():
     for path in sorted(pathlib.Path(metarl_np.__file__).parent.glob("[a-z]*.py")):
         module = importlib.import_module(f"metarl_np.{path.stem}")
-        yield from (f"{path.stem}.{name}" for name, x in vars(module).items() if not name.startswith("_") and (
-            inspect.isfunction(x) or inspect.isclass(x) or callable(x) and hasattr(x, "fun")) and x.__module__ in (
-                module.__name__, "autograd.tracer") and f"def {name}(" in path.read_text() + f"def {name}(" * inspect.isclass(x))
+        yield from (
+            f"{path.stem}.{name}"
+            for name, x in vars(module).items()
+            if not name.startswith("_")
+            and (inspect.isfunction(x) or inspect.isclass(x) or callable(x) and hasattr(x, "fun"))
+            and x.__module__ in (module.__name__, "autograd.tracer")
+            and f"def {name}(" in path.read_text() + f"def {name}(" * inspect.isclass(x)
+        )
 
 
 def test_every_public_name_has_a_row_or_a_reason():
     exempt = sum(EXEMPT.values(), [])
-    functions = {name for name in CASES if name.count(".") == 1} - {"exact_meta.expected_adapted_return_gradient"}  # made by autograd
+    functions = {name for name in CASES if name.count(".") == 1} - {
+        "exact_meta.expected_adapted_return_gradient"
+    }  # made by autograd
     assert functions | set(exempt) == set(public_names()) and not functions & set(exempt)
 
 
@@ -283,17 +774,28 @@ def bad_values(kind, good):
     if kind.startswith("optional "):  # None is a good value
         return [x for x in bad_values(kind.removeprefix("optional "), good) if x is not None]
     if kind == "steps" or kind == "integer steps":
-        return [x for x in NO_ARRAY if x is not None] + [good[:-1], good[None, None], good[..., :-1], good + NAN]
+        return [x for x in NO_ARRAY if x is not None] + [
+            good[:-1],
+            good[None, None],
+            good[..., :-1],
+            good + NAN,
+        ]
     if kind == "successors":
-        return NO_ARRAY + [good + .5, good.astype(float), good - 100, good + 100]
-    if kind == "theta":  # with any number of leading axes; what is traced by autograd must be an array at least
-        return [x for x in bad_values("array", good) if getattr(x, "ndim", 2) < 4 and not (isinstance(x, np.ndarray) and len(x) == 0)]
+        return NO_ARRAY + [good + 0.5, good.astype(float), good - 100, good + 100]
+    if (
+        kind == "theta"
+    ):  # with any number of leading axes; what is traced by autograd must be an array at least
+        return [
+            x
+            for x in bad_values("array", good)
+            if getattr(x, "ndim", 2) < 4 and not (isinstance(x, np.ndarray) and len(x) == 0)
+        ]
     if kind == "traced":
         return [x for x in bad_values("array", good) if isinstance(x, np.ndarray)]
     if kind == "matrix":  # of any size
         return NO_ARRAY + bad_values("array", good)[-3:]
     if kind == "means":
-        return NO_ARRAY[:-1] + [[[NAN, .5]], [[-.1, .5]], [[.5, 1.1]], [[INF, .5]], [.5, .5]]
+        return NO_ARRAY[:-1] + [[[NAN, 0.5]], [[-0.1, 0.5]], [[0.5, 1.1]], [[INF, 0.5]], [0.5, 0.5]]
     if kind == "goals":
         return ["abc", {}, [1.0], [0], [-1], [3], [], [[1, 2]], 1.5, NAN, [None]]
     if kind == "actions":
@@ -305,15 +807,34 @@ def bad_values(kind, good):
     if kind == "options":
         return [3, "abc", [1], NAN]
     if kind == "features":
-        return NO_ARRAY + [np.ones((2, 2)), np.full((3, 2), NAN), np.full((3, 2), INF), np.ones(3), np.ones((3, 0))]
+        return NO_ARRAY + [
+            np.ones((2, 2)),
+            np.full((3, 2), NAN),
+            np.full((3, 2), INF),
+            np.ones(3),
+            np.ones((3, 0)),
+        ]
     if kind == "table":
-        return NO_ARRAY[:-3] + [np.ones(3), np.full((3, 2), NAN), np.full((3, 2), -INF), np.ones((3, 2, 2))]
+        return NO_ARRAY[:-3] + [
+            np.ones(3),
+            np.full((3, 2), NAN),
+            np.full((3, 2), -INF),
+            np.ones((3, 2, 2)),
+        ]
     if kind == "last axis":
         return [np.concatenate([good, good], -1), np.asarray(good)[..., :1]]
     if kind == "shape in the middle":
         return [good[0], good[:, :1], good[:, None], np.ones(3)]
     if kind == "too many tasks":
-        return ["abc", None, 3, np.ones((3, 3, 2)), np.ones((2, 2, 3, 2)), np.ones(2), np.ones((1, 3, 2))]
+        return [
+            "abc",
+            None,
+            3,
+            np.ones((3, 3, 2)),
+            np.ones((2, 2, 3, 2)),
+            np.ones(2),
+            np.ones((1, 3, 2)),
+        ]
     if kind == "wrong baseline":
         return [lambda g, e: g[:-1], lambda g, e: g[..., :1], lambda g, e: g[0, 0]]
     return spoiled(kind, good)
@@ -336,7 +857,9 @@ def test_the_good_arguments_are_good(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = run(function, good)
-    assert not isinstance(result, (float, np.ndarray)) or not np.isnan(result).any()  # log 0 = −inf is right
+    assert (
+        not isinstance(result, (float, np.ndarray)) or not np.isnan(result).any()
+    )  # log 0 = −inf is right
 
 
 @pytest.mark.parametrize("name, argument", ROWS)
@@ -349,7 +872,9 @@ def test_what_is_bad_is_named(name, argument):
             try:
                 run(function, good | {argument: bad})
             except (ValueError, TypeError) as error:
-                assert argument in str(error), f"{name}({argument}={bad!r}): {type(error).__name__}: {error}"
+                assert argument in str(
+                    error
+                ), f"{name}({argument}={bad!r}): {type(error).__name__}: {error}"
                 continue
         pytest.fail(f"{name}({argument}={bad!r}) did not complain")
 
@@ -357,35 +882,56 @@ def test_what_is_bad_is_named(name, argument):
 # ---- failure is loud
 
 
-@pytest.mark.parametrize("call", [
-    lambda: rollouts.rollout(rng(), TASKS, LOG_PI, 10**13), lambda: rollouts.rollout(rng(), TASKS, LOG_PI, np.int64(2**62)),
-    lambda: rl2.sample_trials(rng(), TASKS, RECURRENT, HIDDEN, 10**13), lambda: exact.values(replace(ONE, horizon=10**14), LOG_PI),
-    lambda: exact.occupancy(replace(ONE, horizon=10**14), LOG_PI), lambda: exact.optimal_return(replace(ONE, horizon=10**14)),
-    lambda: replace(ONE, horizon=10**14).with_time(), lambda: random_mdps.random_mdps(rng(), 10**5, 10**5),
-    lambda: bandits.independent(rng(), 10**8, 10**8), lambda: bandits.dependent(rng(), 10**15), lambda: policies.LogisticPolicy(2, 60),
-    lambda: policies.LogisticPolicy(2, 10**18), lambda: policies.SoftmaxPolicy(10**9, 10**9), lambda: gru.GRU(2, 10**8, 2),
-    lambda: rl2.RecurrentPolicy(10**9, 10**9, 10), lambda: gridworld.GridWorld.open(10**9, 10**9, discount=1, horizon=2)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: rollouts.rollout(rng(), TASKS, LOG_PI, 10**13),
+        lambda: rollouts.rollout(rng(), TASKS, LOG_PI, np.int64(2**62)),
+        lambda: rl2.sample_trials(rng(), TASKS, RECURRENT, HIDDEN, 10**13),
+        lambda: exact.values(replace(ONE, horizon=10**14), LOG_PI),
+        lambda: exact.occupancy(replace(ONE, horizon=10**14), LOG_PI),
+        lambda: exact.optimal_return(replace(ONE, horizon=10**14)),
+        lambda: replace(ONE, horizon=10**14).with_time(),
+        lambda: random_mdps.random_mdps(rng(), 10**5, 10**5),
+        lambda: bandits.independent(rng(), 10**8, 10**8),
+        lambda: bandits.dependent(rng(), 10**15),
+        lambda: policies.LogisticPolicy(2, 60),
+        lambda: policies.LogisticPolicy(2, 10**18),
+        lambda: policies.SoftmaxPolicy(10**9, 10**9),
+        lambda: gru.GRU(2, 10**8, 2),
+        lambda: rl2.RecurrentPolicy(10**9, 10**9, 10),
+        lambda: gridworld.GridWorld.open(10**9, 10**9, discount=1, horizon=2),
+    ],
+)
 def test_a_petabyte_is_refused_before_it_is_allocated(call):
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=r"^max_bytes: \d[\d,]{12,} bytes asked for, above 8,589,934,592"):
+        with pytest.raises(
+            ValueError, match=r"^max_bytes: \d[\d,]{12,} bytes asked for, above 8,589,934,592"
+        ):
             call()
         assert tracemalloc.get_traced_memory()[1] < 5e5
     finally:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("call, size", [
-    (lambda limit: rollouts.rollout(rng(), TASKS, LOG_PI, 7, max_bytes=limit), 13 * 2 * 2 * 7),
-    (lambda limit: exact.values(TASKS, LOG_PI, max_bytes=limit), 3 * 2 * 3 * 8),
-    (lambda limit: exact.occupancy(TASKS, LOG_PI, max_bytes=limit), 2 * 2 * 3 * 8),
-    (lambda limit: exact.optimal_values(TASKS, max_bytes=limit), 3 * 2 * 3 * 8),
-    (lambda limit: exact.stationary_values(TASKS, LOG_PI, max_bytes=limit), 2 * 3 * 3 * 8),
-    (lambda limit: exact_meta.hessians(TASKS, SOFTMAX, THETA0, max_bytes=limit), 2 * 6 * 6 * 8)])
+@pytest.mark.parametrize(
+    "call, size",
+    [
+        (lambda limit: rollouts.rollout(rng(), TASKS, LOG_PI, 7, max_bytes=limit), 13 * 2 * 2 * 7),
+        (lambda limit: exact.values(TASKS, LOG_PI, max_bytes=limit), 3 * 2 * 3 * 8),
+        (lambda limit: exact.occupancy(TASKS, LOG_PI, max_bytes=limit), 2 * 2 * 3 * 8),
+        (lambda limit: exact.optimal_values(TASKS, max_bytes=limit), 3 * 2 * 3 * 8),
+        (lambda limit: exact.stationary_values(TASKS, LOG_PI, max_bytes=limit), 2 * 3 * 3 * 8),
+        (lambda limit: exact_meta.hessians(TASKS, SOFTMAX, THETA0, max_bytes=limit), 2 * 6 * 6 * 8),
+    ],
+)
 def test_the_limit_is_the_number_of_bytes(call, size):
     """What they return is no larger than the limit says, and one byte less is refused."""
     call(size)
-    with pytest.raises(ValueError, match=f"max_bytes: {size:,} bytes asked for, above {size - 1:,}"):
+    with pytest.raises(
+        ValueError, match=f"max_bytes: {size:,} bytes asked for, above {size - 1:,}"
+    ):
         call(size - 1)
 
 
@@ -395,34 +941,86 @@ def test_the_limit_of_all(monkeypatch):
         exact.expected_return(TASKS, LOG_PI)
 
 
-@pytest.mark.parametrize("inner", [updates.Reinforce(1e308), updates.FirstOrder(updates.Reinforce(1e308)), updates.PPO(1e308, epochs=1)])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        updates.Reinforce(1e308),
+        updates.FirstOrder(updates.Reinforce(1e308)),
+        updates.PPO(1e308, epochs=1),
+    ],
+)
 def test_a_diverging_inner_step_is_named_by_training(inner):
     tasks = replace(TASKS, rewards=1e3 * TASKS.rewards)
-    run = maml.train(rng(), lambda rng: tasks, SOFTMAX, THETA0, inner, iterations=1, steps=1, episodes=3, step_size=.1)
-    with pytest.raises(FloatingPointError, match=r"^iteration 0: adapted parameters that are not finite after inner step 1; is the inner "
-                                                 r"step_size 1e\+308 too large"):
+    run = maml.train(
+        rng(),
+        lambda rng: tasks,
+        SOFTMAX,
+        THETA0,
+        inner,
+        iterations=1,
+        steps=1,
+        episodes=3,
+        step_size=0.1,
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=r"^iteration 0: adapted parameters that are not finite after inner step 1; is the inner "
+        r"step_size 1e\+308 too large",
+    ):
         next(run)
 
 
 def test_a_diverging_exact_step_is_named():
     tasks = replace(TASKS, rewards=1e3 * TASKS.rewards)
     for f in (exact_meta.adapted_return, exact_meta.adapted_return_gradient):
-        with pytest.raises(FloatingPointError, match=r"^adapted parameters that are not finite after inner step 1; .*step_size 1e\+308"):
+        with pytest.raises(
+            FloatingPointError,
+            match=r"^adapted parameters that are not finite after inner step 1; .*step_size 1e\+308",
+        ):
             f(tasks, SOFTMAX, THETA0, step_size=1e308, steps=2)
 
 
-@pytest.mark.parametrize("optimiser, quantity", [(lambda th, g, s, step_size: (th * NAN, s), "parameters"),
-                                                 (lambda th, g, s, step_size: (th * 1e308 * 1e308, s), "parameters")])
+@pytest.mark.parametrize(
+    "optimiser, quantity",
+    [
+        (lambda th, g, s, step_size: (th * NAN, s), "parameters"),
+        (lambda th, g, s, step_size: (th * 1e308 * 1e308, s), "parameters"),
+    ],
+)
 def test_a_diverging_outer_step_is_named(optimiser, quantity):
-    run = maml.train(rng(), lambda rng: TASKS, SOFTMAX, THETA0, INNER, iterations=1, steps=1, episodes=3, step_size=.1, optimiser=optimiser)
-    with pytest.raises(FloatingPointError, match=f"^iteration 0: {quantity} that are not finite after a step of size 0.1"):
+    run = maml.train(
+        rng(),
+        lambda rng: TASKS,
+        SOFTMAX,
+        THETA0,
+        INNER,
+        iterations=1,
+        steps=1,
+        episodes=3,
+        step_size=0.1,
+        optimiser=optimiser,
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=f"^iteration 0: {quantity} that are not finite after a step of size 0.1",
+    ):
         next(run)
 
 
-@pytest.mark.parametrize("factor, quantity", [(NAN, "payoffs"), (INF, "payoffs"), (1e308, "theta|gradient")])
+@pytest.mark.parametrize(
+    "factor, quantity", [(NAN, "payoffs"), (INF, "payoffs"), (1e308, "theta|gradient")]
+)
 def test_recurrent_training_stops_and_names_the_quantity(factor, quantity):
-    run = rl2_training.train(rng(), lambda rng: TASKS, RECURRENT, HIDDEN, rl2_training.PPO(), iterations=2, episodes=2,
-                             payoffs=lambda mdps, trials: np.where(trials.time == 0, factor, trials.rewards))
+    run = rl2_training.train(
+        rng(),
+        lambda rng: TASKS,
+        RECURRENT,
+        HIDDEN,
+        rl2_training.PPO(),
+        iterations=2,
+        episodes=2,
+        payoffs=lambda mdps, trials: np.where(trials.time == 0, factor, trials.rewards),
+    )
     with pytest.raises(FloatingPointError, match=f"^iteration 0: ({quantity}).* not finite"):
         next(run)
 

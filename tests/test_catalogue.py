@@ -28,27 +28,50 @@ from metarl_np.mdp import MDP
 from metarl_np.optim import conjugate_gradient
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.random_mdps import random_mdps
-from metarl_np.returns import Episodes, discounts, gae, leave_one_out_baseline, linear_baseline, no_baseline, reward_to_go
+from metarl_np.returns import (
+    Episodes,
+    discounts,
+    gae,
+    leave_one_out_baseline,
+    linear_baseline,
+    no_baseline,
+    reward_to_go,
+)
 from metarl_np.updates import TRPO, Reinforce, fisher_vector_product
 
-S, A, T, GAMMA, ALPHA = 2, 2, 2, .9, .7
+S = 2
+A = 2
+T = 2
+GAMMA = 0.9
+ALPHA = 0.7
 
 
 def tiny_task(seed, *, n_actions=A, discount=GAMMA, unit=1.0, ending=False):
     """S states, any of which may start and follow any, with a reward for each transition; `ending` adds a terminal state."""
-    rng, size = np.random.default_rng(seed), S + ending
-    P, R = rng.dirichlet(np.ones(size), (size, n_actions)), unit * rng.normal(size=(size, n_actions, size))
+    rng = np.random.default_rng(seed)
+    size = S + ending
+    P = rng.dirichlet(np.ones(size), (size, n_actions))
+    R = unit * rng.normal(size=(size, n_actions, size))
     start = np.append(rng.dirichlet(np.ones(S)), np.zeros(size - S))
     if ending:
-        P[-1], R[-1] = np.eye(size)[-1], 0
+        P[-1] = np.eye(size)[-1]
+        R[-1] = 0
     return MDP.from_dense(P, R, start, discount=discount, horizon=T, terminal=np.arange(size) >= S)
 
 
-TASK, POLICY = tiny_task(1), SoftmaxPolicy(S, A)
+TASK = tiny_task(1)
+POLICY = SoftmaxPolicy(S, A)
 THETA = np.random.default_rng(0).normal(size=(S, A))
-ENDING = tiny_task(2, ending=True), SoftmaxPolicy(S + 1, A), np.random.default_rng(1).normal(size=(S + 1, A))  # of 1 or 2 steps
+ENDING = (
+    tiny_task(2, ending=True),
+    SoftmaxPolicy(S + 1, A),
+    np.random.default_rng(1).normal(size=(S + 1, A)),
+)  # of 1 or 2 steps
 HESSIAN = exact_meta.hessians(TASK, POLICY, THETA)["H"][0]
-SETTINGS = [(1, 2, leave_one_out_baseline), (2, 1, no_baseline)]  # k inner steps, K episodes each, baseline of the step
+SETTINGS = [
+    (1, 2, leave_one_out_baseline),
+    (2, 1, no_baseline),
+]  # k inner steps, K episodes each, baseline of the step
 settings = pytest.mark.parametrize("k, K, baseline", SETTINGS, ids=["k=1 K=2", "k=2 K=1"])
 
 
@@ -62,11 +85,13 @@ def error(wrong, right):
 def assert_caught(number, what, wrong, answer, right, *, tolerance=1e-8, among=None, called=()):
     """The mistake is off by 1% at least, the right version is not off; `check` says so, and calls the mistake what it is."""
     print(f"\nmistake {number:2}: {error(wrong, answer):8.2%}  {what}", end="")
-    assert error(wrong, answer) >= .01
+    assert error(wrong, answer) >= 0.01
     assert error(right, answer) < tolerance
     candidates = (among or {}) | {"the answer": np.atleast_1d(answer)}
     assert check_gradient(np.atleast_1d(wrong), candidates).names == called
-    assert "the answer" in check_gradient(np.atleast_1d(right), candidates, tolerance=tolerance).names
+    assert (
+        "the answer" in check_gradient(np.atleast_1d(right), candidates, tolerance=tolerance).names
+    )
 
 
 def assert_unchanged(number, what, wrong, answer):
@@ -80,9 +105,18 @@ def data_sets(task, policy, theta, K, k=1):
     every, dynamics = exact.enumerate_episodes(task)
     draws = np.array(list(product(range(dynamics.shape[1]), repeat=k * K))).reshape(-1, k, K)
     copies = task[np.zeros(len(draws), int)]
-    episodes = [Episodes(*(x[:, 0, draws[:, j]] for x in (every.states, every.actions, every.rewards, every.mask)),
-                         np.broadcast_to(policy.log_pi(theta), copies.shape), every.last_states[0, draws[:, j]],
-                         np.zeros((len(draws), K), bool)) for j in range(k)]
+    episodes = [
+        Episodes(
+            *(
+                x[:, 0, draws[:, j]]
+                for x in (every.states, every.actions, every.rewards, every.mask)
+            ),
+            np.broadcast_to(policy.log_pi(theta), copies.shape),
+            every.last_states[0, draws[:, j]],
+            np.zeros((len(draws), K), bool),
+        )
+        for j in range(k)
+    ]
     return copies, episodes, dynamics[0][draws].prod((1, 2))
 
 
@@ -95,12 +129,26 @@ def with_probability(task, policy, theta, K=2):
     return thetas, episodes, probability
 
 
-def expected_gradient(surrogate, baseline=no_baseline, task=TASK, policy=POLICY, theta=THETA, *, log_pi=None, hessian=False):
+def expected_gradient(
+    surrogate,
+    baseline=no_baseline,
+    task=TASK,
+    policy=POLICY,
+    theta=THETA,
+    *,
+    log_pi=None,
+    hessian=False,
+):
     """E_D of a surrogate's first derivative (F, A), or second (F·A, F·A). surrogate: of the arguments that `losses.dice` has."""
     thetas, e, probability = with_probability(task, policy, theta)
-    rewards, log_pi = e.rewards * e.mask, log_pi or policy.log_pi
+    rewards = e.rewards * e.mask
+    log_pi = log_pi or policy.log_pi
     recorded = rewards, baseline(reward_to_go(rewards, task.discount), e), e.mask, task.discount
-    first = grad(lambda th: np.sum(surrogate(losses.gather_log_probs(log_pi(th), e.states, e.actions), *recorded)))
+    first = grad(
+        lambda th: np.sum(
+            surrogate(losses.gather_log_probs(log_pi(th), e.states, e.actions), *recorded)
+        )
+    )
     if not hessian:
         return np.tensordot(probability, first(thetas), 1)
     rows = [grad(lambda th: np.sum(first(th)[:, i, j]))(thetas) for i, j in np.ndindex(theta.shape)]
@@ -115,7 +163,8 @@ def return_gradient(task=TASK, policy=POLICY, theta=THETA):
 def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, score=True):
     """E over all histories of the gradient of a meta-objective, with the exact return as its outer surrogate: (F, A)."""
     copies, episodes, probability = data_sets(TASK, POLICY, THETA, K, k)
-    thetas, data = [maml.per_task(copies, THETA)], []
+    thetas = [maml.per_task(copies, THETA)]
+    data = []
     for e in episodes:
         probability = probability * np.exp(losses.log_likelihood(POLICY.log_pi(thetas[-1]), e))
         data.append(inner.prepare(copies, None, None, e))
@@ -125,19 +174,28 @@ def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, score=
     def outer(theta):
         return exact.expected_return(copies, POLICY.log_pi(theta))
 
-    path, factor = maml.Adaptation(thetas, episodes, data, None, None), outer(thetas[-1]) if score else None
-    return np.tensordot(probability, grad(lambda th: np.sum(objective(POLICY, th, path, inner, outer, factor)))(thetas[0]), 1)
+    path = maml.Adaptation(thetas, episodes, data, None, None)
+    factor = outer(thetas[-1]) if score else None
+    return np.tensordot(
+        probability,
+        grad(lambda th: np.sum(objective(POLICY, th, path, inner, outer, factor)))(thetas[0]),
+        1,
+    )
 
 
 def answer_b(k, K, baseline):
     """(b): ∇E_D[J(U(θ, D))], (F, A)."""
-    return exact_meta.expected_adapted_return_gradient(TASK, POLICY, THETA, Reinforce(ALPHA, baseline), episodes=K, steps=k)
+    return exact_meta.expected_adapted_return_gradient(
+        TASK, POLICY, THETA, Reinforce(ALPHA, baseline), episodes=K, steps=k
+    )
 
 
 @cache
 def every_estimator(k, K, baseline):
     """What `check` knows: {name: expectation of each estimator}."""
-    return check.expected_gradients(TASK, THETA, step_size=ALPHA, episodes=K, steps=k, baseline=baseline, policy=POLICY)
+    return check.expected_gradients(
+        TASK, THETA, step_size=ALPHA, episodes=K, steps=k, baseline=baseline, policy=POLICY
+    )
 
 
 def weights(rewards, baseline, mask, discount):
@@ -157,27 +215,50 @@ def exact_values(task, policy, theta):
 @settings
 def test_01_score_term_left_out(k, K, baseline):
     inner = Reinforce(ALPHA, baseline)
-    assert_caught(1, f"no score term, against (b), k={k} K={K}", expected_meta_gradient(inner, k, K, score=False),
-                  answer_b(k, K, baseline), expected_meta_gradient(inner, k, K), among=every_estimator(k, K, baseline), called=("naive",))
+    assert_caught(
+        1,
+        f"no score term, against (b), k={k} K={K}",
+        expected_meta_gradient(inner, k, K, score=False),
+        answer_b(k, K, baseline),
+        expected_meta_gradient(inner, k, K),
+        among=every_estimator(k, K, baseline),
+        called=("naive",),
+    )
 
 
 def test_02_naive_loss_differentiated_twice():
     """Its first derivative is right, its second is H₂ and not H. For (b) it is right, with the score term."""
+
     def loss(log_probs, *recorded):
         return losses.reinforce(log_probs, weights(*recorded))
 
-    assert_unchanged(2, "naive loss, differentiated once", expected_gradient(loss), return_gradient())
-    assert_caught(2, "naive loss, its Hessian against (a)'s H", expected_gradient(loss, hessian=True), HESSIAN,
-                  expected_gradient(losses.dice, hessian=True))
+    assert_unchanged(
+        2, "naive loss, differentiated once", expected_gradient(loss), return_gradient()
+    )
+    assert_caught(
+        2,
+        "naive loss, its Hessian against (a)'s H",
+        expected_gradient(loss, hessian=True),
+        HESSIAN,
+        expected_gradient(losses.dice, hessian=True),
+    )
     for k, K, baseline in SETTINGS:
-        assert error(expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K), answer_b(k, K, baseline)) < 1e-8
+        assert (
+            error(
+                expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K),
+                answer_b(k, K, baseline),
+            )
+            < 1e-8
+        )
 
 
 def score_of_means(policy, theta, path, inner, outer, score):
     """Mean return times mean log-likelihood, where the score of the data is a sum."""
     total = 0.0
     for data, e in zip(path.data, path.episodes):
-        total = total + score * np.mean(losses.gather_log_probs(policy.log_pi(theta), e.states, e.actions), (0, 2))
+        total = total + score * np.mean(
+            losses.gather_log_probs(policy.log_pi(theta), e.states, e.actions), (0, 2)
+        )
         theta = inner(policy, theta, data)
     return outer(theta) + total
 
@@ -192,16 +273,33 @@ def score_of_first_step(policy, theta, path, inner, outer, score):
 
 @settings
 def test_03_score_term_of_means_or_of_the_first_step_only(k, K, baseline):
-    inner, answer = Reinforce(ALPHA, baseline), answer_b(k, K, baseline)
-    right, unscored = expected_meta_gradient(inner, k, K), expected_meta_gradient(inner, k, K, score=False)
-    means, first = (expected_meta_gradient(inner, k, K, objective=wrong) for wrong in (score_of_means, score_of_first_step))
-    assert_caught(3, f"mean return times mean log-likelihood, k={k} K={K}", means, answer, right,
-                  among=every_estimator(k, K, baseline))
-    assert error(K * T * (means - unscored), right - unscored) < 1e-8  # off by the number of samples, and by nothing else
+    inner = Reinforce(ALPHA, baseline)
+    answer = answer_b(k, K, baseline)
+    right = expected_meta_gradient(inner, k, K)
+    unscored = expected_meta_gradient(inner, k, K, score=False)
+    means, first = (
+        expected_meta_gradient(inner, k, K, objective=wrong)
+        for wrong in (score_of_means, score_of_first_step)
+    )
+    assert_caught(
+        3,
+        f"mean return times mean log-likelihood, k={k} K={K}",
+        means,
+        answer,
+        right,
+        among=every_estimator(k, K, baseline),
+    )
+    assert (
+        error(K * T * (means - unscored), right - unscored) < 1e-8
+    )  # off by the number of samples, and by nothing else
     if k == 1:
-        assert_unchanged(3, "score of the first of several inner steps, where there is but one", first, answer)
+        assert_unchanged(
+            3, "score of the first of several inner steps, where there is but one", first, answer
+        )
     else:
-        assert_caught(3, f"score of the first of several inner steps, k={k} K={K}", first, answer, right)
+        assert_caught(
+            3, f"score of the first of several inner steps, k={k} K={K}", first, answer, right
+        )
 
 
 def test_04_baseline_inside_dice_product():
@@ -210,59 +308,106 @@ def test_04_baseline_inside_dice_product():
         return np.sum(np.mean(steps * discounts(discount, T, steps), -1), 0)
 
     def constant(returns, episodes):
-        return np.full(returns.shape, .5)
+        return np.full(returns.shape, 0.5)
 
     values = exact_values(TASK, POLICY, THETA)
-    assert_caught(4, "r_t − b(s_t) inside DiCE's product, first derivative", expected_gradient(inside, values), return_gradient(),
-                  expected_gradient(losses.dice, values))
-    assert_unchanged(4, "the same with one b for all states", expected_gradient(inside, constant), return_gradient())
+    assert_caught(
+        4,
+        "r_t − b(s_t) inside DiCE's product, first derivative",
+        expected_gradient(inside, values),
+        return_gradient(),
+        expected_gradient(losses.dice, values),
+    )
+    assert_unchanged(
+        4,
+        "the same with one b for all states",
+        expected_gradient(inside, constant),
+        return_gradient(),
+    )
 
 
 def test_05_loaded_dice_wraps_around():
     """The first derivative, all that is usually tested, stays right."""
+
     def wrapped(log_probs, *recorded):
         """w = log_probs.copy(); for t in range(T): w[t] += w[t − 1]. At t = 0 that adds the last row."""
         w = [log_probs[0] + log_probs[-1]]
         for row in log_probs[1:]:
             w.append(row + w[-1])
         w = np.array(w)
-        return losses.reinforce(losses.magic_box(w) - losses.magic_box(w - log_probs), weights(*recorded))
+        return losses.reinforce(
+            losses.magic_box(w) - losses.magic_box(w - log_probs), weights(*recorded)
+        )
 
-    assert_unchanged(5, "Loaded DiCE, w_{−1} = log π_{T−1}, first derivative", expected_gradient(wrapped), return_gradient())
-    assert_caught(5, "the same, Hessian", expected_gradient(wrapped, hessian=True), HESSIAN,
-                  expected_gradient(losses.loaded_dice, hessian=True))
+    assert_unchanged(
+        5,
+        "Loaded DiCE, w_{−1} = log π_{T−1}, first derivative",
+        expected_gradient(wrapped),
+        return_gradient(),
+    )
+    assert_caught(
+        5,
+        "the same, Hessian",
+        expected_gradient(wrapped, hessian=True),
+        HESSIAN,
+        expected_gradient(losses.loaded_dice, hessian=True),
+    )
 
 
 def test_05_gae_wraps_around():
     """What is added to every advantage depends on s_0 alone, hence is a baseline; but not where only long episodes get it."""
+
     def wrapped(rewards, values, mask, bootstrap, *, discount, lam):
-        return reward_to_go((rewards + discount * np.roll(values, -1, 0) - values) * mask, discount * lam)
+        return reward_to_go(
+            (rewards + discount * np.roll(values, -1, 0) - values) * mask, discount * lam
+        )
 
     def step(advantages):
         def surrogate(log_probs, rewards, values, mask, discount):
-            a = advantages(rewards, values * mask, mask, 0.0, discount=discount, lam=.5)
+            a = advantages(rewards, values * mask, mask, 0.0, discount=discount, lam=0.5)
             return losses.reinforce(log_probs, a * mask * discounts(discount, T, mask))
+
         return surrogate
 
-    assert_unchanged(5, "GAE, V_0 as the value after the last step, all episodes of length T",
-                     expected_gradient(step(wrapped), exact_values(TASK, POLICY, THETA)), return_gradient())
+    assert_unchanged(
+        5,
+        "GAE, V_0 as the value after the last step, all episodes of length T",
+        expected_gradient(step(wrapped), exact_values(TASK, POLICY, THETA)),
+        return_gradient(),
+    )
     values = exact_values(*ENDING)
-    assert_caught(5, "the same, some episodes end early", expected_gradient(step(wrapped), values, *ENDING), return_gradient(*ENDING),
-                  expected_gradient(step(gae), values, *ENDING))
+    assert_caught(
+        5,
+        "the same, some episodes end early",
+        expected_gradient(step(wrapped), values, *ENDING),
+        return_gradient(*ENDING),
+        expected_gradient(step(gae), values, *ENDING),
+    )
 
 
 def test_05_divided_by_the_number_of_episodes_twice():
     def twice(log_probs, *recorded):
         return losses.reinforce(log_probs, weights(*recorded) / log_probs.shape[-1])
 
-    assert_caught(5, "a mean over K=2 episodes divided by K", expected_gradient(twice), return_gradient(), expected_gradient(losses.naive))
+    assert_caught(
+        5,
+        "a mean over K=2 episodes divided by K",
+        expected_gradient(twice),
+        return_gradient(),
+        expected_gradient(losses.naive),
+    )
 
 
 @settings
-def test_06_outer_step_size_in_the_inner_step(k, K, baseline, beta=.1):
-    assert_caught(6, f"inner step of β={beta} instead of α={ALPHA}, k={k} K={K}", expected_meta_gradient(Reinforce(beta, baseline), k, K),
-                  answer_b(k, K, baseline), expected_meta_gradient(Reinforce(ALPHA, baseline), k, K),
-                  among=every_estimator(k, K, baseline))
+def test_06_outer_step_size_in_the_inner_step(k, K, baseline, beta=0.1):
+    assert_caught(
+        6,
+        f"inner step of β={beta} instead of α={ALPHA}, k={k} K={K}",
+        expected_meta_gradient(Reinforce(beta, baseline), k, K),
+        answer_b(k, K, baseline),
+        expected_meta_gradient(Reinforce(ALPHA, baseline), k, K),
+        among=every_estimator(k, K, baseline),
+    )
 
 
 def test_07_log_probabilities_averaged_over_units():
@@ -271,10 +416,19 @@ def test_07_log_probabilities_averaged_over_units():
 
     def averaged(theta):
         x = theta[..., None, :]
-        return -np.mean(policy.bits * np.logaddexp(0, -x) + (1 - policy.bits) * np.logaddexp(0, x), -1)
+        return -np.mean(
+            policy.bits * np.logaddexp(0, -x) + (1 - policy.bits) * np.logaddexp(0, x), -1
+        )
 
-    g, answer = expected_gradient(losses.naive, no_baseline, *where, log_pi=averaged), return_gradient(*where)
-    assert_caught(7, "mean over the 2 units of a logistic policy", g, answer, expected_gradient(losses.naive, no_baseline, *where))
+    g = expected_gradient(losses.naive, no_baseline, *where, log_pi=averaged)
+    answer = return_gradient(*where)
+    assert_caught(
+        7,
+        "mean over the 2 units of a logistic policy",
+        g,
+        answer,
+        expected_gradient(losses.naive, no_baseline, *where),
+    )
     assert_unchanged(7, "its direction: the factor is the number of units", 2 * g, answer)
 
 
@@ -286,27 +440,39 @@ def test_08_advantages_divided_by_the_variance(unit):
     returns = reward_to_go(e.rewards, GAMMA)
     share = np.broadcast_to(probability[:, None], returns.shape) / returns[:, 0].size
     mean = np.sum(share * returns)
-    std = np.sum(share * (returns - mean)**2)**.5
+    std = np.sum(share * (returns - mean) ** 2) ** 0.5
 
     def scaled(divisor):
-        return expected_gradient(lambda log_probs, rewards, b, *rest: losses.naive(log_probs, rewards, mean, *rest) / divisor, task=task)
+        return expected_gradient(
+            lambda log_probs, rewards, b, *rest: losses.naive(log_probs, rewards, mean, *rest)
+            / divisor,
+            task=task,
+        )
 
     answer = return_gradient(task) / std
-    assert_caught(8, f"length of the step, rewards × {unit:g}, σ = {std:.3f}", scaled(std**2), answer, scaled(std))
+    assert_caught(
+        8,
+        f"length of the step, rewards × {unit:g}, σ = {std:.3f}",
+        scaled(std**2),
+        answer,
+        scaled(std),
+    )
     assert_unchanged(8, "its direction: the factor is 1/σ", scaled(std**2) * std, answer)
 
 
 def exact_step_data(tasks, policy, theta, *, centred=False):
     """What TRPO's step is made from, without sampling: W(s, a) of returns, or of advantages if centred, and ν(s)."""
     log_pi = policy.log_pi(theta)
-    table, nu = exact.policy_gradient_table(tasks, log_pi), np.sum(exact.occupancy(tasks, log_pi), 0)
+    table = exact.policy_gradient_table(tasks, log_pi)
+    nu = np.sum(exact.occupancy(tasks, log_pi), 0)
     table = table - centred * np.exp(log_pi) * np.sum(table, -1, keepdims=True)
     return table, nu / np.sum(nu, 1, keepdims=True)
 
 
 def first_exponent(trpo, policy, theta, table, nu, predicted):
     """A line search as TRPO's, with the gain of a step as predicted(log π, log π_new, W) → (N,)."""
-    full, old = trpo.step(policy, theta, table, nu, np.zeros(len(theta))) - theta, policy.log_pi(theta)
+    full = trpo.step(policy, theta, table, nu, np.zeros(len(theta))) - theta
+    old = policy.log_pi(theta)
     good = []
     for j in range(trpo.max_backtracks + 1):
         new = policy.log_pi(theta + trpo.shrink**j * full)
@@ -328,29 +494,51 @@ def expected_advantage(old, new, table):
 def test_09_predicted_gain_by_the_policy_gradient_loss():
     """E_D of what the step is said to be worth. The loss is right to first order only, where π_new = π."""
     _, e, probability = with_probability(TASK, POLICY, THETA)
-    sampled = np.tensordot(probability, losses.fold(losses.reinforce_weights(e, GAMMA), e.states, e.actions, S, A), 1)
+    sampled = np.tensordot(
+        probability, losses.fold(losses.reinforce_weights(e, GAMMA), e.states, e.actions, S, A), 1
+    )
     table, nu = exact_step_data(TASK, POLICY, THETA[None])
-    old, new = (POLICY.log_pi(th) for th in (THETA[None], TRPO(.5).step(POLICY, THETA[None], table, nu, np.zeros(1))))
-    assert_caught(9, "gain that Σ W log π predicts for a step, δ=.5", log_loss(old, new, sampled), expected_advantage(old, new, table),
-                  np.sum(sampled * np.expm1(new - old)))
+    old, new = (
+        POLICY.log_pi(th)
+        for th in (THETA[None], TRPO(0.5).step(POLICY, THETA[None], table, nu, np.zeros(1)))
+    )
+    assert_caught(
+        9,
+        "gain that Σ W log π predicts for a step, δ=.5",
+        log_loss(old, new, sampled),
+        expected_advantage(old, new, table),
+        np.sum(sampled * np.expm1(new - old)),
+    )
 
 
-@pytest.mark.parametrize("radius, centred, harmful", [(.01, False, False), (.1, False, True), (.1, True, False)])
+@pytest.mark.parametrize(
+    "radius, centred, harmful", [(0.01, False, False), (0.1, False, True), (0.1, True, False)]
+)
 def test_09_line_search_on_the_policy_gradient_loss(radius, centred, harmful, n=300):
     """Random problems with exact weights, and the gain in J of the steps taken. Σ W log π has an optimum of its own, at π ∝ W: where W is
-    that of returns, it is soon passed, and good steps are refused; where it is that of advantages the verdicts are the same."""
-    tasks, policy = random_mdps(np.random.default_rng(0), n, discount=.95), SoftmaxPolicy(10, 5)
-    theta, trpo = np.random.default_rng(1).normal(size=(n, 10, 5)), TRPO(radius)
+    that of returns, it is soon passed, and good steps are refused; where it is that of advantages the verdicts are the same.
+    """
+    tasks = random_mdps(np.random.default_rng(0), n, discount=0.95)
+    policy = SoftmaxPolicy(10, 5)
+    theta = np.random.default_rng(1).normal(size=(n, 10, 5))
+    trpo = TRPO(radius)
     table, nu = exact_step_data(tasks, policy, theta, centred=centred)
 
     def gain(exponent):
-        before, after = (policy.log_pi(th) for th in (theta, trpo.step(policy, theta, table, nu, exponent)))
+        before, after = (
+            policy.log_pi(th) for th in (theta, trpo.step(policy, theta, table, nu, exponent))
+        )
         return np.mean(exact.expected_return(tasks, after) - exact.expected_return(tasks, before))
 
-    wrong, answer = (first_exponent(trpo, policy, theta, table, nu, predicted) for predicted in (log_loss, expected_advantage))
+    wrong, answer = (
+        first_exponent(trpo, policy, theta, table, nu, predicted)
+        for predicted in (log_loss, expected_advantage)
+    )
     what = f"gain in J, δ={radius}, W of {'advantages' if centred else 'returns'}: {np.sum(wrong != answer)} of {n} searches end elsewhere"
     right = trpo.search(policy, theta, table, nu)
-    (assert_caught if harmful else assert_unchanged)(9, what, gain(wrong), gain(answer), *[gain(right)] * harmful)
+    (assert_caught if harmful else assert_unchanged)(
+        9, what, gain(wrong), gain(answer), *[gain(right)] * harmful
+    )
     assert (right == answer).all()
 
 
@@ -359,7 +547,8 @@ def one_array(matvec, b, iterations, *, in_place=True):
     x = np.zeros(b.shape)
     p = r = b.copy()
     for _ in range(iterations):
-        rr, ap = np.sum(r * r), matvec(p)
+        rr = np.sum(r * r)
+        ap = matvec(p)
         step = rr / np.sum(p * ap)
         x += step * p
         r -= step * ap
@@ -372,9 +561,11 @@ def one_array(matvec, b, iterations, *, in_place=True):
     return x
 
 
-def test_10_conjugate_gradient_with_residual_and_direction_in_one_array(damping=.01):
+def test_10_conjugate_gradient_with_residual_and_direction_in_one_array(damping=0.01):
     """x = (F + λI)⁻¹∇J of a random problem, against a dense solve. The first step is right, so a test that takes one would pass."""
-    task, policy, theta = random_mdps(np.random.default_rng(0), 1), SoftmaxPolicy(10, 5), np.random.default_rng(1).normal(size=(1, 10, 5))
+    task = random_mdps(np.random.default_rng(0), 1)
+    policy = SoftmaxPolicy(10, 5)
+    theta = np.random.default_rng(1).normal(size=(1, 10, 5))
     table, nu = exact_step_data(task, policy, theta)
     g = policy.weighted_score(theta, table)
 
@@ -384,16 +575,33 @@ def test_10_conjugate_gradient_with_residual_and_direction_in_one_array(damping=
     dense = np.stack([matvec(e.reshape(g.shape)).ravel() for e in np.eye(50)], 1)
     answer = np.linalg.solve(dense, g.ravel()).reshape(g.shape)
     right = conjugate_gradient(matvec, g)
-    assert_unchanged(10, "one array, after 1 step", one_array(matvec, g, 1), conjugate_gradient(matvec, g, max_iterations=1))
+    assert_unchanged(
+        10,
+        "one array, after 1 step",
+        one_array(matvec, g, 1),
+        conjugate_gradient(matvec, g, max_iterations=1),
+    )
     for steps in 10, 50:
-        assert_caught(10, f"one array, after {steps} steps", one_array(matvec, g, steps), answer, right)
-    assert_unchanged(10, "one array up to the first step only, after 50", one_array(matvec, g, 50, in_place=False), answer)
+        assert_caught(
+            10, f"one array, after {steps} steps", one_array(matvec, g, steps), answer, right
+        )
+    assert_unchanged(
+        10,
+        "one array up to the first step only, after 50",
+        one_array(matvec, g, 50, in_place=False),
+        answer,
+    )
 
 
 def test_11_baseline_fitted_on_the_episodes_it_scores():
     """With as many features as steps, a linear baseline explains most of the returns away, and of the gradient with them."""
-    assert_caught(11, "linear baseline, fitted on the K=2 episodes it scores", expected_gradient(losses.naive, linear_baseline(np.eye(S))),
-                  return_gradient(), expected_gradient(losses.naive, leave_one_out_baseline))
+    assert_caught(
+        11,
+        "linear baseline, fitted on the K=2 episodes it scores",
+        expected_gradient(losses.naive, linear_baseline(np.eye(S))),
+        return_gradient(),
+        expected_gradient(losses.naive, leave_one_out_baseline),
+    )
 
 
 def mean_return(tasks, policy, theta):
@@ -409,52 +617,100 @@ def fit(tasks, policy):
 
 
 def test_12_held_out_goals_drawn_with_the_training_seed():
-    world, policy = GridWorld.open(3, 3, discount=GAMMA, horizon=4, slip=.2), SoftmaxPolicy(9, 4)
+    world = GridWorld.open(3, 3, discount=GAMMA, horizon=4, slip=0.2)
+    policy = SoftmaxPolicy(9, 4)
     train, held_out = world.split_goals(np.random.default_rng(7), 4, 4)
     same_seed, _ = world.split_goals(np.random.default_rng(7), 4, 0)
     assert (same_seed == train).all()
     theta = fit(world.mdps(train), policy)
-    unseen = [mean_return(world.mdps(goal), policy, theta) for goal in world.free_cells if goal not in train]
-    assert_caught(12, "score on 'held-out' goals of the training seed", mean_return(world.mdps(same_seed), policy, theta),
-                  np.mean(unseen), mean_return(world.mdps(held_out), policy, theta))
+    unseen = [
+        mean_return(world.mdps(goal), policy, theta)
+        for goal in world.free_cells
+        if goal not in train
+    ]
+    assert_caught(
+        12,
+        "score on 'held-out' goals of the training seed",
+        mean_return(world.mdps(same_seed), policy, theta),
+        np.mean(unseen),
+        mean_return(world.mdps(held_out), policy, theta),
+    )
 
 
 def test_12_held_out_random_mdps_drawn_with_the_training_seed():
     """Rewards have mean 1: on new tasks *any* policy that has not seen them is worth E J = Σ γᵗ, exactly."""
-    policy, sizes = SoftmaxPolicy(4, 3), dict(n_states=4, n_actions=3, horizon=5, discount=GAMMA)
+    policy = SoftmaxPolicy(4, 3)
+    sizes = dict(n_states=4, n_actions=3, horizon=5, discount=GAMMA)
     train, same_seed = (random_mdps(np.random.default_rng(7), 5, **sizes) for _ in range(2))
     theta = fit(train, policy)
-    new = exact.expected_return(random_mdps(np.random.default_rng(7).spawn(1)[0], 8000, **sizes), policy.log_pi(theta))
-    answer, standard_error = np.sum(GAMMA ** np.arange(5)), np.std(new) / len(new)**.5
-    assert_caught(12, "score on 'held-out' random MDPs of the training seed", mean_return(same_seed, policy, theta), answer,
-                  np.mean(new), tolerance=4 * standard_error / answer)
+    new = exact.expected_return(
+        random_mdps(np.random.default_rng(7).spawn(1)[0], 8000, **sizes), policy.log_pi(theta)
+    )
+    answer = np.sum(GAMMA ** np.arange(5))
+    standard_error = np.std(new) / len(new) ** 0.5
+    assert_caught(
+        12,
+        "score on 'held-out' random MDPs of the training seed",
+        mean_return(same_seed, policy, theta),
+        answer,
+        np.mean(new),
+        tolerance=4 * standard_error / answer,
+    )
 
 
 def test_14_one_over_length_weights():
     """A factor 1/T where all episodes are as long; where some end early no factor mends it, and the best is taken before comparing."""
+
     def one_over_length(log_probs, rewards, baseline, mask, discount):
         return losses.reinforce(log_probs, weights(rewards, baseline, mask, discount) / mask.sum(0))
 
-    assert_unchanged(14, "1/length, all episodes of length T, times T", T * expected_gradient(one_over_length), return_gradient())
-    g, answer = expected_gradient(one_over_length, no_baseline, *ENDING), return_gradient(*ENDING)
-    assert_caught(14, "1/length, some episodes end early, best rescaling", g * np.sum(g * answer) / np.sum(g * g), answer,
-                  expected_gradient(losses.naive, no_baseline, *ENDING))
+    assert_unchanged(
+        14,
+        "1/length, all episodes of length T, times T",
+        T * expected_gradient(one_over_length),
+        return_gradient(),
+    )
+    g = expected_gradient(one_over_length, no_baseline, *ENDING)
+    answer = return_gradient(*ENDING)
+    assert_caught(
+        14,
+        "1/length, some episodes end early, best rescaling",
+        g * np.sum(g * answer) / np.sum(g * g),
+        answer,
+        expected_gradient(losses.naive, no_baseline, *ENDING),
+    )
 
 
 def test_20_discount_dropped():
     def undiscounted(log_probs, rewards, baseline, mask, discount):
         return losses.reinforce(log_probs, (reward_to_go(rewards, discount) - baseline) * mask)
 
-    assert_caught(20, "γᵗ dropped, T=2", expected_gradient(undiscounted), return_gradient(), expected_gradient(losses.naive))
+    assert_caught(
+        20,
+        "γᵗ dropped, T=2",
+        expected_gradient(undiscounted),
+        return_gradient(),
+        expected_gradient(losses.naive),
+    )
     task = tiny_task(1, discount=1.0)
-    assert_unchanged(20, "the same at γ = 1", expected_gradient(undiscounted, task=task), return_gradient(task))
+    assert_unchanged(
+        20, "the same at γ = 1", expected_gradient(undiscounted, task=task), return_gradient(task)
+    )
 
 
 @pytest.mark.parametrize("estimator", ["lvc", "dice", "loaded_dice"])
 @settings
 def test_21_dice_or_lvc_plus_the_score_term(k, K, baseline, estimator):
     """They contain a part of the score already, and count it twice."""
-    same = ("dice", "loaded_dice") if baseline is no_baseline and estimator != "lvc" else (estimator,)  # one without a baseline
-    assert_caught(21, f"{estimator} + score, against (b), k={k} K={K}", expected_meta_gradient(Reinforce(ALPHA, baseline, estimator), k, K),
-                  answer_b(k, K, baseline), expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K),
-                  among=every_estimator(k, K, baseline), called=tuple(name + "+score" for name in same))
+    same = (
+        ("dice", "loaded_dice") if baseline is no_baseline and estimator != "lvc" else (estimator,)
+    )  # one without a baseline
+    assert_caught(
+        21,
+        f"{estimator} + score, against (b), k={k} K={K}",
+        expected_meta_gradient(Reinforce(ALPHA, baseline, estimator), k, K),
+        answer_b(k, K, baseline),
+        expected_meta_gradient(Reinforce(ALPHA, baseline, "naive"), k, K),
+        among=every_estimator(k, K, baseline),
+        called=tuple(name + "+score" for name in same),
+    )

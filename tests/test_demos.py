@@ -27,7 +27,9 @@ from metarl_np.bandits import independent
 from metarl_np.rl2 import RecurrentPolicy
 
 ROOT = pathlib.Path(__file__).parents[1]
-CURVES = {m + s for m in ("maml", "multi_task", "scratch") for s in ("", "_std", "_train", "_train_std")}
+CURVES = {
+    m + s for m in ("maml", "multi_task", "scratch") for s in ("", "_std", "_train", "_train_std")
+}
 PROMISED = {
     "maml_gridworld": {"steps", "seconds"} | CURVES,
     "policy_gradient": {"random MDP, logistic policy", "GridWorld, softmax table"},
@@ -38,7 +40,15 @@ PROMISED = {
     "rl2_mdps": {"rows"},
     "rl2_gridworld": {"rows", "bound"},
     "study": {"steps", "seeds", "edges", "anywhere", "executor", "seconds"},
-    "benchmark": {"frozen_lake_steps_per_s", "frozen_lake_steps_per_s_threads", "scaling", "exponents", "maml", "rl2", "oracle"},
+    "benchmark": {
+        "frozen_lake_steps_per_s",
+        "frozen_lake_steps_per_s_threads",
+        "scaling",
+        "exponents",
+        "maml",
+        "rl2",
+        "oracle",
+    },
     "your_own_task": {"curves", "source"},
 }
 
@@ -46,18 +56,34 @@ PROMISED = {
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """Run a demo once: (its JSON, all of its output, the folder of its pictures)."""
+
     @cache
     def run(name, *options):
         folder = tmp_path_factory.mktemp(name)
-        command = [sys.executable, "-W", "error", ROOT / "demos" / f"{name}.py", "--quick", "--json", "--out", folder, *options]
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            ROOT / "demos" / f"{name}.py",
+            "--quick",
+            "--json",
+            "--out",
+            folder,
+            *options,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1]), done.stdout, folder
+
     return run
 
 
 def test_every_demo_is_promised():
-    assert set(PROMISED) == {p.stem for p in (ROOT / "demos").glob("*.py") if 'if __name__ == "__main__"' in p.read_text()}
+    assert set(PROMISED) == {
+        p.stem
+        for p in (ROOT / "demos").glob("*.py")
+        if 'if __name__ == "__main__"' in p.read_text()
+    }
 
 
 @pytest.mark.parametrize("name", PROMISED)
@@ -65,7 +91,9 @@ def test_demo(name, demo):
     numbers, output, folder = demo(name)
     assert PROMISED[name] <= set(numbers)
     assert "\r" not in output  # no progress line when redirected
-    pictures = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("picture: ")]
+    pictures = [
+        line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("picture: ")
+    ]
     assert {str(p) for p in folder.iterdir()} == set(pictures)
 
 
@@ -82,19 +110,34 @@ def test_every_demo_is_written_in_cells(name):
         compile(cell, name, "exec")  # a cut through a function or a bracket would not compile
 
 
-@pytest.mark.parametrize("name, argv", [
-    ("reinforce_gridworld", ["reinforce_gridworld.py"]),  # as an editor runs it
-    ("your_own_task", ["ipykernel_launcher.py", "-f", "kernel.json"]),
-    ("maml_gridworld", ["/somewhere/ipykernel_launcher.py", "--f=kernel.json"])])
+@pytest.mark.parametrize(
+    "name, argv",
+    [
+        ("reinforce_gridworld", ["reinforce_gridworld.py"]),  # as an editor runs it
+        ("your_own_task", ["ipykernel_launcher.py", "-f", "kernel.json"]),
+        ("maml_gridworld", ["/somewhere/ipykernel_launcher.py", "--f=kernel.json"]),
+    ],
+)
 def test_cells_run_one_after_the_other(name, argv, tmp_path):
     """In one namespace without a file, in the folder demos/, with a notebook kernel's command line, to which options are added.
-    Processes start as they do on macOS and Windows: what a notebook defines they could not import."""
-    program = ("import multiprocessing, sys; multiprocessing.set_start_method('spawn'); "
-               f"sys.argv = {argv + ['--quick', '--json', '--out', str(tmp_path)]}\n"
-               f"for cell in {cells(name)}: exec(compile(cell, '<cell>', 'exec'), globals())")
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT / "demos", capture_output=True, text=True, timeout=120)
+    Processes start as they do on macOS and Windows: what a notebook defines they could not import.
+    """
+    program = (
+        "import multiprocessing, sys; multiprocessing.set_start_method('spawn'); "
+        f"sys.argv = {argv + ['--quick', '--json', '--out', str(tmp_path)]}\n"
+        f"for cell in {cells(name)}: exec(compile(cell, '<cell>', 'exec'), globals())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT / "demos",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
-    assert PROMISED[name] <= set(json.loads(done.stdout.splitlines()[-1])) and list(tmp_path.iterdir())
+    assert PROMISED[name] <= set(json.loads(done.stdout.splitlines()[-1])) and list(
+        tmp_path.iterdir()
+    )
 
 
 def test_options_are_strict_on_a_demo_s_own_command_line(monkeypatch):
@@ -108,27 +151,38 @@ def test_options_are_strict_on_a_demo_s_own_command_line(monkeypatch):
 def test_adaptation_is_animated(demo):
     _, output, folder = demo("maml_gridworld")
     with Image.open(folder / "adaptation.gif") as gif:
-        assert gif.n_frames == 6 and gif.info["loop"] == 0  # 0, 7 and 14 steps, before and after one inner step
+        assert (
+            gif.n_frames == 6 and gif.info["loop"] == 0
+        )  # 0, 7 and 14 steps, before and after one inner step
     assert (ROOT / "demos" / "figures" / "adaptation.gif").stat().st_size < 500_000
 
 
 def test_own_tasks_as_arrays_and_as_tables_are_the_same(monkeypatch):
     """FrozenLake's rules, written out here once more: what Gymnasium's table says and what the arrays say."""
+
     def generate_random_map(size, seed):
-        lake = np.random.default_rng(seed).choice(list("FH"), (size, size), p=(.8, .2))
+        lake = np.random.default_rng(seed).choice(list("FH"), (size, size), p=(0.8, 0.2))
         lake[0, 0], lake[-1, -1] = "SG"
         return ["".join(row) for row in lake]
 
     def make(name, desc, is_slippery):
         assert name == "FrozenLake-v1" and not is_slippery
-        table, size = {}, len(desc)
+        table = {}
+        size = len(desc)
         for r, c in np.ndindex(size, size):
             table[r * size + c] = {}
-            for action, (dr, dc) in enumerate([(0, -1), (1, 0), (0, 1), (-1, 0)]):  # left, down, right, up
-                i, j = (r, c) if desc[r][c] in "GH" else (min(max(r + dr, 0), size - 1), min(max(c + dc, 0), size - 1))
+            for action, (dr, dc) in enumerate(
+                [(0, -1), (1, 0), (0, 1), (-1, 0)]
+            ):  # left, down, right, up
+                i, j = (
+                    (r, c)
+                    if desc[r][c] in "GH"
+                    else (min(max(r + dr, 0), size - 1), min(max(c + dc, 0), size - 1))
+                )
                 paid = desc[i][j] == "G" and desc[r][c] not in "GH"
                 table[r * size + c][action] = [(1.0, i * size + j, float(paid), desc[i][j] in "GH")]
         return SimpleNamespace(unwrapped=SimpleNamespace(P=table))
+
     monkeypatch.setattr(your_own_task, "generate_random_map", generate_random_map, raising=False)
     monkeypatch.setattr(your_own_task, "gymnasium", SimpleNamespace(make=make))
     tables = your_own_task.from_gymnasium(2, 8)
@@ -136,26 +190,39 @@ def test_own_tasks_as_arrays_and_as_tables_are_the_same(monkeypatch):
 
     class Holes:
         """Draws the holes of these maps."""
+
         def random(self, shape):
             return np.where([[cell == "H" for cell in "".join(lake)] for lake in lakes], 0.1, 0.9)
+
     arrays = your_own_task.from_arrays(Holes(), 8)
     assert 1 < len(tables) == len(arrays) and tables.horizon == arrays.horizon == 20
     log_pi = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 64))
-    np.testing.assert_allclose(exact.values(arrays, log_pi), exact.values(tables, log_pi), atol=1e-12)
-    np.testing.assert_allclose(exact.optimal_return(arrays), exact.optimal_return(tables), atol=1e-12)
+    np.testing.assert_allclose(
+        exact.values(arrays, log_pi), exact.values(tables, log_pi), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        exact.optimal_return(arrays), exact.optimal_return(tables), atol=1e-12
+    )
 
 
 def test_own_task_rows_are_complete(demo):
     rows = demo("your_own_task")[0]["curves"]
-    assert [(r["method"], r["after"]) for r in rows] == [(m, i) for m, n in (("maml", 3), ("rl2", 2), ("uniform", 1), ("optimum", 1))
-                                                         for i in range(n)]
+    assert [(r["method"], r["after"]) for r in rows] == [
+        (m, i)
+        for m, n in (("maml", 3), ("rl2", 2), ("uniform", 1), ("optimum", 1))
+        for i in range(n)
+    ]
     assert all(0 <= r["mean"] <= rows[-1]["mean"] for r in rows)
 
 
 def test_what_a_user_types_is_below_thirty_lines():
     first, *rest = cells("your_own_task")[1:-1]  # what is imported; Gymnasium's tables, MAML, RL²
     lines = re.findall(r"^ *(?:import|from) .*", first, re.M) + "\n".join(rest).splitlines()
-    assert 20 < len([line for line in lines if line.strip() and not re.match(" *\"\"\"|from common", line)]) < 30
+    assert (
+        20
+        < len([line for line in lines if line.strip() and not re.match(' *"""|from common', line)])
+        < 30
+    )
 
 
 def test_maml_demo_with_the_logistic_policy(demo):
@@ -171,20 +238,35 @@ def test_study_demo_goes_on_and_names_what_it_lacks(demo, tmp_path):
     assert len(files) == 6
     dask = demo("study", "--executor", "dask", "--folder", str(tmp_path))[0]
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")} == files
-    assert first["edges"] == again["edges"] == dask["edges"] and first["anywhere"] == again["anywhere"] == dask["anywhere"]
-    command = [sys.executable, "-c", "import sys; sys.modules['mpi4py'] = None; import study; study.needed('mpi4py.futures', 'mpi4py')"]
+    assert (
+        first["edges"] == again["edges"] == dask["edges"]
+        and first["anywhere"] == again["anywhere"] == dask["anywhere"]
+    )
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.modules['mpi4py'] = None; import study; study.needed('mpi4py.futures', 'mpi4py')",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT / "demos")
-    assert done.returncode and "pip install 'mpi4py'" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode and "pip install 'mpi4py'" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
-@pytest.mark.parametrize("dof, quantile", [(1, 12.7062), (2, 4.30265), (4, 2.77645), (19, 2.09302), (100, 1.98397)])  # printed tables
+@pytest.mark.parametrize(
+    "dof, quantile", [(1, 12.7062), (2, 4.30265), (4, 2.77645), (19, 2.09302), (100, 1.98397)]
+)  # printed tables
 def test_student_t_is_the_printed_table(dof, quantile):
     assert student_t(dof) == pytest.approx(quantile, rel=1e-4)
 
 
 def test_interval_by_hand():
     mean, half = interval(np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]]))
-    assert mean.tolist() == [3, 2] and half[0] == pytest.approx(4.30265 * 2 / 3**.5, rel=1e-4) and half[1] == 0
+    assert (
+        mean.tolist() == [3, 2]
+        and half[0] == pytest.approx(4.30265 * 2 / 3**0.5, rel=1e-4)
+        and half[1] == 0
+    )
 
 
 def test_policy_gradient_demo_agrees_with_itself(demo):
@@ -192,27 +274,53 @@ def test_policy_gradient_demo_agrees_with_itself(demo):
         exact = {k: v for k, v in task["differences"].items() if "REINFORCE" not in k}
         assert len(exact) == 5 and max(exact.values()) < 1e-9
         sampled = [v for k, v in task["differences"].items() if "REINFORCE" in k]
-        assert len(sampled) == 3 and max(sampled) - min(sampled) < 1e-12  # the same episodes, three ways
+        assert (
+            len(sampled) == 3 and max(sampled) - min(sampled) < 1e-12
+        )  # the same episodes, three ways
 
 
 def test_meta_gradient_rows_are_complete(demo):
     rows = demo("meta_gradients")[0]["estimators"]
-    names = {e + s for e in ("first_order", "naive", "lvc", "dice", "loaded_dice") for s in ("", "+score")}
+    names = {
+        e + s
+        for e in ("first_order", "naive", "lvc", "dice", "loaded_dice")
+        for s in ("", "+score")
+    }
     for family in ("random MDPs", "GridWorld"):
         assert {r["name"] for r in rows if r["family"] == family} == names
     for r in rows:
-        assert set(r) == {"family", "name", "target", "inner_episodes", "inner_steps", "alpha", "bias", "bias_se", "std", "cosine"}
+        assert set(r) == {
+            "family",
+            "name",
+            "target",
+            "inner_episodes",
+            "inner_steps",
+            "alpha",
+            "bias",
+            "bias_se",
+            "std",
+            "cosine",
+        }
         assert r["target"] == ("(b)" if "score" in r["name"] else "(a)")
 
 
 def test_every_method_is_compared(demo):
     numbers = demo("compare_methods")[0]
     rl2 = {"rl2_ppo", "rl2_trpo"}
-    learners = {"maml", "multi_task", "scratch"} | rl2 | {name + "_first_order" for name in rl2 | {"maml"}}
-    assert {row["name"] for row in numbers["methods"]} == learners | {"posterior_sampling", "posterior_mean", "true_prior", "optimum"}
+    learners = (
+        {"maml", "multi_task", "scratch"} | rl2 | {name + "_first_order" for name in rl2 | {"maml"}}
+    )
+    assert {row["name"] for row in numbers["methods"]} == learners | {
+        "posterior_sampling",
+        "posterior_mean",
+        "true_prior",
+        "optimum",
+    }
     optimum = next(row["return"] for row in numbers["methods"] if row["name"] == "optimum")
     for row in numbers["methods"]:
-        assert set(row) == {"name", "env_steps", "return", "std"} and row["return"] <= optimum + 1e-9
+        assert (
+            set(row) == {"name", "env_steps", "return", "std"} and row["return"] <= optimum + 1e-9
+        )
     assert numbers["trpo_kl"]["largest"] <= numbers["trpo_kl"]["radius"]
 
 
@@ -230,11 +338,16 @@ TABLE = {"random", "egreedy", "greedy", "rl2"}
 
 def test_bandit_rows_are_complete(demo):
     numbers = demo("rl2_bandits")[0]
-    settings, independent = by_method(numbers["rows"]), {f"n={n} k={k}" for n in (10, 100) for k in (5, 10)}
-    assert set(settings) == independent | {f"n=100 dependent {x}" for x in ("uniform", "easy", "medium", "hard")}
+    settings = by_method(numbers["rows"])
+    independent = {f"n={n} k={k}" for n in (10, 100) for k in (5, 10)}
+    assert set(settings) == independent | {
+        f"n=100 dependent {x}" for x in ("uniform", "easy", "medium", "hard")
+    }
     for name, rows in settings.items():
         if name in independent:
-            assert set(rows) - {"optimum"} == TABLE | {"gittins", "ts", "ots", "ucb1"} and all("published" in rows[m] for m in TABLE)
+            assert set(rows) - {"optimum"} == TABLE | {"gittins", "ts", "ots", "ucb1"} and all(
+                "published" in rows[m] for m in TABLE
+            )
         assert ("optimum" in rows) == (name.startswith("n=10 ") or name.endswith("uniform"))
         assert rows["rl2"]["hyperparameter"] in ("greedy", "sampled")
         for method, row in rows.items():
@@ -250,7 +363,9 @@ def test_mdp_rows_are_complete(demo):
     for rows in settings.values():
         assert set(rows) == TABLE | models | {m + " true prior" for m in models} | {"optimum"}
         for method, row in rows.items():
-            assert row["mean"] <= rows["optimum"]["mean"] + 4 * (row["sem"] + rows["optimum"]["sem"])
+            assert row["mean"] <= rows["optimum"]["mean"] + 4 * (
+                row["sem"] + rows["optimum"]["sem"]
+            )
             assert method == "optimum" or sum(row["episode"]) == pytest.approx(row["mean"])
 
 
@@ -261,17 +376,30 @@ def test_gridworld_trials_stay_below_their_bounds(demo):
     for name, rows in settings.items():
         assert set(rows) == {"rl2", "posterior_sampling", "posterior_mean", "optimum"}
         for method, row in rows.items():
-            bound = numbers["bound"] if name == "episode 1" and method != "optimum" else rows["optimum"]["mean"]
+            bound = (
+                numbers["bound"]
+                if name == "episode 1" and method != "optimum"
+                else rows["optimum"]["mean"]
+            )
             assert row["mean"] <= bound + 4 * row["sem"] + 1e-9
 
 
-@pytest.mark.parametrize("name, one", [("rl2_bandits", ("--pulls", "4", "--arms", "3")), ("rl2_mdps", ("--episodes", "2"))])
+@pytest.mark.parametrize(
+    "name, one",
+    [("rl2_bandits", ("--pulls", "4", "--arms", "3")), ("rl2_mdps", ("--episodes", "2"))],
+)
 def test_weights_are_trained_and_then_evaluated(name, one, demo, tmp_path):
     numbers = demo(name, "--train", "--weights", str(tmp_path), *one)[0]
-    assert [row["weights"] for row in numbers["trained"]] == [str(p) for p in tmp_path.glob("*.npz")]
-    assert {row["method"] for row in demo(name, "--weights", str(tmp_path), *one)[0]["rows"]} >= TABLE
-    for options, message in ((("--weights", tmp_path / "none", *one), f"make it by `python demos/{name}.py --train "),
-                             (("--train",), "would replace the trained weights")):
+    assert [row["weights"] for row in numbers["trained"]] == [
+        str(p) for p in tmp_path.glob("*.npz")
+    ]
+    assert {
+        row["method"] for row in demo(name, "--weights", str(tmp_path), *one)[0]["rows"]
+    } >= TABLE
+    for options, message in (
+        (("--weights", tmp_path / "none", *one), f"make it by `python demos/{name}.py --train "),
+        (("--train",), "would replace the trained weights"),
+    ):
         command = [sys.executable, ROOT / "demos" / f"{name}.py", "--quick", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
@@ -280,10 +408,17 @@ def test_weights_are_trained_and_then_evaluated(name, one, demo, tmp_path):
 def interrupted(ready, *command):
     """Start a demo in a group of processes of its own, press Ctrl-C once `ready` is true: its exit status, and what it said. (What is
     started in the background by a shell inherits that it ignores Ctrl-C.)"""
-    with subprocess.Popen([sys.executable, *map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          start_new_session=True, cwd=ROOT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as demo:
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as demo:
         while demo.poll() is None and not ready():
-            time.sleep(.01)
+            time.sleep(0.01)
         os.killpg(demo.pid, signal.SIGINT)
         started = time.perf_counter()
         output, errors = demo.communicate(timeout=60)
@@ -293,43 +428,77 @@ def interrupted(ready, *command):
 
 def test_training_of_weights_goes_on_after_ctrl_c(tmp_path):
     def command(name):
-        return ["demos/rl2_bandits.py", *"--train --quick --pulls 4 --arms 3 --iterations 60 --weights".split(), tmp_path / name]
-    subprocess.run([sys.executable, *command("undisturbed")], check=True, cwd=ROOT, stdout=subprocess.PIPE, timeout=60)
+        return [
+            "demos/rl2_bandits.py",
+            *"--train --quick --pulls 4 --arms 3 --iterations 60 --weights".split(),
+            tmp_path / name,
+        ]
+
+    subprocess.run(
+        [sys.executable, *command("undisturbed")],
+        check=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=60,
+    )
     again = [*command("in parts"), "--checkpoint", tmp_path / "folder" / "run.npz"]
     file = tmp_path / "folder" / "run-bandits_n4_k3-0.npz"
     status, errors = interrupted(file.exists, *again)
-    assert status == 130 and errors == f"interrupted; to go on: python {shlex.join(map(str, again))}\n"
+    assert (
+        status == 130 and errors == f"interrupted; to go on: python {shlex.join(map(str, again))}\n"
+    )
     assert 9 <= checkpoint.load(file, "training")["iteration"] < 59
-    done = subprocess.run([sys.executable, *again], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and checkpoint.load(file, "training")["iteration"] == 59, done.stderr
+    done = subprocess.run(
+        [sys.executable, *again], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (
+        done.returncode == 0 and checkpoint.load(file, "training")["iteration"] == 59
+    ), done.stderr
     tasks = independent(np.random.default_rng(0), 1, 3)
     files = [tmp_path / name / "bandits_n4_k3.npz" for name in ("undisturbed", "in parts")]
     (whole, _), (parts, facts) = (common.load_weights(file, tasks)[1:] for file in files)
     assert whole.tobytes() == parts.tobytes() and str(tmp_path) not in facts["command"]
-    other = subprocess.run([sys.executable, *again, "--seed", "1"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    other = subprocess.run(
+        [sys.executable, *again, "--seed", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert other.returncode == 1 and other.stderr.endswith(f"{file}: made with seed = 0, not 1\n")
 
 
 def test_meta_training_goes_on_after_ctrl_c(tmp_path, demo):
-    file, command = tmp_path / "run.npz", ["demos/maml_gridworld.py", "--checkpoint", tmp_path / "run.npz"]
+    file = tmp_path / "run.npz"
+    command = ["demos/maml_gridworld.py", "--checkpoint", tmp_path / "run.npz"]
     status, errors = interrupted((tmp_path / "run-edges1-maml.npz").exists, *command)
-    assert status == 130 and errors == f"interrupted; to go on: python {shlex.join(map(str, command))}\n"
+    assert (
+        status == 130
+        and errors == f"interrupted; to go on: python {shlex.join(map(str, command))}\n"
+    )
     for left in tmp_path.glob("*.npz"):
         assert checkpoint.load(left, "training")["iteration"] < 799
         left.unlink()
-    numbers = [{k: v for k, v in demo("maml_gridworld", *options)[0].items() if k != "seconds"}
-               for options in ((), ("--checkpoint", str(file)), ("--checkpoint", str(file), "--seed", "0"))]  # the last one trains nothing
+    numbers = [
+        {k: v for k, v in demo("maml_gridworld", *options)[0].items() if k != "seconds"}
+        for options in ((), ("--checkpoint", str(file)), ("--checkpoint", str(file), "--seed", "0"))
+    ]  # the last one trains nothing
     assert numbers[0] == numbers[1] == numbers[2] and len(list(tmp_path.glob("*.npz"))) == 8
 
 
 def test_ctrl_c_without_a_checkpoint_is_one_line():
     before = time.perf_counter()
-    assert interrupted(lambda: time.perf_counter() > before + 3, "demos/maml_gridworld.py") == (130, "interrupted\n")
+    assert interrupted(lambda: time.perf_counter() > before + 3, "demos/maml_gridworld.py") == (
+        130,
+        "interrupted\n",
+    )
 
 
 def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
     """Mistake 12: no test task may be one that training or tuning saw; and each stage of training starts from the last one's θ."""
-    keys, real, seen = [], np.random.default_rng, []
+    keys = []
+    real = np.random.default_rng
+    seen = []
     monkeypatch.setattr(np.random, "default_rng", lambda key=None: (keys.append(key), real(key))[1])
     settings = dict(units=4, memory=2, trials=8, iterations=1, minibatches=1, step_size=1e-9)
 
@@ -338,7 +507,9 @@ def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
 
     def train(stages):
         return common.train_rl2(tasks, 3, settings | dict(then=[{}] * stages), 5)[1]
-    one, three = train(0), train(2)
+
+    one = train(0)
+    three = train(2)
     np.testing.assert_allclose(one, three, atol=1e-6)
     training = {key[:2] for key in keys if isinstance(key, tuple)}
     keys.clear()
@@ -346,19 +517,26 @@ def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
     def play(rng, mdps, value):
         seen.append(mdps.expected_rewards.copy())
         return np.full((2, len(mdps)), float(value)) + np.arange(len(mdps)) % 2
-    result = common.measure(tasks, play, (1, 2), lambda mdps: np.ones(len(mdps)), 5, n_tuning=6, n_test=10, chunk=5)
+
+    result = common.measure(
+        tasks, play, (1, 2), lambda mdps: np.ones(len(mdps)), 5, n_tuning=6, n_test=10, chunk=5
+    )
     tuning, test = (key for key in keys if isinstance(key, tuple))
     assert training == {(5, 1)} and tuning == (5, 2) and test == (5, 3)
     assert not set(np.concatenate(seen[:2]).ravel()) & set(np.concatenate(seen[2:]).ravel())
     assert result["value"] == 2 and result["tasks"] == 10 and len(seen) == 4
-    assert result["mean"] == pytest.approx(4.8) and result["sem"] == pytest.approx(np.sqrt(.96 / 10))  # totals 4 and 6: 4, 6, 4, 6, 4 twice
+    assert result["mean"] == pytest.approx(4.8) and result["sem"] == pytest.approx(
+        np.sqrt(0.96 / 10)
+    )  # totals 4 and 6: 4, 6, 4, 6, 4 twice
 
 
 def test_stages_apply_their_changes():
     settings = dict(units=4, memory=2, trials=8, iterations=1, minibatches=1, step_size=1e-9)
-    changed = common.train_rl2(lambda rng, n: independent(rng, n, 2), 3, settings | dict(then=[dict(step_size=.1)]), 5)[1]
+    changed = common.train_rl2(
+        lambda rng, n: independent(rng, n, 2), 3, settings | dict(then=[dict(step_size=0.1)]), 5
+    )[1]
     start = RecurrentPolicy(1, 2, 4).init(np.random.default_rng((5, 1)), memory=2)
-    assert abs(changed - start).max() > .05
+    assert abs(changed - start).max() > 0.05
 
 
 def test_published_tables_are_the_same_in_demos_and_tests():

@@ -5,18 +5,38 @@ from math import prod
 
 import numpy as np
 import pytest
-from helpers import (all_episodes, numerical_gradient, plain_log_pi, plain_return, plain_score, policies, random_tasks, return_of,
-                     tiny_mdp)
+from helpers import (
+    all_episodes,
+    numerical_gradient,
+    plain_log_pi,
+    plain_return,
+    plain_score,
+    policies,
+    random_tasks,
+    return_of,
+    tiny_mdp,
+)
 
-from metarl_np.exact_meta import (adapted_return, adapted_return_gradient, enumerate_adaptations, expected_adapted_return,
-                                  expected_adapted_return_gradient, hessians)
+from metarl_np.exact_meta import (
+    adapted_return,
+    adapted_return_gradient,
+    enumerate_adaptations,
+    expected_adapted_return,
+    expected_adapted_return_gradient,
+    hessians,
+)
 from metarl_np.losses import ESTIMATORS
 from metarl_np.random_mdps import random_mdps
 from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.returns import leave_one_out_baseline, no_baseline
 from metarl_np.updates import FirstOrder, Reinforce
 
-N, S, A, T, ALPHA, GAMMA = 2, 3, 4, 3, .8, .9
+N = 2
+S = 3
+A = 4
+T = 3
+ALPHA = 0.8
+GAMMA = 0.9
 
 
 @pytest.fixture
@@ -32,20 +52,27 @@ def own(theta, i):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_adapted_return_and_its_gradient_against_enumeration_and_finite_differences(tasks, rng, steps):
+def test_adapted_return_and_its_gradient_against_enumeration_and_finite_differences(
+    tasks, rng, steps
+):
     oracles = [plain_return(tasks, i) for i in range(N)]
     for name, policy, theta in policies(rng, N, S, A):
+
         def objective(theta, i):
             for _ in range(steps):
                 theta = theta + ALPHA * oracles[i](policy, theta)[1]
             return oracles[i](policy, theta)[0]
 
         options = dict(step_size=ALPHA, steps=steps)
-        value, g = (f(tasks, policy, theta, **options) for f in (adapted_return, adapted_return_gradient))
-        np.testing.assert_allclose(value, [objective(own(theta, i), i) for i in range(N)], rtol=1e-12, err_msg=name)
+        value, g = (
+            f(tasks, policy, theta, **options) for f in (adapted_return, adapted_return_gradient)
+        )
+        np.testing.assert_allclose(
+            value, [objective(own(theta, i), i) for i in range(N)], rtol=1e-12, err_msg=name
+        )
         slope = [numerical_gradient(lambda x: objective(x, i), own(theta, i)) for i in range(N)]
         np.testing.assert_allclose(g, slope, atol=1e-8, err_msg=name)
-        assert abs(g[0] - g[1]).max() > .01, name
+        assert abs(g[0] - g[1]).max() > 0.01, name
 
 
 def test_its_gradient_is_the_chain_rule_with_the_exact_hessian(tasks, rng):
@@ -61,10 +88,13 @@ def test_its_gradient_is_the_chain_rule_with_the_exact_hessian(tasks, rng):
 
 
 def test_without_a_step_it_is_the_policy_gradient(tasks, rng):
-    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(S, A))
     plain = [plain_return(tasks, i)(policy, theta)[1] for i in range(N)]
     for options in (dict(step_size=ALPHA, steps=0), dict(step_size=0.0)):
-        np.testing.assert_allclose(adapted_return_gradient(tasks, policy, theta, **options), plain, atol=1e-13)
+        np.testing.assert_allclose(
+            adapted_return_gradient(tasks, policy, theta, **options), plain, atol=1e-13
+        )
 
 
 # ---- the Hessian and its parts
@@ -86,7 +116,9 @@ def parts_by_definition(mdps, i, policy, theta):
     P = theta.size
     score = plain_score(policy, theta).reshape(S, -1, P)
     curvature = numerical_gradient(lambda x: plain_score(policy, x), theta).reshape(S, -1, P, P)
-    q_slope = numerical_gradient(lambda x: action_values(mdps, i, policy, x), theta).reshape(T, S, -1, P)
+    q_slope = numerical_gradient(lambda x: action_values(mdps, i, policy, x), theta).reshape(
+        T, S, -1, P
+    )
     h1, h2, h12 = np.zeros((3, P, P))
     for p, path, _ in all_episodes(mdps, i, np.exp(plain_log_pi(policy, theta))):
         for t, (s, a, _) in enumerate(path):
@@ -103,14 +135,21 @@ def test_hessian_and_its_three_parts_are_what_they_are_defined_to_be(rng):
         h = hessians(tasks, policy, theta)
         P = h["H"].shape[-1]
         np.testing.assert_allclose(h["H"], h["H"].transpose(0, 2, 1), atol=1e-14, err_msg=name)
-        np.testing.assert_allclose(h["H"], h["H1"] + h["H2"] + h["H12"] + h["H12"].transpose(0, 2, 1), atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(
+            h["H"],
+            h["H1"] + h["H2"] + h["H12"] + h["H12"].transpose(0, 2, 1),
+            atol=1e-13,
+            err_msg=name,
+        )
         for i in range(N):
             J = plain_return(tasks, i)
             H = numerical_gradient(lambda x: J(policy, x)[1], own(theta, i)).reshape(P, P)
             np.testing.assert_allclose(h["H"][i], H, atol=1e-8, err_msg=name)
             for part, expected in parts_by_definition(tasks, i, policy, own(theta, i)).items():
                 assert abs(expected).max() > 1e-4, (name, part)
-                np.testing.assert_allclose(h[part][i], expected, atol=1e-8, err_msg=f"{name} {part}")
+                np.testing.assert_allclose(
+                    h[part][i], expected, atol=1e-8, err_msg=f"{name} {part}"
+                )
 
 
 # ---- (b): what is trained
@@ -123,16 +162,25 @@ def trained_objective(J, mdps, policy, theta, *, episodes, steps, others):
     """
     if steps == 0:
         return J(policy, theta)[0]
-    score, total = plain_score(policy, theta), 0.0
-    every = [(p, path, [return_of(path[t:], GAMMA) for t in range(mdps.horizon)])  # after its end an episode's return is 0
-             for p, path, _ in all_episodes(mdps, 0, np.exp(plain_log_pi(policy, theta)))]
+    score = plain_score(policy, theta)
+    total = 0.0
+    every = [
+        (
+            p,
+            path,
+            [return_of(path[t:], GAMMA) for t in range(mdps.horizon)],
+        )  # after its end an episode's return is 0
+        for p, path, _ in all_episodes(mdps, 0, np.exp(plain_log_pi(policy, theta)))
+    ]
     for D in product(every, repeat=episodes):
         g = 0.0
         for k, (_, path, returns) in enumerate(D):
             for t, (s, a, _) in enumerate(path):
                 b = others and sum(D[j][2][t] for j in range(episodes) if j != k) / (episodes - 1)
                 g = g + GAMMA**t * (returns[t] - b) * score[s, a] / episodes
-        rest = trained_objective(J, mdps, policy, theta + ALPHA * g, episodes=episodes, steps=steps - 1, others=others)
+        rest = trained_objective(
+            J, mdps, policy, theta + ALPHA * g, episodes=episodes, steps=steps - 1, others=others
+        )
         total += prod(p for p, _, _ in D) * rest
     return total
 
@@ -142,9 +190,16 @@ def assert_agrees_with_loops(mdps, policy, theta, directions, *, others, **size)
     J = plain_return(mdps, 0)
 
     def loops(x):
-        return trained_objective(J, mdps, policy, theta + np.tensordot(x, directions, 1), others=others, **size)
+        return trained_objective(
+            J, mdps, policy, theta + np.tensordot(x, directions, 1), others=others, **size
+        )
 
-    arguments = mdps, policy, theta, Reinforce(ALPHA, leave_one_out_baseline if others else no_baseline)
+    arguments = (
+        mdps,
+        policy,
+        theta,
+        Reinforce(ALPHA, leave_one_out_baseline if others else no_baseline),
+    )
     zero = np.zeros(len(directions))
     assert expected_adapted_return(*arguments, **size) == pytest.approx(loops(zero), rel=1e-12)
     slopes = np.tensordot(directions, expected_adapted_return_gradient(*arguments, **size), 2)
@@ -152,33 +207,62 @@ def assert_agrees_with_loops(mdps, policy, theta, directions, *, others, **size)
     assert abs(slopes).max() > 1e-3
 
 
-POLICIES = pytest.mark.parametrize("policy", [SoftmaxPolicy(3, 2), LogisticPolicy(3)], ids=["softmax", "logistic"])
+POLICIES = pytest.mark.parametrize(
+    "policy", [SoftmaxPolicy(3, 2), LogisticPolicy(3)], ids=["softmax", "logistic"]
+)
 
 
 @POLICIES
-@pytest.mark.parametrize("steps, episodes, horizon, others", [
-    (1, 1, 3, False), (1, 2, 2, False), (1, 2, 2, True), (2, 1, 2, False)])
-def test_trained_objective_and_its_gradient_against_loops(rng, policy, steps, episodes, horizon, others):
+@pytest.mark.parametrize(
+    "steps, episodes, horizon, others",
+    [(1, 1, 3, False), (1, 2, 2, False), (1, 2, 2, True), (2, 1, 2, False)],
+)
+def test_trained_objective_and_its_gradient_against_loops(
+    rng, policy, steps, episodes, horizon, others
+):
     theta = rng.normal(size=policy.init().shape)
     every_direction = np.eye(theta.size).reshape((-1,) + theta.shape)
-    assert_agrees_with_loops(tiny_mdp(rng, horizon), policy, theta, every_direction, steps=steps, episodes=episodes, others=others)
+    assert_agrees_with_loops(
+        tiny_mdp(rng, horizon),
+        policy,
+        theta,
+        every_direction,
+        steps=steps,
+        episodes=episodes,
+        others=others,
+    )
 
 
 @POLICIES
 @pytest.mark.parametrize("steps, episodes, others", [(3, 1, False), (2, 2, False), (2, 2, True)])
-def test_trained_objective_of_many_histories_against_loops_along_one_direction(rng, policy, steps, episodes, others):
+def test_trained_objective_of_many_histories_against_loops_along_one_direction(
+    rng, policy, steps, episodes, others
+):
     theta = rng.normal(size=policy.init().shape)
     direction = rng.normal(size=(1,) + theta.shape)
-    assert_agrees_with_loops(tiny_mdp(rng, 2, ends=True), policy, theta, direction, steps=steps, episodes=episodes, others=others)
+    assert_agrees_with_loops(
+        tiny_mdp(rng, 2, ends=True),
+        policy,
+        theta,
+        direction,
+        steps=steps,
+        episodes=episodes,
+        others=others,
+    )
 
 
 @POLICIES
 def test_trained_objective_is_smooth_where_there_are_too_many_histories_for_loops(rng, policy):
     """k = 2, K = 2 on 13 episodes, 28,561 histories: the gradient is at least that of the library's own objective."""
-    mdps, theta, inner = tiny_mdp(rng, 2), rng.normal(size=policy.init().shape), Reinforce(ALPHA)
+    mdps = tiny_mdp(rng, 2)
+    theta = rng.normal(size=policy.init().shape)
+    inner = Reinforce(ALPHA)
     size = dict(episodes=2, steps=2)
     direction = rng.normal(size=theta.shape)
-    slope = numerical_gradient(lambda x: expected_adapted_return(mdps, policy, theta + x * direction, inner, **size), np.zeros(()))
+    slope = numerical_gradient(
+        lambda x: expected_adapted_return(mdps, policy, theta + x * direction, inner, **size),
+        np.zeros(()),
+    )
     g = expected_adapted_return_gradient(mdps, policy, theta, inner, **size)
     assert (g * direction).sum() == pytest.approx(float(slope), abs=1e-8)
 
@@ -186,22 +270,50 @@ def test_trained_objective_is_smooth_where_there_are_too_many_histories_for_loop
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_gradient_of_what_is_trained_does_not_depend_on_the_estimator(rng, estimator):
     """All surrogates lead to the same θ', so the objective is one; only naive's second derivative is that of the step."""
-    mdps, policy, theta = tiny_mdp(rng, 2), SoftmaxPolicy(3, 2), rng.normal(size=(3, 2))
-    g, expected = (expected_adapted_return_gradient(mdps, policy, theta, Reinforce(ALPHA, estimator=name), episodes=2, steps=1)
-                   for name in (estimator, "naive"))
+    mdps = tiny_mdp(rng, 2)
+    policy = SoftmaxPolicy(3, 2)
+    theta = rng.normal(size=(3, 2))
+    g, expected = (
+        expected_adapted_return_gradient(
+            mdps, policy, theta, Reinforce(ALPHA, estimator=name), episodes=2, steps=1
+        )
+        for name in (estimator, "naive")
+    )
     np.testing.assert_allclose(g, expected, atol=1e-13)
 
 
-@pytest.mark.parametrize("keywords, message", [
-    (dict(max_datasets=28_560), r"max_datasets: 13 episodes make 13\^4 = 28561 data sets.*28560; lower episodes, steps, .*horizon"),
-    (dict(episodes=40), f"max_datasets.* = {13**80} data sets"),
-    (dict(episodes=0), "episodes.*at least 1"), (dict(steps=0), "steps.*at least 1"), (dict(steps=-1), "steps.*at least 0"),
-    (dict(mdps=random_tasks(np.random.default_rng(0), 2, 3, 2, 2, horizon=2)), "mdps: .*one task.* not of 2"),
-    (dict(theta=np.full((3, 2), np.nan)), "theta"), (dict(theta=np.zeros((4, 2))), "theta"),
-    (dict(inner=Reinforce(ALPHA), episodes=1), "leave-one-out")])
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        (
+            dict(max_datasets=28_560),
+            r"max_datasets: 13 episodes make 13\^4 = 28561 data sets.*28560; lower episodes, steps, .*horizon",
+        ),
+        (dict(episodes=40), f"max_datasets.* = {13**80} data sets"),
+        (dict(episodes=0), "episodes.*at least 1"),
+        (dict(steps=0), "steps.*at least 1"),
+        (dict(steps=-1), "steps.*at least 0"),
+        (
+            dict(mdps=random_tasks(np.random.default_rng(0), 2, 3, 2, 2, horizon=2)),
+            "mdps: .*one task.* not of 2",
+        ),
+        (dict(theta=np.full((3, 2), np.nan)), "theta"),
+        (dict(theta=np.zeros((4, 2))), "theta"),
+        (dict(inner=Reinforce(ALPHA), episodes=1), "leave-one-out"),
+    ],
+)
 def test_what_cannot_be_enumerated_is_refused(rng, keywords, message):
-    arguments = dict(mdps=tiny_mdp(rng, 2), policy=SoftmaxPolicy(3, 2), theta=np.zeros((3, 2)), inner=Reinforce(ALPHA, no_baseline),
-                     episodes=2, steps=2) | keywords
+    arguments = (
+        dict(
+            mdps=tiny_mdp(rng, 2),
+            policy=SoftmaxPolicy(3, 2),
+            theta=np.zeros((3, 2)),
+            inner=Reinforce(ALPHA, no_baseline),
+            episodes=2,
+            steps=2,
+        )
+        | keywords
+    )
     with pytest.raises(ValueError, match=message):
         expected_adapted_return(**arguments)
     if "max_datasets" in keywords:
@@ -211,27 +323,40 @@ def test_what_cannot_be_enumerated_is_refused(rng, keywords, message):
 def test_gaussian_rewards_cannot_be_enumerated():
     noisy = random_mdps(np.random.default_rng(0), 1, 2, 2, horizon=2)
     with pytest.raises(ValueError, match="mdps: reward_noise"):
-        expected_adapted_return(noisy, SoftmaxPolicy(2, 2), np.zeros((2, 2)), Reinforce(1.0), episodes=2)
+        expected_adapted_return(
+            noisy, SoftmaxPolicy(2, 2), np.zeros((2, 2)), Reinforce(1.0), episodes=2
+        )
 
 
 def test_the_trained_gradient_is_that_of_the_inner_update_whatever_its_wrapper():
-    mdps, policy = random_mdps(np.random.default_rng(0), 1, 2, 2, horizon=2, discount=.9, reward_noise=0.0), SoftmaxPolicy(2, 2)
-    plain, wrapped = (expected_adapted_return_gradient(mdps, policy, np.eye(2), inner, episodes=2)
-                      for inner in (Reinforce(1.0), FirstOrder(Reinforce(1.0))))
+    mdps = random_mdps(np.random.default_rng(0), 1, 2, 2, horizon=2, discount=0.9, reward_noise=0.0)
+    policy = SoftmaxPolicy(2, 2)
+    plain, wrapped = (
+        expected_adapted_return_gradient(mdps, policy, np.eye(2), inner, episodes=2)
+        for inner in (Reinforce(1.0), FirstOrder(Reinforce(1.0)))
+    )
     np.testing.assert_array_equal(plain, wrapped)
 
 
 def test_enumerated_histories_are_consistent_with_themselves():
     """The second data set is drawn with the parameters that the first led to; returns carry γᵗ; each episode ends where it ends."""
-    mdps, policy, theta = tiny_mdp(np.random.default_rng(1), 2), SoftmaxPolicy(3, 2), np.random.default_rng(2).normal(size=(3, 2))
-    path, probability = enumerate_adaptations(mdps, policy, theta, Reinforce(1.0, no_baseline), episodes=1, steps=2)
+    mdps = tiny_mdp(np.random.default_rng(1), 2)
+    policy = SoftmaxPolicy(3, 2)
+    theta = np.random.default_rng(2).normal(size=(3, 2))
+    path, probability = enumerate_adaptations(
+        mdps, policy, theta, Reinforce(1.0, no_baseline), episodes=1, steps=2
+    )
     assert probability.sum() == pytest.approx(1, abs=1e-12)
     for j, e in enumerate(path.episodes):
         np.testing.assert_allclose(e.log_pi, policy.log_pi(path.thetas[j]), atol=1e-14)
         for i in range(0, len(probability), 7):
-            assert path.returns[j, i] == pytest.approx(sum(mdps.discount**t * r for t, r in enumerate(e.rewards[:, i, 0])), abs=1e-12)
+            assert path.returns[j, i] == pytest.approx(
+                sum(mdps.discount**t * r for t, r in enumerate(e.rewards[:, i, 0])), abs=1e-12
+            )
             t = e.mask[:, i, 0].sum() - 1
-            s, a, last = e.states[t, i, 0], e.actions[t, i, 0], e.last_states[i, 0]
+            s = e.states[t, i, 0]
+            a = e.actions[t, i, 0]
+            last = e.last_states[i, 0]
             here = (mdps.successors[0, s, a] == last) & (mdps.probabilities[0, s, a] > 0)
             assert (here & np.isclose(mdps.rewards[0, s, a], e.rewards[t, i, 0])).any()
     assert abs(path.thetas[1] - path.thetas[0]).max() > 1e-3

@@ -20,12 +20,14 @@ def case(rng):
 
 def plain(theta, x):
     """The docstring's equations in autograd operations, with their own reading of θ."""
-    parts, place = [], 0
+    parts = []
+    place = 0
     for shape in ((4, 3),) * 3 + ((4, 4),) * 3 + ((4, 1),) * 3 + ((2, 4), (2, 1)):
-        parts.append(anp.reshape(theta[place:place + shape[0] * shape[1]], shape))
+        parts.append(anp.reshape(theta[place : place + shape[0] * shape[1]], shape))
         place += shape[0] * shape[1]
     Wz, Wr, Wc, Uz, Ur, Uc, bz, br, bc, V, v = parts
-    h, y = anp.zeros((4, x.shape[2])), []
+    h = anp.zeros((4, x.shape[2]))
+    y = []
     for x_t in x:
         z = 1 / (1 + anp.exp(-(anp.dot(Wz, x_t) + bz + anp.dot(Uz, h))))
         r = 1 / (1 + anp.exp(-(anp.dot(Wr, x_t) + br + anp.dot(Ur, h))))
@@ -38,11 +40,14 @@ def plain(theta, x):
 def test_one_unit_by_hand():
     """z = r = ½ at zero weights but b_c: h_1 = ½ tanh(b_c), h_2 = ½ h_1 + ½ tanh(b_c + ½ U_c h_1)."""
     net = gru.GRU(1, 1, 1)
-    U_c, b_c = 0.7, 0.3
+    U_c = 0.7
+    b_c = 0.3
     theta = np.array([0, 0, 0, 0, 0, U_c, 0, 0, b_c, 2.0, 0.1])
     h1 = 0.5 * np.tanh(b_c)
     h2 = 0.5 * h1 + 0.5 * np.tanh(b_c + 0.5 * U_c * h1)
-    np.testing.assert_allclose(gru.unroll(net, theta, np.ones((2, 1, 1))).ravel(), [2 * h1 + 0.1, 2 * h2 + 0.1], rtol=1e-14)
+    np.testing.assert_allclose(
+        gru.unroll(net, theta, np.ones((2, 1, 1))).ravel(), [2 * h1 + 0.1, 2 * h2 + 0.1], rtol=1e-14
+    )
 
 
 def test_forward_is_the_plain_cell(case):
@@ -54,7 +59,9 @@ def test_lanes_do_not_meet(case):
     theta, x, _ = case
     y = gru.unroll(NET, theta, x)
     for lane in range(x.shape[2]):
-        np.testing.assert_allclose(gru.unroll(NET, theta, x[..., lane:lane + 1])[..., 0], y[..., lane], atol=1e-14)
+        np.testing.assert_allclose(
+            gru.unroll(NET, theta, x[..., lane : lane + 1])[..., 0], y[..., lane], atol=1e-14
+        )
 
 
 def test_gradient_is_that_of_the_plain_cell(case):
@@ -66,9 +73,13 @@ def test_gradient_is_that_of_the_plain_cell(case):
 def test_gradient_by_finite_differences(case):
     theta, x, g = case
     y, trace = gru.forward(NET, theta, x)
-    ours, step = gru.backward(NET, theta, x, trace, g), 1e-6
+    ours = gru.backward(NET, theta, x, trace, g)
+    step = 1e-6
     for i, e in enumerate(np.eye(NET.size)):
-        slope = ((gru.forward(NET, theta + step * e, x)[0] - gru.forward(NET, theta - step * e, x)[0]) * g).sum() / (2 * step)
+        slope = (
+            (gru.forward(NET, theta + step * e, x)[0] - gru.forward(NET, theta - step * e, x)[0])
+            * g
+        ).sum() / (2 * step)
         assert abs(ours[i] - slope) < 1e-7 * max(1, abs(slope)), i
 
 
@@ -84,26 +95,33 @@ def test_backpropagation_goes_through_all_of_time(case):
     trace = gru.forward(NET, theta, x)[1]
     whole = gru.backward(NET, theta, x, trace, g)
     h = trace[0]
-    one_step = grad(lambda th: anp.sum(last_step(th, x[-1], h[-2]) * g[-1]))(theta)  # h_{T−1} taken as a constant
+    one_step = grad(lambda th: anp.sum(last_step(th, x[-1], h[-2]) * g[-1]))(
+        theta
+    )  # h_{T−1} taken as a constant
     assert abs(whole - one_step).max() > 0.1 * abs(whole).max()
 
 
 def last_step(theta, x, h):
     W, U, b, V, v = (theta[a:b] for a, b in zip((0, 36, 84, 96, 104), (36, 84, 96, 104, 106)))
-    a, u = anp.dot(W.reshape(12, 3), x) + b.reshape(12, 1), anp.dot(U.reshape(12, 4), h)
-    z, r = 1 / (1 + anp.exp(-a[:4] - u[:4])), 1 / (1 + anp.exp(-a[4:8] - u[4:8]))
+    a = anp.dot(W.reshape(12, 3), x) + b.reshape(12, 1)
+    u = anp.dot(U.reshape(12, 4), h)
+    z = 1 / (1 + anp.exp(-a[:4] - u[:4]))
+    r = 1 / (1 + anp.exp(-a[4:8] - u[4:8]))
     h = z * h + (1 - z) * anp.tanh(a[8:] + r * u[8:])
     return anp.dot(V.reshape(2, 4), h) + v.reshape(2, 1)
 
 
 def test_float32_stays_float32_and_is_close(case):
     theta, x, g = case
-    low, high = theta.astype(np.float32), theta.astype(np.float32).astype(float)
+    low = theta.astype(np.float32)
+    high = theta.astype(np.float32).astype(float)
     y, trace = gru.forward(NET, low, x.astype(np.float32))
     d = gru.backward(NET, low, x.astype(np.float32), trace, g.astype(np.float32))
     assert y.dtype == d.dtype == np.float32
     np.testing.assert_allclose(y, gru.unroll(NET, high, x), atol=1e-5)
-    np.testing.assert_allclose(d, gru.backward(NET, high, x, gru.forward(NET, high, x)[1], g), atol=1e-4)
+    np.testing.assert_allclose(
+        d, gru.backward(NET, high, x, gru.forward(NET, high, x)[1], g), atol=1e-4
+    )
 
 
 def test_gates_do_not_overflow():
@@ -111,7 +129,15 @@ def test_gates_do_not_overflow():
     for sign in (1, -1):
         y, trace = gru.forward(NET, sign * theta, np.ones((3, 3, 2), np.float32))
         assert np.isfinite(y).all()
-        assert np.isfinite(gru.backward(NET, sign * theta, np.ones((3, 3, 2), np.float32), trace, np.ones((3, 2, 2), np.float32))).all()
+        assert np.isfinite(
+            gru.backward(
+                NET,
+                sign * theta,
+                np.ones((3, 3, 2), np.float32),
+                trace,
+                np.ones((3, 2, 2), np.float32),
+            )
+        ).all()
 
 
 def test_the_start(rng):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from autograd import grad
 from autograd.test_util import check_grads
-from helpers import all_episodes, numerical_gradient, plain_log_pi, policies, random_tasks, return_of
+from helpers import (
+    all_episodes,
+    numerical_gradient,
+    plain_log_pi,
+    policies,
+    random_tasks,
+    return_of,
+)
 
 from metarl_np.exact import expected_return, optimal_return, policy_gradient_table
 from metarl_np.gridworld import GridWorld
@@ -17,7 +24,10 @@ from metarl_np.returns import no_baseline
 from metarl_np.rollouts import rollout
 from metarl_np.updates import PPO, FirstOrder, Reinforce, reinforce_table
 
-N, S, A, ALPHA = 3, 4, 4, .7
+N = 3
+S = 4
+A = 4
+ALPHA = 0.7
 INNER = Reinforce(ALPHA)
 
 
@@ -25,14 +35,19 @@ def meta_objective(policy, theta, support, query, alpha):
     """The library's objective on given tables, its mean over tasks; θ shared or per task."""
     theta = theta + np.zeros((N, 1, 1))
     path = Adaptation([theta], [None] * len(support), support, None, query)
-    return maml.meta_objective(policy, theta, path, Reinforce(alpha), lambda x: reinforce_folded(policy.log_pi(x), query)).mean()
+    return maml.meta_objective(
+        policy, theta, path, Reinforce(alpha), lambda x: reinforce_folded(policy.log_pi(x), query)
+    ).mean()
 
 
 def meta_gradient(policy, theta, support, query, alpha, estimator="naive"):
-    inner, thetas = Reinforce(alpha, estimator=estimator), [theta + np.zeros((len(query), 1, 1))]
+    inner = Reinforce(alpha, estimator=estimator)
+    thetas = [theta + np.zeros((len(query), 1, 1))]
     for table in support:
         thetas.append(inner(policy, thetas[-1], table))
-    return maml.meta_gradient(policy, Adaptation(thetas, [None] * len(thetas), support, None, query), inner).mean(0)
+    return maml.meta_gradient(
+        policy, Adaptation(thetas, [None] * len(thetas), support, None, query), inner
+    ).mean(0)
 
 
 def first_order_gradient(*arguments):
@@ -40,7 +55,9 @@ def first_order_gradient(*arguments):
 
 
 def shared(rng, n=N):
-    return [(name, policy, theta) for name, policy, theta in policies(rng, n, S, A) if theta.ndim == 2]
+    return [
+        (name, policy, theta) for name, policy, theta in policies(rng, n, S, A) if theta.ndim == 2
+    ]
 
 
 def tables(rng, k, n=N):
@@ -59,7 +76,9 @@ def chain_rule(policy, theta, support, query, alpha):
     """(I + αH_1)ᵀ … (I + αH_k)ᵀ ∇L(θ_k) of one task, H_j the Hessian of the surrogate Σ W_j log π at θ_{j−1}."""
     jacobians = []
     for table in support:
-        H = numerical_gradient(lambda x: plain_gradient(policy, x, table), theta, 1e-3).reshape(theta.size, theta.size)
+        H = numerical_gradient(lambda x: plain_gradient(policy, x, table), theta, 1e-3).reshape(
+            theta.size, theta.size
+        )
         jacobians.append(np.eye(theta.size) + alpha * H)
         theta = theta + alpha * plain_gradient(policy, theta, table)
     g = plain_gradient(policy, theta, query).ravel()
@@ -76,8 +95,13 @@ def test_meta_gradient_is_the_chain_rule_and_the_slope_of_the_objective(rng, k):
     support, query = tables(rng, k)
     for name, policy, theta in shared(rng):
         g = meta_gradient(policy, theta, support, query, ALPHA)
-        by_hand = np.mean([chain_rule(policy, theta, [w[i] for w in support], query[i], ALPHA) for i in range(N)], 0)
-        slope = numerical_gradient(lambda x: meta_objective(policy, x, support, query, ALPHA), theta)
+        by_hand = np.mean(
+            [chain_rule(policy, theta, [w[i] for w in support], query[i], ALPHA) for i in range(N)],
+            0,
+        )
+        slope = numerical_gradient(
+            lambda x: meta_objective(policy, x, support, query, ALPHA), theta
+        )
         np.testing.assert_allclose(g, by_hand, atol=1e-5, err_msg=name)
         np.testing.assert_allclose(g, slope, atol=1e-8, err_msg=name)
 
@@ -92,33 +116,45 @@ def test_objective_is_the_mean_over_tasks_of_the_adapted_surrogate(rng, k):
             for w in support:
                 adapted = adapted + ALPHA * plain_gradient(policy, adapted, w[i])
             total += (plain_log_pi(policy, adapted) * query[i]).sum()
-        assert meta_objective(policy, theta, support, query, ALPHA) == pytest.approx(total / N, abs=1e-6), name
+        assert meta_objective(policy, theta, support, query, ALPHA) == pytest.approx(
+            total / N, abs=1e-6
+        ), name
 
 
 @pytest.mark.parametrize("estimator", ["first_order", "naive", "lvc"])
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_the_closed_form_is_what_autograd_finds(rng, estimator, k):
     """Of every policy of the family, with task parameters too; an exact query and the score are autograd's."""
-    mdps, inner = random_tasks(rng, N, S, A, 2, horizon=4), Reinforce(ALPHA, estimator=estimator)
+    mdps = random_tasks(rng, N, S, A, 2, horizon=4)
+    inner = Reinforce(ALPHA, estimator=estimator)
     actors = [policy for _, policy, _ in policies(rng, N, S, A)]
     for policy in actors + [ActorCritic(actors[0])]:
         theta = rng.normal(size=(N,) + policy.shape)
         path = adapt(rng, mdps, policy, theta, inner, steps=k, episodes=5)
         assert closed_form(policy, inner)
-        by_autograd = maml.meta_gradient(policy, path, inner, outer=lambda th: reinforce_folded(policy.log_pi(th), path.query))
+        by_autograd = maml.meta_gradient(
+            policy, path, inner, outer=lambda th: reinforce_folded(policy.log_pi(th), path.query)
+        )
         np.testing.assert_allclose(maml.meta_gradient(policy, path, inner), by_autograd, atol=1e-13)
 
 
 def test_an_outer_objective_of_ones_own_is_the_one_that_is_differentiated(rng):
     """The exact J at the adapted parameters, of an inner step that has a closed form: by finite differences through both steps."""
-    mdps, policy, theta = random_tasks(rng, N, S, A, 2, horizon=4), SoftmaxPolicy(S, A), rng.normal(size=(N, S, A))
+    mdps = random_tasks(rng, N, S, A, 2, horizon=4)
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(N, S, A))
     path = adapt(rng, mdps, policy, theta, INNER, steps=2, episodes=5)
 
     def after(theta):
         for data in path.data:
-            theta = theta + ALPHA * np.array([plain_gradient(policy, x, w) for x, w in zip(theta, data)])
+            theta = theta + ALPHA * np.array(
+                [plain_gradient(policy, x, w) for x, w in zip(theta, data)]
+            )
         return expected_return(mdps, policy.log_pi(theta)).sum()
-    g = maml.meta_gradient(policy, path, INNER, outer=lambda th: expected_return(mdps, policy.log_pi(th)))
+
+    g = maml.meta_gradient(
+        policy, path, INNER, outer=lambda th: expected_return(mdps, policy.log_pi(th))
+    )
     np.testing.assert_allclose(g, numerical_gradient(after, theta, 1e-3), atol=1e-5)
     assert abs(g - maml.meta_gradient(policy, path, INNER)).max() > 1e-2
 
@@ -127,23 +163,43 @@ def test_what_has_no_closed_form_goes_by_autograd(rng):
     class Wrapped:  # a user's policy: the same π, but nothing says that it is linear in θ
         log_pi = staticmethod(SoftmaxPolicy(S, A).log_pi)
         weighted_score = staticmethod(SoftmaxPolicy(S, A).weighted_score)
-    mdps, theta, softmax = random_tasks(rng, N, S, A, 2, horizon=4), rng.normal(size=(S, A)), SoftmaxPolicy(S, A)
+
+    mdps = random_tasks(rng, N, S, A, 2, horizon=4)
+    theta = rng.normal(size=(S, A))
+    softmax = SoftmaxPolicy(S, A)
     path = adapt(rng, mdps, softmax, theta, INNER, steps=2, episodes=5)
 
     class Halved(Reinforce):  # a user's step that is no longer REINFORCE's
         def __call__(self, policy, theta, data):
             return theta + (super().__call__(policy, theta, data) - theta) / 2
-    np.testing.assert_allclose(maml.meta_gradient(softmax, path, Halved(2 * ALPHA)), maml.meta_gradient(softmax, path, INNER), atol=1e-13)
-    for inner in (Halved(1.0), Reinforce(1.0, estimator="dice"), Reinforce(1.0, estimator="loaded_dice"), FirstOrder(INNER), PPO(1.0)):
+
+    np.testing.assert_allclose(
+        maml.meta_gradient(softmax, path, Halved(2 * ALPHA)),
+        maml.meta_gradient(softmax, path, INNER),
+        atol=1e-13,
+    )
+    for inner in (
+        Halved(1.0),
+        Reinforce(1.0, estimator="dice"),
+        Reinforce(1.0, estimator="loaded_dice"),
+        FirstOrder(INNER),
+        PPO(1.0),
+    ):
         assert not closed_form(softmax, inner)
     assert closed_form(softmax, INNER) and not closed_form(Wrapped(), INNER)
-    np.testing.assert_allclose(maml.meta_gradient(Wrapped(), path, INNER), maml.meta_gradient(softmax, path, INNER), atol=1e-13)
+    np.testing.assert_allclose(
+        maml.meta_gradient(Wrapped(), path, INNER),
+        maml.meta_gradient(softmax, path, INNER),
+        atol=1e-13,
+    )
 
 
 def test_objective_to_second_order(rng):
     support, query = tables(rng, 2)
     for _, policy, theta in shared(rng):
-        check_grads(lambda x: meta_objective(policy, x, support, query, ALPHA), modes=["rev"], order=2)(theta)
+        check_grads(
+            lambda x: meta_objective(policy, x, support, query, ALPHA), modes=["rev"], order=2
+        )(theta)
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -163,12 +219,18 @@ def test_first_order_gradient_is_the_mean_gradient_at_the_adapted_parameters(rng
 
 
 @pytest.mark.parametrize("gradient", [meta_gradient, first_order_gradient])
-def test_without_inner_steps_or_with_steps_of_size_zero_it_is_the_multi_task_policy_gradient(rng, gradient):
+def test_without_inner_steps_or_with_steps_of_size_zero_it_is_the_multi_task_policy_gradient(
+    rng, gradient
+):
     support, query = tables(rng, 2)
     for name, policy, theta in shared(rng):
         plain = np.mean([plain_gradient(policy, theta, query[i]) for i in range(N)], 0)
-        np.testing.assert_allclose(gradient(policy, theta, support, query, 0.0), plain, atol=1e-7, err_msg=name)
-        np.testing.assert_allclose(gradient(policy, theta, [], query, ALPHA), plain, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(
+            gradient(policy, theta, support, query, 0.0), plain, atol=1e-7, err_msg=name
+        )
+        np.testing.assert_allclose(
+            gradient(policy, theta, [], query, ALPHA), plain, atol=1e-7, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("gradient", [meta_gradient, first_order_gradient])
@@ -180,24 +242,37 @@ def test_the_order_of_the_tasks_does_not_matter_but_their_data_does(rng, gradien
         permuted = gradient(policy, theta, [w[order] for w in support], query[order], ALPHA)
         np.testing.assert_allclose(permuted, g, atol=1e-13, err_msg=name)
         assert abs(gradient(policy, theta, support, query[order], ALPHA) - g).max() > 1e-3
-        alone = [gradient(policy, theta, [w[[i]] for w in support], query[[i]], ALPHA) for i in range(N)]
+        alone = [
+            gradient(policy, theta, [w[[i]] for w in support], query[[i]], ALPHA) for i in range(N)
+        ]
         np.testing.assert_allclose(np.mean(alone, 0), g, atol=1e-13, err_msg=name)
         own = np.stack([theta] * N)  # a θ of its own per task: each gets its own part
-        np.testing.assert_allclose(grad(meta_objective, 1)(policy, own, support, query, ALPHA).sum(0),
-                                   meta_gradient(policy, theta, support, query, ALPHA), atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(
+            grad(meta_objective, 1)(policy, own, support, query, ALPHA).sum(0),
+            meta_gradient(policy, theta, support, query, ALPHA),
+            atol=1e-13,
+            err_msg=name,
+        )
 
 
 def test_with_exact_tables_it_is_the_gradient_of_the_adapted_return_at_fixed_data(rng):
     """Query W = the theorem's table at the adapted θ_i: ∇ of J(U(θ, D)) at fixed D, by finite differences of the exact return."""
-    mdps = random_tasks(rng, N, S, A, 2, horizon=4, discount=.8)
+    mdps = random_tasks(rng, N, S, A, 2, horizon=4, discount=0.8)
     support, _ = tables(rng, 1)
     for name, policy, theta in shared(rng):
+
         def adapted(theta):
-            return np.stack([theta + ALPHA * plain_gradient(policy, theta, support[0][i]) for i in range(N)])
+            return np.stack(
+                [theta + ALPHA * plain_gradient(policy, theta, support[0][i]) for i in range(N)]
+            )
 
         query = policy_gradient_table(mdps, policy.log_pi(adapted(theta)))
-        slope = numerical_gradient(lambda x: expected_return(mdps, policy.log_pi(adapted(x))).mean(), theta)
-        np.testing.assert_allclose(meta_gradient(policy, theta, support, query, ALPHA), slope, atol=1e-6, err_msg=name)
+        slope = numerical_gradient(
+            lambda x: expected_return(mdps, policy.log_pi(adapted(x))).mean(), theta
+        )
+        np.testing.assert_allclose(
+            meta_gradient(policy, theta, support, query, ALPHA), slope, atol=1e-6, err_msg=name
+        )
 
 
 # ---- adapt
@@ -205,34 +280,47 @@ def test_with_exact_tables_it_is_the_gradient_of_the_adapted_return_at_fixed_dat
 
 @pytest.fixture
 def tasks(rng):
-    return random_tasks(rng, N, S, A, 2, horizon=4, discount=.8)
+    return random_tasks(rng, N, S, A, 2, horizon=4, discount=0.8)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_adapt_goes_up_its_own_tables(tasks, rng, steps):
     for name, policy, theta in policies(rng, N, S, A):
         path = adapt(rng, tasks, policy, theta, INNER, steps=steps, episodes=5)
-        assert len(path.thetas) == len(path.episodes) == len(path.returns) == len(path.data) + 1 == steps + 1
+        assert (
+            len(path.thetas)
+            == len(path.episodes)
+            == len(path.returns)
+            == len(path.data) + 1
+            == steps + 1
+        )
         assert path.returns.shape == (steps + 1, N) and path.query.shape == (N, S, A)
         assert path.thetas[0].shape == (N,) + theta.shape[-2:] and (path.thetas[0] == theta).all()
         tables = [*path.data, path.query]
         for j in range(steps):
             for i in range(N):
-                expected = path.thetas[j][i] + ALPHA * plain_gradient(policy, path.thetas[j][i], tables[j][i])
+                expected = path.thetas[j][i] + ALPHA * plain_gradient(
+                    policy, path.thetas[j][i], tables[j][i]
+                )
                 np.testing.assert_allclose(path.thetas[j + 1][i], expected, atol=1e-6, err_msg=name)
         assert all((tables[j] != tables[j + 1]).any() for j in range(steps))
 
 
 def test_adapt_samples_with_the_adapted_policies(tasks, rng):
     """Replayed by hand from the same seed: k + 1 rollouts, each with the θ_i of its step."""
-    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(S, A))
     path = adapt(np.random.default_rng(5), tasks, policy, theta, INNER, steps=2, episodes=6)
     replay = np.random.default_rng(5)
     for j in range(3):
-        e = rollout(replay, tasks, np.array([plain_log_pi(policy, path.thetas[j][i]) for i in range(N)]), 6)
-        np.testing.assert_allclose([*path.data, path.query][j], reinforce_table(tasks, e), atol=1e-12)
+        e = rollout(
+            replay, tasks, np.array([plain_log_pi(policy, path.thetas[j][i]) for i in range(N)]), 6
+        )
+        np.testing.assert_allclose(
+            [*path.data, path.query][j], reinforce_table(tasks, e), atol=1e-12
+        )
         for i in range(N):
-            mean = sum(.8**t * float(e.rewards[t, i, k]) for t in range(4) for k in range(6)) / 6
+            mean = sum(0.8**t * float(e.rewards[t, i, k]) for t in range(4) for k in range(6)) / 6
             assert path.returns[j, i] == pytest.approx(mean, abs=1e-12)
 
 
@@ -248,30 +336,48 @@ def test_adapt_uses_the_baseline_it_is_given(tasks, rng):
 
 
 def test_adapt_same_seed_same_bits_and_its_theta_is_left_alone(tasks, rng):
-    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(S, A))
     before = theta.copy()
-    a, b, c = (adapt(np.random.default_rng(seed), tasks, policy, theta, INNER, steps=2, episodes=4)
-               for seed in (1, 1, 2))
+    a, b, c = (
+        adapt(np.random.default_rng(seed), tasks, policy, theta, INNER, steps=2, episodes=4)
+        for seed in (1, 1, 2)
+    )
     assert (theta == before).all()
-    assert (a.returns == b.returns).all() and all((x == y).all() for x, y in zip(a.thetas, b.thetas))
+    assert (a.returns == b.returns).all() and all(
+        (x == y).all() for x, y in zip(a.thetas, b.thetas)
+    )
     assert (a.returns != c.returns).any()
 
 
 def test_sampled_returns_are_the_exact_ones_within_four_standard_errors(tasks, rng):
-    policy, theta, episodes = SoftmaxPolicy(S, A), rng.normal(size=(S, A)), 20_000
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(S, A))
+    episodes = 20_000
     path = adapt(rng, tasks, policy, theta, INNER, steps=2, episodes=episodes)
     for j in range(3):
         log_pi = policy.log_pi(path.thetas[j])
         exact = expected_return(tasks, log_pi)
         for i in range(N):
-            second = sum(p * return_of(steps, .8)**2 for p, steps, _ in all_episodes(tasks, i, np.exp(log_pi[i])))
-            assert abs(path.returns[j, i] - exact[i]) < 4 * np.sqrt((second - exact[i]**2) / episodes)
-    assert (np.diff(path.returns.mean(1)) > .02).all()
+            second = sum(
+                p * return_of(steps, 0.8) ** 2
+                for p, steps, _ in all_episodes(tasks, i, np.exp(log_pi[i]))
+            )
+            assert abs(path.returns[j, i] - exact[i]) < 4 * np.sqrt(
+                (second - exact[i] ** 2) / episodes
+            )
+    assert (np.diff(path.returns.mean(1)) > 0.02).all()
 
 
 def test_adapt_with_many_episodes_follows_the_exact_gradient(tasks, rng):
-    policy, theta = LogisticPolicy(S, 2), rng.normal(size=(S, 2))
-    g = np.array([policy.weighted_score(theta, w) for w in policy_gradient_table(tasks, policy.log_pi(theta))])
+    policy = LogisticPolicy(S, 2)
+    theta = rng.normal(size=(S, 2))
+    g = np.array(
+        [
+            policy.weighted_score(theta, w)
+            for w in policy_gradient_table(tasks, policy.log_pi(theta))
+        ]
+    )
     paths = [adapt(rng, tasks, policy, theta, INNER, steps=1, episodes=2000) for _ in range(30)]
     steps = np.array([path.thetas[1] - theta for path in paths])
     error = np.maximum(steps.std(0, ddof=1) / np.sqrt(30), 1e-12)
@@ -279,11 +385,18 @@ def test_adapt_with_many_episodes_follows_the_exact_gradient(tasks, rng):
     assert abs(ALPHA * g / error).max() > 30  # what is tested is not zero
 
 
-@pytest.mark.parametrize("keywords, message", [
-    (dict(steps=-1), "steps"),
-    (dict(episodes=0), "episodes"), (dict(episodes=-2), "episodes"), (dict(theta=np.full((S, A), np.nan)), "theta"),
-    (dict(theta=np.where(np.arange(S * A).reshape(S, A) == 3, np.inf, 0)), "theta"),
-    (dict(theta=np.zeros((S + 1, A))), "theta"), (dict(theta=np.zeros((S, A + 1))), "theta")])
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        (dict(steps=-1), "steps"),
+        (dict(episodes=0), "episodes"),
+        (dict(episodes=-2), "episodes"),
+        (dict(theta=np.full((S, A), np.nan)), "theta"),
+        (dict(theta=np.where(np.arange(S * A).reshape(S, A) == 3, np.inf, 0)), "theta"),
+        (dict(theta=np.zeros((S + 1, A))), "theta"),
+        (dict(theta=np.zeros((S, A + 1))), "theta"),
+    ],
+)
 def test_bad_input_is_named_before_anything_is_sampled(tasks, keywords, message):
     rng = np.random.default_rng(0)
     arguments = dict(theta=np.zeros((S, A)), inner=INNER, steps=1, episodes=4) | keywords
@@ -298,9 +411,21 @@ def test_bad_input_is_named_before_anything_is_sampled(tasks, keywords, message)
 @pytest.mark.parametrize("estimator", ["naive", "first_order"])
 @pytest.mark.parametrize("k", [0, 2])
 def test_an_iteration_is_one_ascent_step_on_the_adapted_data(tasks, rng, estimator, k):
-    policy, theta, beta = SoftmaxPolicy(S, A), rng.normal(size=(S, A)), .05
-    run = train(np.random.default_rng(8), lambda rng: tasks, policy, theta, Reinforce(ALPHA, estimator=estimator),
-                iterations=2, steps=k, episodes=6, step_size=beta, optimiser=ascent)
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(S, A))
+    beta = 0.05
+    run = train(
+        np.random.default_rng(8),
+        lambda rng: tasks,
+        policy,
+        theta,
+        Reinforce(ALPHA, estimator=estimator),
+        iterations=2,
+        steps=k,
+        episodes=6,
+        step_size=beta,
+        optimiser=ascent,
+    )
     replay = np.random.default_rng(8)
     for iteration, record in enumerate(run):
         path = adapt(replay, tasks, policy, theta, INNER, steps=k, episodes=6)
@@ -314,24 +439,42 @@ def test_an_iteration_is_one_ascent_step_on_the_adapted_data(tasks, rng, estimat
 
 
 def test_train_with_the_score_uses_the_query_returns_of_the_other_tasks(tasks, rng):
-    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
-    record = next(train(np.random.default_rng(8), lambda rng: tasks, policy, theta, INNER, iterations=1, steps=2, episodes=6,
-                        step_size=.05, optimiser=ascent, score=True))
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(S, A))
+    record = next(
+        train(
+            np.random.default_rng(8),
+            lambda rng: tasks,
+            policy,
+            theta,
+            INNER,
+            iterations=1,
+            steps=2,
+            episodes=6,
+            step_size=0.05,
+            optimiser=ascent,
+            score=True,
+        )
+    )
     path = adapt(np.random.default_rng(8), tasks, policy, theta, INNER, steps=2, episodes=6)
     j = path.returns[-1]
     factor = np.array([j[i] - np.delete(j, i).mean() for i in range(N)])
     g = maml.meta_gradient(policy, path, INNER, score=factor).mean(0)
-    np.testing.assert_allclose(record.theta, theta + .05 * g, atol=1e-14)
+    np.testing.assert_allclose(record.theta, theta + 0.05 * g, atol=1e-14)
     assert abs(g - maml.meta_gradient(policy, path, INNER).mean(0)).max() > 1e-2
 
 
 def test_replay_follows_recorded_episodes_and_refuses_those_of_others(tasks, rng):
-    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(S, A))
     path = adapt(rng, tasks, policy, theta, INNER, steps=2, episodes=6)
     again = maml.replay(tasks, policy, theta, INNER, path.episodes)
-    assert all((x == y).all() for x, y in zip(path.thetas, again.thetas)) and (path.query == again.query).all()
+    assert (
+        all((x == y).all() for x, y in zip(path.thetas, again.thetas))
+        and (path.query == again.query).all()
+    )
     with pytest.raises(ValueError, match=r"episodes\[0\].*do not belong"):
-        maml.replay(tasks, policy, theta + .1 * rng.normal(size=(S, A)), INNER, path.episodes)
+        maml.replay(tasks, policy, theta + 0.1 * rng.normal(size=(S, A)), INNER, path.episodes)
     with pytest.raises(ValueError, match=r"episodes\[1\].*do not belong"):
         maml.replay(tasks, policy, theta, Reinforce(2 * ALPHA), path.episodes)
     with pytest.raises(ValueError, match=r"episodes\[0\]: 3 tasks"):
@@ -341,46 +484,91 @@ def test_replay_follows_recorded_episodes_and_refuses_those_of_others(tasks, rng
 
 
 def test_multi_task_training_ascends_the_mean_return_of_the_tasks(tasks, rng):
-    policy, theta = SoftmaxPolicy(S, A), rng.normal(size=(S, A))
-    record = next(maml.train_multi_task(np.random.default_rng(8), lambda rng: tasks, policy, theta, iterations=1, episodes=6,
-                                        step_size=.05, optimiser=ascent))
-    table = reinforce_table(tasks, rollout(np.random.default_rng(8), tasks, policy.log_pi(theta), 6))
+    policy = SoftmaxPolicy(S, A)
+    theta = rng.normal(size=(S, A))
+    record = next(
+        maml.train_multi_task(
+            np.random.default_rng(8),
+            lambda rng: tasks,
+            policy,
+            theta,
+            iterations=1,
+            episodes=6,
+            step_size=0.05,
+            optimiser=ascent,
+        )
+    )
+    table = reinforce_table(
+        tasks, rollout(np.random.default_rng(8), tasks, policy.log_pi(theta), 6)
+    )
     g = np.mean([plain_gradient(policy, theta, table[i]) for i in range(N)], 0)
-    np.testing.assert_allclose(record.theta, theta + .05 * g, atol=1e-7)
+    np.testing.assert_allclose(record.theta, theta + 0.05 * g, atol=1e-7)
     assert record.returns.shape == (1,)
 
 
-@pytest.mark.parametrize("change, name", [(dict(theta=np.zeros((N, S, A))), "theta"), (dict(step_size=np.nan), "step_size")])
+@pytest.mark.parametrize(
+    "change, name",
+    [(dict(theta=np.zeros((N, S, A))), "theta"), (dict(step_size=np.nan), "step_size")],
+)
 def test_train_refuses_what_would_come_out_as_nonsense(tasks, change, name):
-    arguments = dict(theta=np.zeros((S, A)), iterations=1, episodes=4, step_size=.05) | change
+    arguments = dict(theta=np.zeros((S, A)), iterations=1, episodes=4, step_size=0.05) | change
     with pytest.raises(ValueError, match=name):
-        next(maml.train_multi_task(np.random.default_rng(0), lambda rng: tasks, SoftmaxPolicy(S, A), **arguments))
+        next(
+            maml.train_multi_task(
+                np.random.default_rng(0), lambda rng: tasks, SoftmaxPolicy(S, A), **arguments
+            )
+        )
 
 
 def test_adam_keeps_its_state_from_one_iteration_to_the_next(tasks):
-    policy, seen = SoftmaxPolicy(S, A), []
+    policy = SoftmaxPolicy(S, A)
+    seen = []
 
     def spy(theta, gradient, state, *, step_size):
         seen.append((state, step_size))
         return adam(theta, gradient, state, step_size=step_size)
 
-    records = list(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), INNER, iterations=3, steps=1,
-                         episodes=4, step_size=.05, optimiser=spy))
-    assert seen[0] == (None, .05) and [state[2] for state, _ in seen[1:]] == [1, 2]
-    assert [record.state[2] for record in records] == [1, 2, 3] and all(r.state is s for r, (s, _) in zip(records, seen[1:]))
+    records = list(
+        train(
+            np.random.default_rng(0),
+            lambda rng: tasks,
+            policy,
+            policy.init(),
+            INNER,
+            iterations=3,
+            steps=1,
+            episodes=4,
+            step_size=0.05,
+            optimiser=spy,
+        )
+    )
+    assert seen[0] == (None, 0.05) and [state[2] for state, _ in seen[1:]] == [1, 2]
+    assert [record.state[2] for record in records] == [1, 2, 3] and all(
+        r.state is s for r, (s, _) in zip(records, seen[1:])
+    )
 
 
 def test_train_is_lazy_reproducible_and_draws_new_tasks_each_iteration(rng):
     pool = random_tasks(rng, 6, S, A, 2, horizon=4)
-    policy, drawn = SoftmaxPolicy(S, A), []
+    policy = SoftmaxPolicy(S, A)
+    drawn = []
 
     def sample_tasks(rng):
         drawn.append(rng.integers(6, size=N))
         return pool[drawn[-1]]
 
     def run(seed):
-        return train(np.random.default_rng(seed), sample_tasks, policy, policy.init(), INNER, iterations=10**9, steps=1,
-                     episodes=4, step_size=.05)
+        return train(
+            np.random.default_rng(seed),
+            sample_tasks,
+            policy,
+            policy.init(),
+            INNER,
+            iterations=10**9,
+            steps=1,
+            episodes=4,
+            step_size=0.05,
+        )
 
     endless = run(3)
     assert not drawn
@@ -393,25 +581,58 @@ def test_train_is_lazy_reproducible_and_draws_new_tasks_each_iteration(rng):
 
 def test_train_refuses_bad_input(tasks):
     policy = SoftmaxPolicy(S, A)
-    good = dict(inner=INNER, iterations=1, steps=1, episodes=4, step_size=.05)
-    bad = (dict(episodes=0), "episodes"), (dict(steps=-1), "steps"), (dict(first=2), "first"), (dict(first=-1), "first")
+    good = dict(inner=INNER, iterations=1, steps=1, episodes=4, step_size=0.05)
+    bad = (
+        (dict(episodes=0), "episodes"),
+        (dict(steps=-1), "steps"),
+        (dict(first=2), "first"),
+        (dict(first=-1), "first"),
+    )
     for keywords, message in bad:
         with pytest.raises(ValueError, match=message):
-            next(train(np.random.default_rng(0), lambda rng: tasks, policy, policy.init(), **good | keywords))
+            next(
+                train(
+                    np.random.default_rng(0),
+                    lambda rng: tasks,
+                    policy,
+                    policy.init(),
+                    **good | keywords,
+                )
+            )
 
 
 @pytest.mark.parametrize("policy", [SoftmaxPolicy(16, 4), LogisticPolicy(16, 2)])
 def test_meta_training_improves_the_exact_return_after_adaptation(policy):
     """4×4, start in a corner, goals in the three other corners: one step must reach each of them from the same θ."""
-    goals = GridWorld.open(4, 4, discount=.95, horizon=8).mdps(np.array([3, 12, 15]))
+    goals = GridWorld.open(4, 4, discount=0.95, horizon=8).mdps(np.array([3, 12, 15]))
 
     def fractions(theta):
-        path = adapt(np.random.default_rng(1), goals, policy, theta, Reinforce(10.0), steps=1, episodes=40)
-        return [(expected_return(goals, policy.log_pi(x)) / optimal_return(goals)).mean() for x in path.thetas]
+        path = adapt(
+            np.random.default_rng(1), goals, policy, theta, Reinforce(10.0), steps=1, episodes=40
+        )
+        return [
+            (expected_return(goals, policy.log_pi(x)) / optimal_return(goals)).mean()
+            for x in path.thetas
+        ]
 
     batch = goals[np.arange(12) % 3]
-    records = list(train(np.random.default_rng(0), lambda rng: batch, policy, policy.init(), Reinforce(10.0), iterations=150, steps=1,
-                         episodes=20, step_size=.1))
-    (start, after_start), (_, after) = fractions(policy.init()), fractions(records[-1].theta)
-    assert start < .3 and after > .8 and after > after_start + .2
-    assert np.mean([r.returns[1] for r in records[-20:]]) > np.mean([r.returns[1] for r in records[:20]]) + .1
+    records = list(
+        train(
+            np.random.default_rng(0),
+            lambda rng: batch,
+            policy,
+            policy.init(),
+            Reinforce(10.0),
+            iterations=150,
+            steps=1,
+            episodes=20,
+            step_size=0.1,
+        )
+    )
+    start, after_start = fractions(policy.init())
+    _, after = fractions(records[-1].theta)
+    assert start < 0.3 and after > 0.8 and after > after_start + 0.2
+    assert (
+        np.mean([r.returns[1] for r in records[-20:]])
+        > np.mean([r.returns[1] for r in records[:20]]) + 0.1
+    )

@@ -13,16 +13,25 @@ def test_what_they_are(rng):
     assert mdps.start.tolist() == [[1, 0, 0, 0]] * 3
     assert (np.sort(mdps.successors, -1) == np.arange(4)).all()  # from everywhere to everywhere
     assert (mdps.rewards == mdps.rewards[..., :1]).all()  # the mean reward depends on (s, a) only
-    assert len(np.unique(mdps.rewards)) == 3 * 4 * 2 and len(np.unique(mdps.probabilities)) == 3 * 4 * 2 * 4
+    assert (
+        len(np.unique(mdps.rewards)) == 3 * 4 * 2
+        and len(np.unique(mdps.probabilities)) == 3 * 4 * 2 * 4
+    )
 
 
 def test_defaults_are_those_of_the_paper(rng):
     mdps = random_mdps(rng, 2)
-    assert mdps.shape == (2, 10, 5) and (mdps.horizon, mdps.discount) == (10, 1.0) and (mdps.reward_noise == 1).all()
+    assert (
+        mdps.shape == (2, 10, 5)
+        and (mdps.horizon, mdps.discount) == (10, 1.0)
+        and (mdps.reward_noise == 1).all()
+    )
 
 
 def test_distribution(rng):
-    n, s, a = 4000, 4, 3
+    n = 4000
+    s = 4
+    a = 3
     mdps = random_mdps(rng, n, s, a, reward_mean=2.0, reward_std=0.5)
     P = np.zeros((n, s, a, s))
     np.put_along_axis(P, mdps.successors, mdps.probabilities, -1)
@@ -38,14 +47,23 @@ def test_distribution(rng):
 def test_seeds():
     first, again, other = (random_mdps(np.random.default_rng(seed), 2) for seed in (1, 1, 2))
     for name in ("probabilities", "rewards"):
-        assert (getattr(first, name) == getattr(again, name)).all() and (getattr(first, name) != getattr(other, name)).all()
+        assert (getattr(first, name) == getattr(again, name)).all() and (
+            getattr(first, name) != getattr(other, name)
+        ).all()
 
 
-@pytest.mark.parametrize("name, args", [
-    ("n_tasks", dict(n_tasks=0)), ("n_states", dict(n_tasks=1, n_states=0)), ("n_actions", dict(n_tasks=1, n_actions=-1)),
-    ("horizon", dict(n_tasks=1, horizon=0)), ("discount", dict(n_tasks=1, discount=1.5)),
-    ("reward_noise", dict(n_tasks=1, reward_noise=-1.0)), ("reward_mean", dict(n_tasks=1, reward_mean=np.nan)),
-])
+@pytest.mark.parametrize(
+    "name, args",
+    [
+        ("n_tasks", dict(n_tasks=0)),
+        ("n_states", dict(n_tasks=1, n_states=0)),
+        ("n_actions", dict(n_tasks=1, n_actions=-1)),
+        ("horizon", dict(n_tasks=1, horizon=0)),
+        ("discount", dict(n_tasks=1, discount=1.5)),
+        ("reward_noise", dict(n_tasks=1, reward_noise=-1.0)),
+        ("reward_mean", dict(n_tasks=1, reward_mean=np.nan)),
+    ],
+)
 def test_bad_input(rng, name, args):
     with pytest.raises(ValueError, match=name):
         random_mdps(rng, **args)

@@ -16,7 +16,10 @@ def test_python_blocks_run(capsys):
 
 
 def test_names_in_the_equation_table_exist():
-    names = re.findall(r"`([a-z_]+\.[A-Za-z_.]+)`", README.split("## From equation to function")[1].split("\n## ")[0])
+    names = re.findall(
+        r"`([a-z_]+\.[A-Za-z_.]+)`",
+        README.split("## From equation to function")[1].split("\n## ")[0],
+    )
     assert len(names) > 15
     for name in names:
         module, *attributes = name.split(".")
@@ -32,4 +35,6 @@ def test_pictures_exist():
 
 def test_first_two_shell_blocks_are_one_line_each():
     blocks = re.findall(r"```sh\n(.*?)```", README, re.S)[:2]
-    assert len(blocks) == 2 and all(block.count("\n") == 1 and block.startswith("python3 -m venv") for block in blocks)
+    assert len(blocks) == 2 and all(
+        block.count("\n") == 1 and block.startswith("python3 -m venv") for block in blocks
+    )
