@@ -13,18 +13,18 @@ import time
 import tracemalloc
 from functools import lru_cache
 
-from common import Progress, begin, finish, parser  # before numpy, whose threads it sets
+from _common import Progress, begin, finish, parser  # before numpy, whose threads it sets
 
 import numpy as np
 
-import plots
-from metarl_np import bandits, exact, exact_meta, maml, optim, rl2
-from metarl_np.gridworld import GridWorld
-from metarl_np.policies import SoftmaxPolicy
-from metarl_np.returns import time_mean_baseline
-from metarl_np.rl2_training import PPO, train
-from metarl_np.rollouts import rollout, sampling_tables
-from metarl_np.updates import Reinforce
+from metarl_np import bandits, exact, maml, meta_gradients, optim, plots, rl2
+from metarl_np.learner.alias import sampling_tables
+from metarl_np.learner.policies import SoftmaxPolicy
+from metarl_np.learner.reinforce import Reinforce
+from metarl_np.learner.returns import time_mean_baseline
+from metarl_np.learner.rollouts import rollout
+from metarl_np.meta.rl2_training import RecurrentPPO, train_recurrent
+from metarl_np.tasks.gridworld import GridWorld
 
 FROZEN_LAKE = GridWorld(
     "S... .O.O ...O O..G", discount=0.99, horizon=100, slip=2 / 3
@@ -106,12 +106,12 @@ def maml_iteration(rng, side, tasks, episodes, steps):
 # %% An iteration of recurrent RL²: sample a trial in each new task, then three epochs of PPO, GRU of 64 units
 def rl2_iteration(rng, sample_tasks, episodes, units, **settings):
     policy = rl2.RecurrentPolicy(*sample_tasks(rng).shape[1:], units)
-    iterations = train(
+    iterations = train_recurrent(
         rng,
         sample_tasks,
         policy,
         policy.init(rng),
-        PPO(**settings),
+        RecurrentPPO(**settings),
         iterations=10**6,
         episodes=episodes,
     )
@@ -142,7 +142,7 @@ def oracles(side, sweeps=10):
 
 def exact_meta_gradient(side, tasks, horizon):
     policy = SoftmaxPolicy(side * side, 4)
-    return lambda: exact_meta.adapted_return_gradient(
+    return lambda: meta_gradients.adapted_return_gradient(
         grid_tasks(side, tasks, horizon), policy, policy.init(), step_size=1.0
     )
 

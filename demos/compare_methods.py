@@ -10,17 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 
-import meta_values
-import model_based
-from common import Progress, begin, finish, parser, workers
-import plots
-from metarl_np import exact, maml
-from metarl_np.gridworld import GridWorld
-from metarl_np.losses import mean_kl, visits
-from metarl_np.policies import SoftmaxPolicy
-from metarl_np.rollouts import rollout
-from metarl_np.updates import PPO, TRPO, FirstOrder, Reinforce
-from priors import fit_goals, fit_slip
+from _common import Progress, begin, finish, parser, workers
+from metarl_np import beliefs, exact, maml, planners, plots, values
+from metarl_np.compare.priors import fit_goals, fit_slip
+from metarl_np.learner.advantages import mean_kl, visits
+from metarl_np.learner.policies import SoftmaxPolicy
+from metarl_np.learner.ppo import PPO
+from metarl_np.learner.reinforce import FirstOrder, Reinforce
+from metarl_np.learner.rollouts import rollout
+from metarl_np.learner.trpo import TRPO
+from metarl_np.tasks.gridworld import GridWorld
 
 GRID = GridWorld.open(7, 7, discount=0.95, horizon=18, slip=0.1)
 GOALS = np.array([cell for cell in GRID.free_cells if cell // 7 == 6 or cell % 7 == 6])
@@ -110,14 +109,12 @@ def run_planner(job):
     mdps = GRID.mdps(
         np.repeat(HELD_OUT, 12)
     )  # planning depends on luck more than learning does, and costs less
-    belief = model_based.FiniteBelief(
-        grid.mdps(GRID.free_cells), np.repeat(prior[None], len(mdps), 0)
-    )
-    plan = model_based.mean_plan if name == "posterior_mean" else model_based.sample_plan
+    belief = beliefs.FiniteBelief(grid.mdps(GRID.free_cells), np.repeat(prior[None], len(mdps), 0))
+    plan = planners.mean_plan if name == "posterior_mean" else planners.sample_plan
     timed = mdps.with_time()
     returns = []
     lengths = []
-    for value, log_pi, _ in model_based.act(rng, mdps, belief, episodes=30 // shorten, plan=plan):
+    for value, log_pi, _ in planners.act(rng, mdps, belief, episodes=30 // shorten, plan=plan):
         returns.append(value.mean())
         alive = exact.occupancy(replace(timed, discount=1.0), log_pi) * ~timed.terminal
         lengths.append(alive.sum((0, 2)).mean())
@@ -132,7 +129,7 @@ def trpo_kl(rng, iterations):
     kls = []
     for _ in range(iterations):
         data = rollout(rng, mdps, POLICY.log_pi(theta), EPISODES)
-        new = TRPO_STEP(POLICY, theta, TRPO_STEP.prepare(mdps, POLICY, theta, data))
+        new = TRPO_STEP(POLICY, theta, TRPO_STEP.prepare(POLICY, theta, data, mdps.discount))
         kls.append(mean_kl(POLICY, theta, new, visits(data, 49)))
         theta = new
     return np.array(kls)
@@ -148,7 +145,7 @@ def value_distances(rng, iterations):
         return long.mdps(rng.choice(TRAIN, 40))
 
     v = np.zeros(49)
-    for v, _ in meta_values.train_values(
+    for v, _ in values.train_values(
         rng,
         tasks,
         log_pi,
@@ -170,7 +167,7 @@ def value_distances(rng, iterations):
     )
     result = {}
     for name, start in starts.items():
-        adapted, _ = meta_values.adapt_values(
+        adapted, _ = values.adapt_values(
             rng, new, log_pi, start, steps=5, step_size=VALUE_STEP, **settings
         )
         d = [

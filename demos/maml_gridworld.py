@@ -8,12 +8,11 @@ panel is a family where meta-learning does not pay: goals anywhere on a 5x5 grid
 # %% What is compared
 import numpy as np
 
-from common import Progress, begin, checkpointed, finish, parser, workers
-import plots
-from metarl_np import exact, maml
-from metarl_np.gridworld import GridWorld
-from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
-from metarl_np.updates import Reinforce
+from _common import Progress, begin, checkpointed, finish, parser, workers
+from metarl_np import exact, maml, plots
+from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
+from metarl_np.learner.reinforce import Reinforce
+from metarl_np.tasks.gridworld import GridWorld
 
 STEPS = (0, 1, 2, 3, 5, 10)  # inner steps after which the policies are evaluated
 STEP_SIZES = (

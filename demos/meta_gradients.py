@@ -10,17 +10,15 @@ noise.
 import autograd.numpy as np
 from matplotlib.ticker import NullFormatter
 
-from common import Progress, begin, finish, parser
-import plots
-from metarl_np import exact, exact_meta
-from metarl_np.gridworld import GridWorld
-from metarl_np.losses import ESTIMATORS
-from metarl_np.maml import Adaptation, meta_gradient, score_factor
-from metarl_np.policies import SoftmaxPolicy
-from metarl_np.random_mdps import random_mdps
-from metarl_np.returns import Episodes
-from metarl_np.rollouts import rollout
-from metarl_np.updates import Reinforce
+from _common import Progress, begin, finish, parser
+from metarl_np import exact, meta_gradients, plots
+from metarl_np.learner.policies import SoftmaxPolicy
+from metarl_np.learner.reinforce import Reinforce
+from metarl_np.learner.rollouts import Episodes, rollout
+from metarl_np.learner.surrogates import ESTIMATORS
+from metarl_np.meta.maml import Adaptation, centred_returns, meta_gradient
+from metarl_np.tasks.gridworld import GridWorld
+from metarl_np.tasks.random_mdps import random_mdps
 
 EPISODES = (2, 4, 8, 16, 20, 32, 64, 128, 256)
 STEPS = (1, 2, 3)
@@ -79,7 +77,7 @@ def inner_steps(rng, mdps, policy, theta, inner, k, steps, replicates):
         else:
             e = rollout(rng, copies, policy.log_pi(thetas[-1]), k)
         recorded.append(e)
-        thetas.append(inner(policy, thetas[-1], inner.prepare(copies, policy, theta, e)))
+        thetas.append(inner(policy, thetas[-1], inner.prepare(policy, theta, e, copies.discount)))
     return copies, thetas, recorded
 
 
@@ -92,7 +90,7 @@ def sample(rng, mdps, policy, theta, k, steps, alpha, replicates, estimators):
     slope = policy.weighted_score(
         thetas[-1], exact.policy_gradient_table(copies, adapted)
     )  # ∇J(θ'), the exact query
-    score = score_factor(exact.expected_return(copies, adapted))
+    score = centred_returns(exact.expected_return(copies, adapted))
     result = {}
     for name in estimators:
         estimator, _, with_score = name.partition("+")
@@ -100,7 +98,7 @@ def sample(rng, mdps, policy, theta, k, steps, alpha, replicates, estimators):
         path = Adaptation(
             thetas,
             recorded,
-            [inner.prepare(copies, policy, theta, e) for e in recorded],
+            [inner.prepare(policy, theta, e, copies.discount) for e in recorded],
             None,
             None,
         )
@@ -109,7 +107,7 @@ def sample(rng, mdps, policy, theta, k, steps, alpha, replicates, estimators):
             path,
             inner,
             outer=lambda phi: np.sum(phi * slope, (-2, -1)),
-            score=score if with_score else None,
+            score_factor=score if with_score else None,
         )
     return result
 
@@ -132,7 +130,7 @@ def measure(rng, mdps, policy, theta, setting, replicates, long):
     ]
     means = np.array([m.mean(0) for m in means])
     target = {
-        "(a)": exact_meta.adapted_return_gradient(
+        "(a)": meta_gradients.adapted_return_gradient(
             mdps, policy, theta, step_size=alpha, steps=steps
         )[0],
         "(b)": means.mean(0),

@@ -9,15 +9,20 @@ theorem, by enumerating every episode (autograd, and the closed form of the scor
 import autograd.numpy as np
 from autograd import grad
 
-from common import Progress, begin, finish, parser
-import plots
-from metarl_np import exact
-from metarl_np.gridworld import GridWorld
-from metarl_np.losses import fold, gather_log_probs, reinforce, reinforce_folded, reinforce_weights
-from metarl_np.mdp import MDP
-from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
-from metarl_np.returns import leave_one_out_baseline
-from metarl_np.rollouts import rollout
+from _common import Progress, begin, finish, parser
+from metarl_np import enumeration, exact, plots
+from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
+from metarl_np.learner.returns import leave_one_out_baseline
+from metarl_np.learner.rollouts import rollout
+from metarl_np.learner.surrogates import (
+    fold,
+    gather_log_probs,
+    reinforce,
+    reinforce_folded,
+    reinforce_weights,
+)
+from metarl_np.tasks.gridworld import GridWorld
+from metarl_np.tasks.mdp import MDP
 
 
 def tasks(rng):
@@ -54,10 +59,12 @@ def exact_gradients(mdps, policy, theta):
     def by_dynamic_programming(th):
         return exact.expected_return(mdps, policy.log_pi(th))[0]
 
-    episodes, dynamics = exact.enumerate_episodes(mdps, max_episodes=3_000_000)
+    episodes, dynamics = enumeration.enumerate_episodes(mdps, max_episodes=3_000_000)
 
     def by_enumeration(th):
-        return exact.enumerated_return(policy.log_pi(th), episodes, dynamics, mdps.discount)[0]
+        return enumeration.enumerated_return(policy.log_pi(th), episodes, dynamics, mdps.discount)[
+            0
+        ]
 
     log_pi = policy.log_pi(theta)
     log_p = (gather_log_probs(log_pi, episodes.states, episodes.actions) * episodes.mask).sum(0)

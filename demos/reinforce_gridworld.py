@@ -7,13 +7,12 @@ on the right is the policy that one seed has learned, as arrows over its exact s
 # %% The task
 import numpy as np
 
-from common import Progress, begin, finish, parser
-import plots
-from metarl_np import exact
-from metarl_np.gridworld import GridWorld
-from metarl_np.policies import SoftmaxPolicy
-from metarl_np.rollouts import rollout
-from metarl_np.updates import Reinforce
+from _common import Progress, begin, finish, parser
+from metarl_np import exact, plots
+from metarl_np.learner.policies import SoftmaxPolicy
+from metarl_np.learner.reinforce import Reinforce
+from metarl_np.learner.rollouts import rollout
+from metarl_np.tasks.gridworld import GridWorld
 
 GRID = GridWorld(
     """
@@ -39,7 +38,7 @@ def learn(rng, mdps, policy, iterations, step_size, episodes):
     for _ in range(iterations):
         yield theta
         data = rollout(rng, mdps, policy.log_pi(theta), episodes)
-        theta = update(policy, theta, update.prepare(mdps, policy, theta, data))
+        theta = update(policy, theta, update.prepare(policy, theta, data, mdps.discount))
     yield theta
 
 

@@ -7,7 +7,7 @@ uses it and the indices, which are for independent arms, do not. `--train` makes
 
 # %% What is trained
 # before numpy, whose threads it sets
-from common import (
+from _common import (
     Progress,
     begin,
     check_options,
@@ -24,9 +24,9 @@ from common import (
 
 import numpy as np
 
-from baselines import BANDITS, bayes_optimal, dependent_optimal, play_bandits
-import plots
-from metarl_np import bandits, rl2
+from metarl_np import bandits, plots, rl2
+from metarl_np.compare.bayes import bayes_optimal, dependent_optimal
+from metarl_np.compare.strategies import BANDITS, play_bandits
 
 SHORT = dict(
     units=64,
@@ -108,7 +108,7 @@ FAMILIES = dict(easy="green", medium="orange", uniform="red", hard="purple")  # 
 
 
 def run(job):
-    """`common.measure` of one method; trained is (policy, θ) for RL²."""
+    """`_common.measure` of one method; trained is (policy, θ) for RL²."""
     (pulls, arms, family), method, trained, seed, quick = job
 
     def play(rng, mdps, value):

@@ -9,7 +9,7 @@ the first episode nobody can do better than to enter a new cell at each step, wh
 # %% The tasks, and what is compared
 from dataclasses import replace
 
-from common import (
+from _common import (
     TEST,
     TUNING,
     Progress,
@@ -22,10 +22,8 @@ from common import (
 
 import numpy as np
 
-import model_based
-import plots
-from metarl_np import exact, rl2
-from metarl_np.gridworld import GridWorld
+from metarl_np import beliefs, exact, planners, plots, rl2
+from metarl_np.tasks.gridworld import GridWorld
 
 GRID = GridWorld.open(5, 5, discount=0.95, horizon=15)
 EPISODES = 3
@@ -82,8 +80,8 @@ def play_planner(rng, mdps, plan):
     timed = replace(mdps.with_time(), discount=1.0)
     returns = []
     visits = []
-    for value, log_pi, _ in model_based.act(
-        rng, mdps, model_based.FiniteBelief(GRID.mdps(GOALS), prior), episodes=EPISODES, plan=plan
+    for value, log_pi, _ in planners.act(
+        rng, mdps, beliefs.FiniteBelief(GRID.mdps(GOALS), prior), episodes=EPISODES, plan=plan
     ):
         alive = (
             (exact.occupancy(timed, log_pi) * ~timed.terminal)
@@ -159,8 +157,8 @@ def main():
     best = exact.optimal_return(mdps)
     played = dict(
         rl2=play_rl2(rng, mdps, policy, theta, greedy),
-        posterior_sampling=play_planner(rng, mdps, model_based.sample_plan),
-        posterior_mean=play_planner(rng, mdps, model_based.mean_plan),
+        posterior_sampling=play_planner(rng, mdps, planners.sample_plan),
+        posterior_mean=play_planner(rng, mdps, planners.mean_plan),
         optimum=(np.array([best] * EPISODES), None),
     )
     progress.done()

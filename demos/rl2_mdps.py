@@ -8,7 +8,7 @@ likeliest action or samples, is chosen on tuning tasks. `--train` makes the weig
 
 # %% What is trained
 # before numpy, whose threads it sets
-from common import (
+from _common import (
     Progress,
     begin,
     check_options,
@@ -25,11 +25,10 @@ from common import (
 
 import numpy as np
 
-from baselines import MDPS, TRUE, play_mdps
-import plots
-from metarl_np import exact, rl2
-from model_based import DirichletBelief
-from metarl_np.random_mdps import random_mdps
+from metarl_np import exact, plots, rl2
+from metarl_np.compare.beliefs import DirichletBelief
+from metarl_np.compare.planners import MDPS, TRUE, play_mdps
+from metarl_np.tasks.random_mdps import random_mdps
 
 FARTHER = dict(
     step_size=0.005, discount=0.98, lam=0.7
@@ -100,7 +99,7 @@ CURVES = {
 
 
 def run(job):
-    """`common.measure` of one method, of "beb true prior" with the prior that the tasks are drawn from; trained is RL²'s (policy, θ)."""
+    """`_common.measure` of one method, of "beb true prior" with the prior that the tasks are drawn from; trained is RL²'s (policy, θ)."""
     episodes, method, trained, seed, quick = job
     name = method.split()[0]
 

@@ -16,11 +16,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from common import Progress, begin, finish, parser
+from _common import Progress, begin, finish, parser
 from maml_gridworld import METHODS, STEPS, experiment, families
-import plots
-from metarl_np import exact
-from metarl_np.study import study
+from metarl_np import exact, plots
+from metarl_np.runs.study import study
 
 DEMOS = pathlib.Path(__file__).resolve().parent
 TITLES = dict(edges="7x7, goals on the far edges", anywhere="5x5, goals anywhere")

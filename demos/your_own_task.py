@@ -9,16 +9,16 @@ an action is worth.)
 """
 
 # %% What you bring: N tasks of one size, as arrays …
-from common import Progress, begin, finish, parser  # before numpy, whose threads it sets
+from _common import Progress, begin, finish, parser  # before numpy, whose threads it sets
 
 import numpy as np
 
-import plots
-from metarl_np import exact, maml, rl2
-from metarl_np.mdp import MDP
-from metarl_np.policies import SoftmaxPolicy
-from metarl_np.rl2_training import PPO, train
-from metarl_np.updates import Reinforce
+from metarl_np import exact, maml, plots, rl2
+from metarl_np.learner.policies import SoftmaxPolicy
+from metarl_np.learner.reinforce import Reinforce
+from metarl_np.meta.rl2_training import RecurrentPPO, train_recurrent
+from metarl_np.tasks.gymnasium import mdp_from_gymnasium
+from metarl_np.tasks.mdp import MDP
 
 try:
     import gymnasium
@@ -55,7 +55,7 @@ def from_gymnasium(seed, n):
     tables = [
         gymnasium.make("FrozenLake-v1", desc=desc, is_slippery=False).unwrapped.P for desc in maps
     ]
-    mdps = MDP.from_gymnasium(tables, 0, **SETTINGS)
+    mdps = mdp_from_gymnasium(tables, 0, **SETTINGS)
     return mdps[exact.optimal_return(mdps) > 0]
 
 
@@ -72,7 +72,7 @@ def run_maml(rng, tasks, new, iterations, steps, show):
         steps=1,
         episodes=20,
         step_size=0.05,
-        score=True,
+        with_score=True,
     ):  # the score: where to look first
         show(
             f"MAML, iteration {record.iteration}: return {record.returns[0]:.3f} before, {record.returns[1]:.3f} after a step"
@@ -84,8 +84,8 @@ def run_maml(rng, tasks, new, iterations, steps, show):
 # %% RL²: its curve of returns (n, N) on new tasks, in episodes 1..n of a trial
 def run_rl2(rng, tasks, new, iterations, episodes, show):
     policy = rl2.RecurrentPolicy(*tasks.shape[1:], units=48)
-    update = PPO(step_size=0.01, discount=0.9, lam=0.5)
-    for record in train(
+    update = RecurrentPPO(step_size=0.01, discount=0.9, lam=0.5)
+    for record in train_recurrent(
         rng,
         lambda rng: tasks[rng.integers(len(tasks), size=128)],
         policy,
@@ -94,7 +94,7 @@ def run_rl2(rng, tasks, new, iterations, episodes, show):
         iterations=iterations,
         episodes=episodes,
     ):
-        show(f"RL², mean score of a trial {record.score:.3f}")
+        show(f"RL², mean score of a trial {record.mean_return:.3f}")
     trials = rl2.sample_trials(rng, new, policy, record.theta, episodes)
     return np.array(
         [

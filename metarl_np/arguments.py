@@ -8,7 +8,7 @@ import numpy as np
 from autograd.extend import notrace_primitive
 from autograd.tracer import isbox
 
-MAX_BYTES = 2**33  # 8 GiB: what nothing allocates more than, unless told to
+MAX_BYTES = 2**33  # 8 GiB; set arguments.MAX_BYTES to allow more or less
 
 
 class NotFinite(ValueError, FloatingPointError):
@@ -38,7 +38,7 @@ RULES = {
         (
             "a whole number of at least 1",
             "n_tasks n_states n_actions units arms height width horizon n_train episodes threads inputs outputs "
-            "pulls every epochs minibatches max_sweeps max_episodes max_datasets max_bytes",
+            "pulls every epochs minibatches max_sweeps max_episodes max_datasets",
             lambda x: isinstance(x, Integral) and x >= 1,
         ),
         (
@@ -62,11 +62,18 @@ RULES = {
 }
 
 
-def check(**arguments):
-    """ValueError unless each argument with a rule in RULES keeps it (a float is no whole one). At a function's door, check(**locals())."""
+def validate(**arguments):
+    """Raise ValueError, naming the argument, unless each keeps the rule that RULES has for its name.
+
+    A door writes `validate(rng=rng, steps=steps)`, with its arguments' own names. A name without
+    a rule is a mistake of the door's: TypeError.
+    """
     for name, x in arguments.items():
-        if name in RULES and not RULES[name][1](x):
-            raise ValueError(f"{name}: {x!r:.99} is not {RULES[name][0]}")
+        if name not in RULES:
+            raise TypeError(f"arguments.RULES has no rule for {name!r}")
+        what, good = RULES[name]
+        if not good(x):
+            raise ValueError(f"{name}: {x!r:.99} is not {what}")
 
 
 def require(good, argument, why, axes=("task", "state", "action", "successor")):
@@ -107,13 +114,13 @@ def require_finite(x, quantity, why=""):
         raise NotFinite(f"{quantity} that are not finite{why}")
 
 
-def require_memory(*factors, max_bytes=None):
-    """Raise ValueError if that many bytes, the product of the factors, are above max_bytes (None: MAX_BYTES): before they are allocated."""
+def require_memory(*factors):
+    """Raise ValueError if the product of the factors, in bytes, is above MAX_BYTES.
+
+    Asked at the doors where a size typed wrong would take the machine's memory, before anything
+    is allocated.
+    """
     size = prod(map(int, factors))
-    limit = MAX_BYTES if max_bytes is None else max_bytes
-    check(max_bytes=limit)
     require(
-        size <= limit,
-        "max_bytes",
-        f"{size:,} bytes asked for, above {limit:,} (where there is no such option: arguments.MAX_BYTES)",
+        size <= MAX_BYTES, "arguments.MAX_BYTES", f"{size:,} bytes asked for, above {MAX_BYTES:,}"
     )

@@ -1,12 +1,13 @@
+"""What all tests share: the import path, the seed of autograd's check_grads, and `rng`."""
+
 import pathlib
 import sys
 
 import numpy as np
 import pytest
 
-sys.path.append(
-    str(pathlib.Path(__file__).parents[1] / "demos")
-)  # what a demo defines is tested too
+TESTS = pathlib.Path(__file__).parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "demos")]  # tests/helpers.py, and the demos
 
 
 @pytest.fixture(autouse=True)

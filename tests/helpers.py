@@ -5,8 +5,8 @@ from math import erfc, sqrt
 
 import numpy as np
 
-from metarl_np.mdp import MDP
-from metarl_np.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
+from metarl_np.learner.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
+from metarl_np.tasks.mdp import MDP
 
 
 def random_tasks(rng, n, s, a, z, *, horizon, discount=0.9, reward_noise=0.0):

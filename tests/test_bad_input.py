@@ -16,25 +16,31 @@ import pytest
 
 import metarl_np
 from metarl_np import (
+    advantages,
+    alias,
     arguments,
     bandits,
     check,
     checkpoint,
+    enumeration,
     exact,
-    exact_meta,
     gridworld,
+    gymnasium,
     gru,
-    losses,
     maml,
     mdp,
+    meta_gradients,
     optim,
     policies,
+    ppo,
     random_mdps,
+    reinforce,
     returns,
     rl2,
     rl2_training,
     rollouts,
-    updates,
+    surrogates,
+    trpo,
 )
 
 NAN = np.nan
@@ -129,7 +135,7 @@ THETA0 = np.arange(6.0).reshape(3, 2) / 5
 LOG_PI = SOFTMAX.log_pi(THETA0)
 TABLE_2 = SOFTMAX.log_pi(np.array([THETA0, -THETA0]))
 RECURRENT = rl2.RecurrentPolicy(3, 2, 2)
-INNER = updates.Reinforce(0.1)
+INNER = reinforce.Reinforce(0.1)
 HIDDEN = RECURRENT.init(rng()).astype(float)
 TRIALS = rl2.sample_trials(rng(), TASKS, RECURRENT, HIDDEN, 2)
 STEPS = TRIALS.rewards * 0 + 1.0
@@ -147,7 +153,7 @@ RECORD = check.record(E.states[:, 0], E.actions[:, 0], E.rewards[:, 0])
 NET = gru.GRU(2, 2, 1)
 WEIGHTS = NET.init(rng()).astype(float)
 X = np.ones((3, 2, 4))
-NU = losses.visits(E, 3)
+NU = advantages.visits(E, 3)
 OPTIONS = dict(rng=rng(), sample_tasks=lambda rng: TASKS, iterations=1, episodes=3)
 SHAPES = {name: "shape" for name in ARRAYS if name != "discount"}
 V = np.ones((2, 3))
@@ -168,7 +174,7 @@ SMALL = dict(
     mdps=ONE,
     policy=SOFTMAX,
     theta=THETA0,
-    inner=updates.Reinforce(0.1, returns.no_baseline),
+    inner=reinforce.Reinforce(0.1, returns.no_baseline),
     episodes=1,
 )
 ENUMERATED = (
@@ -176,7 +182,7 @@ ENUMERATED = (
     | THETA_KIND
     | dict(policy="object", inner="object", episodes="count", steps="count", max_datasets="count")
 )
-EVERY, CHANCE = exact.enumerate_episodes(ONE)
+EVERY, CHANCE = enumeration.enumerate_episodes(ONE)
 BANDIT = rl2.RecurrentPolicy(1, 2, 2)
 
 CASES = {
@@ -201,8 +207,8 @@ CASES = {
         horizon="count",
         terminal="booleans",
     ),
-    "mdp.MDP.from_gymnasium": case(
-        mdp.MDP.from_gymnasium,
+    "gymnasium.mdp_from_gymnasium": case(
+        gymnasium.mdp_from_gymnasium,
         dict(tables=TABLE, start=0, discount=0.9, horizon=2),
         tables="list",
         start="count from 0",
@@ -264,14 +270,13 @@ CASES = {
         actions="actions",
         goal="goal",
     ),
-    "rollouts.sampling_tables": case(rollouts.sampling_tables, EXACT, **EVALUATOR),
+    "rollouts.sampling_tables": case(alias.sampling_tables, EXACT, **EVALUATOR),
     "rollouts.rollout": case(
         rollouts.rollout,
         dict(EXACT, rng=rng(), episodes=2, steps=1),
         episodes="count",
         steps="optional count",
         threads="count",
-        max_bytes="optional count",
         **RNG,
         **EVALUATOR,
     ),
@@ -285,7 +290,7 @@ CASES = {
         for name in ("expected_return", "policy_gradient_table")
     },
     **{
-        f"exact.{name}": case(getattr(exact, name), EXACT, max_bytes="optional count", **EVALUATOR)
+        f"exact.{name}": case(getattr(exact, name), EXACT, **EVALUATOR)
         for name in ("values", "occupancy")
     },
     "exact.stationary_values": case(
@@ -307,16 +312,16 @@ CASES = {
         **MDPS,
     ),
     "exact.enumerate_episodes": case(
-        exact.enumerate_episodes, dict(mdps=TASKS), max_episodes="count", **MDPS
+        enumeration.enumerate_episodes, dict(mdps=TASKS), max_episodes="count", **MDPS
     ),
     "exact.enumerated_return": case(
-        exact.enumerated_return,
+        enumeration.enumerated_return,
         dict(log_pi=LOG_PI, episodes=EVERY, dynamics=CHANCE, discount=0.9),
         dynamics="shape",
     ),
     **{
         f"exact_meta.{name}": case(
-            getattr(exact_meta, name),
+            getattr(meta_gradients, name),
             dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0, step_size=0.1),
             policy="object",
             **STEP_SIZE,
@@ -326,16 +331,15 @@ CASES = {
         for name in ("adapted_return", "adapted_return_gradient")
     },
     "exact_meta.hessians": case(
-        exact_meta.hessians,
+        meta_gradients.hessians,
         dict(mdps=TASKS, policy=SOFTMAX, theta=THETA0),
         policy="object",
         **MDPS,
         **THETA_KIND,
-        max_bytes="optional count",
     ),
     **{
         f"exact_meta.{name}": case(
-            lambda mdps, policy, theta, inner, f=getattr(exact_meta, name), **more: f(
+            lambda mdps, policy, theta, inner, f=getattr(meta_gradients, name), **more: f(
                 mdps, policy, theta, inner, **more
             ),
             SMALL,
@@ -450,19 +454,19 @@ CASES = {
         g="shape",
     ),
     "losses.gather": case(
-        losses.gather,
+        surrogates.gather,
         dict(table=TABLE_2, states=E.states, actions=E.actions),
         table="shape",
         actions="shape",
     ),
     "losses.gather_log_probs": case(
-        losses.gather_log_probs,
+        surrogates.gather_log_probs,
         dict(log_pi=TABLE_2, states=E.states, actions=E.actions),
         actions="shape",
     ),
     **{
         f"losses.{name}": case(
-            getattr(losses, name),
+            getattr(surrogates, name),
             {
                 steps: E.rewards,
                 "states": E.states,
@@ -476,24 +480,24 @@ CASES = {
         for name, steps in (("scatter", "steps"), ("fold", "weights"))
     },
     "losses.reinforce": case(
-        losses.reinforce, dict(log_probs=E.rewards, weights=E.rewards), log_probs="shape"
+        surrogates.reinforce, dict(log_probs=E.rewards, weights=E.rewards), log_probs="shape"
     ),
     "losses.reinforce_folded": case(
-        losses.reinforce_folded, dict(log_pi=LOG_PI, table=TABLE_2), log_pi="shape"
+        surrogates.reinforce_folded, dict(log_pi=LOG_PI, table=TABLE_2), log_pi="shape"
     ),
     **{
         f"losses.{name}": case(
-            getattr(losses, name), ARRAYS, **{k: v for k, v in SHAPES.items() if k != "mask"}
+            getattr(surrogates, name), ARRAYS, **{k: v for k, v in SHAPES.items() if k != "mask"}
         )
         for name in ("naive", "lvc", "dice", "loaded_dice")
     },
     "losses.reinforce_weights": case(
-        losses.reinforce_weights,
+        surrogates.reinforce_weights,
         dict(episodes=E, discount=0.9, baseline=returns.no_baseline),
         baseline="wrong baseline",
     ),
     "losses.mean_kl": case(
-        losses.mean_kl, dict(policy=SOFTMAX, old=THETA_2, new=THETA_2, nu=NU), nu="shape"
+        advantages.mean_kl, dict(policy=SOFTMAX, old=THETA_2, new=THETA_2, nu=NU), nu="shape"
     ),
     "maml.adapt": case(
         maml.adapt,
@@ -520,8 +524,8 @@ CASES = {
     ),
     "maml.meta_gradient": case(
         maml.meta_gradient,
-        dict(policy=SOFTMAX, path=PATH, inner=INNER, score=np.ones(2)),
-        score="shape",
+        dict(policy=SOFTMAX, path=PATH, inner=INNER, score_factor=np.ones(2)),
+        score_factor="shape",
     ),
     "maml.meta_objective": case(
         maml.meta_objective,
@@ -530,10 +534,10 @@ CASES = {
             theta=THETA_2,
             path=PATH,
             inner=INNER,
-            score=np.ones(2),
+            score_factor=np.ones(2),
             outer=lambda th: np.zeros(2),
         ),
-        score="shape",
+        score_factor="shape",
     ),
     **{
         f"maml.{name}": case(
@@ -590,7 +594,7 @@ CASES = {
         policies.kl, dict(log_p=LOG_PI, log_q=LOG_PI), log_p="last axis", log_q="last axis"
     ),
     "returns.Episodes": case(
-        returns.Episodes,
+        rollouts.Episodes,
         {name: getattr(E, name) for name in E.__dataclass_fields__},
         actions="shape",
         rewards="shape",
@@ -632,7 +636,6 @@ CASES = {
         dict(rng=rng(), mdps=TASKS, policy=RECURRENT, theta=HIDDEN, episodes=2),
         policy="object",
         episodes="count",
-        max_bytes="optional count",
         **RNG,
         **MDPS,
         **THETA_KIND,
@@ -644,14 +647,14 @@ CASES = {
         for name in ("expected_rewards", "regrets")
     },
     "rl2_training.surrogate": case(
-        rl2_training.surrogate,
+        rl2_training.trial_surrogate,
         dict(outputs=TRIALS.outputs, trials=TRIALS, advantage=STEPS, target=STEPS),
         outputs="shape",
         advantage="shape",
         target="shape",
     ),
     "rl2_training.surrogate_gradient": case(
-        rl2_training.surrogate_gradient,
+        rl2_training.trial_surrogate_gradient,
         dict(
             outputs=TRIALS.outputs, trials=TRIALS, old=STEPS, advantage=STEPS, target=STEPS, steps=3
         ),
@@ -660,12 +663,12 @@ CASES = {
         target="shape",
     ),
     "rl2_training.advantages": case(
-        rl2_training.advantages,
+        rl2_training.trial_advantages,
         dict(trials=TRIALS, payoffs=STEPS, discount=0.9, lam=0.9),
         payoffs="shape",
     ),
     "rl2_training.PPO": case(
-        rl2_training.PPO,
+        rl2_training.RecurrentPPO,
         {},
         step_size="positive",
         epochs="count",
@@ -678,8 +681,8 @@ CASES = {
         max_norm="positive",
     ),
     "rl2_training.train": case(
-        rl2_training.train,
-        OPTIONS | dict(policy=RECURRENT, theta=HIDDEN, update=rl2_training.PPO()),
+        rl2_training.train_recurrent,
+        OPTIONS | dict(policy=RECURRENT, theta=HIDDEN, update=rl2_training.RecurrentPPO()),
         sample_tasks="callable",
         policy="object",
         update="callable",
@@ -691,16 +694,16 @@ CASES = {
         **THETA_KIND,
     ),
     "updates.Reinforce": case(
-        updates.Reinforce,
+        reinforce.Reinforce,
         dict(step_size=0.1),
         step_size="finite",
         baseline="callable",
         estimator="string",
         lam="probability",
     ),
-    "updates.FirstOrder": case(updates.FirstOrder, dict(inner=INNER), inner="object"),
+    "updates.FirstOrder": case(reinforce.FirstOrder, dict(inner=INNER), inner="object"),
     "updates.PPO": case(
-        updates.PPO,
+        ppo.PPO,
         dict(step_size=0.1),
         step_size="finite",
         clip="positive",
@@ -713,7 +716,7 @@ CASES = {
         baseline="callable",
     ),
     "updates.TRPO": case(
-        updates.TRPO,
+        trpo.TRPO,
         {},
         radius="positive",
         damping="positive",
@@ -723,7 +726,7 @@ CASES = {
         baseline="callable",
     ),
     "updates.fisher_vector_product": case(
-        updates.fisher_vector_product,
+        trpo.fisher_vector_product,
         dict(policy=SOFTMAX, theta=THETA_2, nu=NU, v=THETA_2),
         nu="shape",
         v="last axis",
@@ -907,7 +910,7 @@ def test_a_petabyte_is_refused_before_it_is_allocated(call):
     tracemalloc.start()
     try:
         with pytest.raises(
-            ValueError, match=r"^max_bytes: \d[\d,]{12,} bytes asked for, above 8,589,934,592"
+            ValueError, match=r"^arguments.MAX_BYTES: \d[\d,]{12,} bytes asked for, above 8,589,934,592"
         ):
             call()
         assert tracemalloc.get_traced_memory()[1] < 5e5
@@ -918,35 +921,37 @@ def test_a_petabyte_is_refused_before_it_is_allocated(call):
 @pytest.mark.parametrize(
     "call, size",
     [
-        (lambda limit: rollouts.rollout(rng(), TASKS, LOG_PI, 7, max_bytes=limit), 13 * 2 * 2 * 7),
-        (lambda limit: exact.values(TASKS, LOG_PI, max_bytes=limit), 3 * 2 * 3 * 8),
-        (lambda limit: exact.occupancy(TASKS, LOG_PI, max_bytes=limit), 2 * 2 * 3 * 8),
-        (lambda limit: exact.optimal_values(TASKS, max_bytes=limit), 3 * 2 * 3 * 8),
-        (lambda limit: exact.stationary_values(TASKS, LOG_PI, max_bytes=limit), 2 * 3 * 3 * 8),
-        (lambda limit: exact_meta.hessians(TASKS, SOFTMAX, THETA0, max_bytes=limit), 2 * 6 * 6 * 8),
+        (lambda: rollouts.rollout(rng(), TASKS, LOG_PI, 7), 13 * 2 * 2 * 7),
+        (lambda: exact.values(TASKS, LOG_PI), 3 * 2 * 3 * 8),
+        (lambda: exact.occupancy(TASKS, LOG_PI), 2 * 2 * 3 * 8),
+        (lambda: exact.optimal_values(TASKS), 3 * 2 * 3 * 8),
+        (lambda: exact.stationary_values(TASKS, LOG_PI), 2 * 3 * 3 * 8),
+        (lambda: meta_gradients.hessians(TASKS, SOFTMAX, THETA0), 2 * 6 * 6 * 8),
     ],
 )
-def test_the_limit_is_the_number_of_bytes(call, size):
+def test_the_limit_is_the_number_of_bytes(call, size, monkeypatch):
     """What they return is no larger than the limit says, and one byte less is refused."""
-    call(size)
+    monkeypatch.setattr(arguments, "MAX_BYTES", size)
+    call()
+    monkeypatch.setattr(arguments, "MAX_BYTES", size - 1)
     with pytest.raises(
-        ValueError, match=f"max_bytes: {size:,} bytes asked for, above {size - 1:,}"
+        ValueError, match=f"MAX_BYTES: {size:,} bytes asked for, above {size - 1:,}"
     ):
-        call(size - 1)
+        call()
 
 
 def test_the_limit_of_all(monkeypatch):
     monkeypatch.setattr(arguments, "MAX_BYTES", 100)
-    with pytest.raises(ValueError, match="max_bytes: 144 bytes asked for, above 100"):
+    with pytest.raises(ValueError, match="MAX_BYTES: 144 bytes asked for, above 100"):
         exact.expected_return(TASKS, LOG_PI)
 
 
 @pytest.mark.parametrize(
     "inner",
     [
-        updates.Reinforce(1e308),
-        updates.FirstOrder(updates.Reinforce(1e308)),
-        updates.PPO(1e308, epochs=1),
+        reinforce.Reinforce(1e308),
+        reinforce.FirstOrder(reinforce.Reinforce(1e308)),
+        ppo.PPO(1e308, epochs=1),
     ],
 )
 def test_a_diverging_inner_step_is_named_by_training(inner):
@@ -972,7 +977,7 @@ def test_a_diverging_inner_step_is_named_by_training(inner):
 
 def test_a_diverging_exact_step_is_named():
     tasks = replace(TASKS, rewards=1e3 * TASKS.rewards)
-    for f in (exact_meta.adapted_return, exact_meta.adapted_return_gradient):
+    for f in (meta_gradients.adapted_return, meta_gradients.adapted_return_gradient):
         with pytest.raises(
             FloatingPointError,
             match=r"^adapted parameters that are not finite after inner step 1; .*step_size 1e\+308",
@@ -1011,12 +1016,12 @@ def test_a_diverging_outer_step_is_named(optimiser, quantity):
     "factor, quantity", [(NAN, "payoffs"), (INF, "payoffs"), (1e308, "theta|gradient")]
 )
 def test_recurrent_training_stops_and_names_the_quantity(factor, quantity):
-    run = rl2_training.train(
+    run = rl2_training.train_recurrent(
         rng(),
         lambda rng: TASKS,
         RECURRENT,
         HIDDEN,
-        rl2_training.PPO(),
+        rl2_training.RecurrentPPO(),
         iterations=2,
         episodes=2,
         payoffs=lambda mdps, trials: np.where(trials.time == 0, factor, trials.rewards),

@@ -21,15 +21,12 @@ import autograd.numpy as np
 import pytest
 from autograd import grad
 
-from metarl_np import check, exact, exact_meta, losses, maml
-from metarl_np.check import check_gradient
-from metarl_np.gridworld import GridWorld
-from metarl_np.mdp import MDP
-from metarl_np.optim import conjugate_gradient
-from metarl_np.policies import LogisticPolicy, SoftmaxPolicy
-from metarl_np.random_mdps import random_mdps
-from metarl_np.returns import (
-    Episodes,
+from metarl_np import check, enumeration, exact, maml, meta_gradients, surrogates
+from metarl_np.check.diagnosis import check_gradient
+from metarl_np.learner.optim import conjugate_gradient
+from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
+from metarl_np.learner.reinforce import Reinforce
+from metarl_np.learner.returns import (
     discounts,
     gae,
     leave_one_out_baseline,
@@ -37,7 +34,11 @@ from metarl_np.returns import (
     no_baseline,
     reward_to_go,
 )
-from metarl_np.updates import TRPO, Reinforce, fisher_vector_product
+from metarl_np.learner.rollouts import Episodes
+from metarl_np.learner.trpo import TRPO, fisher_vector_product
+from metarl_np.tasks.gridworld import GridWorld
+from metarl_np.tasks.mdp import MDP
+from metarl_np.tasks.random_mdps import random_mdps
 
 S = 2
 A = 2
@@ -67,7 +68,7 @@ ENDING = (
     SoftmaxPolicy(S + 1, A),
     np.random.default_rng(1).normal(size=(S + 1, A)),
 )  # of 1 or 2 steps
-HESSIAN = exact_meta.hessians(TASK, POLICY, THETA)["H"][0]
+HESSIAN = meta_gradients.hessians(TASK, POLICY, THETA)["H"][0]
 SETTINGS = [
     (1, 2, leave_one_out_baseline),
     (2, 1, no_baseline),
@@ -102,7 +103,7 @@ def assert_unchanged(number, what, wrong, answer):
 
 def data_sets(task, policy, theta, K, k=1):
     """Every history of k sets of K episodes: copies of the task (R), k Episodes (T, R, K), dynamics' part of the probability (R,)."""
-    every, dynamics = exact.enumerate_episodes(task)
+    every, dynamics = enumeration.enumerate_episodes(task)
     draws = np.array(list(product(range(dynamics.shape[1]), repeat=k * K))).reshape(-1, k, K)
     copies = task[np.zeros(len(draws), int)]
     episodes = [
@@ -123,8 +124,8 @@ def data_sets(task, policy, theta, K, k=1):
 def with_probability(task, policy, theta, K=2):
     """Every data set of one inner step: θ per data set (D, F, A), Episodes (T, D, K), probability (D,)."""
     copies, (episodes,), dynamics = data_sets(task, policy, theta, K)
-    thetas = maml.per_task(copies, theta)
-    probability = dynamics * np.exp(losses.log_likelihood(policy.log_pi(thetas), episodes))
+    thetas = maml.per_task(theta, len(copies))
+    probability = dynamics * np.exp(surrogates.log_likelihood(policy.log_pi(thetas), episodes))
     assert abs(probability.sum() - 1) < 1e-12
     return thetas, episodes, probability
 
@@ -146,7 +147,7 @@ def expected_gradient(
     recorded = rewards, baseline(reward_to_go(rewards, task.discount), e), e.mask, task.discount
     first = grad(
         lambda th: np.sum(
-            surrogate(losses.gather_log_probs(log_pi(th), e.states, e.actions), *recorded)
+            surrogate(surrogates.gather_log_probs(log_pi(th), e.states, e.actions), *recorded)
         )
     )
     if not hessian:
@@ -160,14 +161,14 @@ def return_gradient(task=TASK, policy=POLICY, theta=THETA):
     return grad(lambda th: np.sum(exact.expected_return(task, policy.log_pi(th))))(theta)
 
 
-def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, score=True):
+def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, with_score=True):
     """E over all histories of the gradient of a meta-objective, with the exact return as its outer surrogate: (F, A)."""
     copies, episodes, probability = data_sets(TASK, POLICY, THETA, K, k)
-    thetas = [maml.per_task(copies, THETA)]
+    thetas = [maml.per_task(THETA, len(copies))]
     data = []
     for e in episodes:
-        probability = probability * np.exp(losses.log_likelihood(POLICY.log_pi(thetas[-1]), e))
-        data.append(inner.prepare(copies, None, None, e))
+        probability = probability * np.exp(surrogates.log_likelihood(POLICY.log_pi(thetas[-1]), e))
+        data.append(inner.prepare(POLICY, None, e, copies.discount))
         thetas.append(inner(POLICY, thetas[-1], data[-1]))
     assert abs(probability.sum() - 1) < 1e-12
 
@@ -175,7 +176,7 @@ def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, score=
         return exact.expected_return(copies, POLICY.log_pi(theta))
 
     path = maml.Adaptation(thetas, episodes, data, None, None)
-    factor = outer(thetas[-1]) if score else None
+    factor = outer(thetas[-1]) if with_score else None
     return np.tensordot(
         probability,
         grad(lambda th: np.sum(objective(POLICY, th, path, inner, outer, factor)))(thetas[0]),
@@ -185,7 +186,7 @@ def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, score=
 
 def answer_b(k, K, baseline):
     """(b): ∇E_D[J(U(θ, D))], (F, A)."""
-    return exact_meta.expected_adapted_return_gradient(
+    return meta_gradients.expected_adapted_return_gradient(
         TASK, POLICY, THETA, Reinforce(ALPHA, baseline), episodes=K, steps=k
     )
 
@@ -218,7 +219,7 @@ def test_01_score_term_left_out(k, K, baseline):
     assert_caught(
         1,
         f"no score term, against (b), k={k} K={K}",
-        expected_meta_gradient(inner, k, K, score=False),
+        expected_meta_gradient(inner, k, K, with_score=False),
         answer_b(k, K, baseline),
         expected_meta_gradient(inner, k, K),
         among=every_estimator(k, K, baseline),
@@ -230,7 +231,7 @@ def test_02_naive_loss_differentiated_twice():
     """Its first derivative is right, its second is H₂ and not H. For (b) it is right, with the score term."""
 
     def loss(log_probs, *recorded):
-        return losses.reinforce(log_probs, weights(*recorded))
+        return surrogates.reinforce(log_probs, weights(*recorded))
 
     assert_unchanged(
         2, "naive loss, differentiated once", expected_gradient(loss), return_gradient()
@@ -240,7 +241,7 @@ def test_02_naive_loss_differentiated_twice():
         "naive loss, its Hessian against (a)'s H",
         expected_gradient(loss, hessian=True),
         HESSIAN,
-        expected_gradient(losses.dice, hessian=True),
+        expected_gradient(surrogates.dice, hessian=True),
     )
     for k, K, baseline in SETTINGS:
         assert (
@@ -257,7 +258,7 @@ def score_of_means(policy, theta, path, inner, outer, score):
     total = 0.0
     for data, e in zip(path.data, path.episodes):
         total = total + score * np.mean(
-            losses.gather_log_probs(policy.log_pi(theta), e.states, e.actions), (0, 2)
+            surrogates.gather_log_probs(policy.log_pi(theta), e.states, e.actions), (0, 2)
         )
         theta = inner(policy, theta, data)
     return outer(theta) + total
@@ -265,7 +266,7 @@ def score_of_means(policy, theta, path, inner, outer, score):
 
 def score_of_first_step(policy, theta, path, inner, outer, score):
     """The initial policy's log-likelihood only: the data of later steps depend on θ as well."""
-    log_p = losses.log_likelihood(policy.log_pi(theta), path.episodes[0])
+    log_p = surrogates.log_likelihood(policy.log_pi(theta), path.episodes[0])
     for data in path.data:
         theta = inner(policy, theta, data)
     return outer(theta) + score * log_p
@@ -276,7 +277,7 @@ def test_03_score_term_of_means_or_of_the_first_step_only(k, K, baseline):
     inner = Reinforce(ALPHA, baseline)
     answer = answer_b(k, K, baseline)
     right = expected_meta_gradient(inner, k, K)
-    unscored = expected_meta_gradient(inner, k, K, score=False)
+    unscored = expected_meta_gradient(inner, k, K, with_score=False)
     means, first = (
         expected_meta_gradient(inner, k, K, objective=wrong)
         for wrong in (score_of_means, score_of_first_step)
@@ -304,7 +305,7 @@ def test_03_score_term_of_means_or_of_the_first_step_only(k, K, baseline):
 
 def test_04_baseline_inside_dice_product():
     def inside(log_probs, rewards, baseline, mask, discount):
-        steps = losses.magic_box(np.cumsum(log_probs, 0)) * (rewards - baseline)
+        steps = surrogates.magic_box(np.cumsum(log_probs, 0)) * (rewards - baseline)
         return np.sum(np.mean(steps * discounts(discount, T, steps), -1), 0)
 
     def constant(returns, episodes):
@@ -316,7 +317,7 @@ def test_04_baseline_inside_dice_product():
         "r_t − b(s_t) inside DiCE's product, first derivative",
         expected_gradient(inside, values),
         return_gradient(),
-        expected_gradient(losses.dice, values),
+        expected_gradient(surrogates.dice, values),
     )
     assert_unchanged(
         4,
@@ -335,8 +336,8 @@ def test_05_loaded_dice_wraps_around():
         for row in log_probs[1:]:
             w.append(row + w[-1])
         w = np.array(w)
-        return losses.reinforce(
-            losses.magic_box(w) - losses.magic_box(w - log_probs), weights(*recorded)
+        return surrogates.reinforce(
+            surrogates.magic_box(w) - surrogates.magic_box(w - log_probs), weights(*recorded)
         )
 
     assert_unchanged(
@@ -350,7 +351,7 @@ def test_05_loaded_dice_wraps_around():
         "the same, Hessian",
         expected_gradient(wrapped, hessian=True),
         HESSIAN,
-        expected_gradient(losses.loaded_dice, hessian=True),
+        expected_gradient(surrogates.loaded_dice, hessian=True),
     )
 
 
@@ -365,7 +366,7 @@ def test_05_gae_wraps_around():
     def step(advantages):
         def surrogate(log_probs, rewards, values, mask, discount):
             a = advantages(rewards, values * mask, mask, 0.0, discount=discount, lam=0.5)
-            return losses.reinforce(log_probs, a * mask * discounts(discount, T, mask))
+            return surrogates.reinforce(log_probs, a * mask * discounts(discount, T, mask))
 
         return surrogate
 
@@ -387,14 +388,14 @@ def test_05_gae_wraps_around():
 
 def test_05_divided_by_the_number_of_episodes_twice():
     def twice(log_probs, *recorded):
-        return losses.reinforce(log_probs, weights(*recorded) / log_probs.shape[-1])
+        return surrogates.reinforce(log_probs, weights(*recorded) / log_probs.shape[-1])
 
     assert_caught(
         5,
         "a mean over K=2 episodes divided by K",
         expected_gradient(twice),
         return_gradient(),
-        expected_gradient(losses.naive),
+        expected_gradient(surrogates.naive),
     )
 
 
@@ -420,14 +421,14 @@ def test_07_log_probabilities_averaged_over_units():
             policy.bits * np.logaddexp(0, -x) + (1 - policy.bits) * np.logaddexp(0, x), -1
         )
 
-    g = expected_gradient(losses.naive, no_baseline, *where, log_pi=averaged)
+    g = expected_gradient(surrogates.naive, no_baseline, *where, log_pi=averaged)
     answer = return_gradient(*where)
     assert_caught(
         7,
         "mean over the 2 units of a logistic policy",
         g,
         answer,
-        expected_gradient(losses.naive, no_baseline, *where),
+        expected_gradient(surrogates.naive, no_baseline, *where),
     )
     assert_unchanged(7, "its direction: the factor is the number of units", 2 * g, answer)
 
@@ -444,7 +445,7 @@ def test_08_advantages_divided_by_the_variance(unit):
 
     def scaled(divisor):
         return expected_gradient(
-            lambda log_probs, rewards, b, *rest: losses.naive(log_probs, rewards, mean, *rest)
+            lambda log_probs, rewards, b, *rest: surrogates.naive(log_probs, rewards, mean, *rest)
             / divisor,
             task=task,
         )
@@ -495,7 +496,9 @@ def test_09_predicted_gain_by_the_policy_gradient_loss():
     """E_D of what the step is said to be worth. The loss is right to first order only, where π_new = π."""
     _, e, probability = with_probability(TASK, POLICY, THETA)
     sampled = np.tensordot(
-        probability, losses.fold(losses.reinforce_weights(e, GAMMA), e.states, e.actions, S, A), 1
+        probability,
+        surrogates.fold(surrogates.reinforce_weights(e, GAMMA), e.states, e.actions, S, A),
+        1,
     )
     table, nu = exact_step_data(TASK, POLICY, THETA[None])
     old, new = (
@@ -598,9 +601,9 @@ def test_11_baseline_fitted_on_the_episodes_it_scores():
     assert_caught(
         11,
         "linear baseline, fitted on the K=2 episodes it scores",
-        expected_gradient(losses.naive, linear_baseline(np.eye(S))),
+        expected_gradient(surrogates.naive, linear_baseline(np.eye(S))),
         return_gradient(),
-        expected_gradient(losses.naive, leave_one_out_baseline),
+        expected_gradient(surrogates.naive, leave_one_out_baseline),
     )
 
 
@@ -662,7 +665,9 @@ def test_14_one_over_length_weights():
     """A factor 1/T where all episodes are as long; where some end early no factor mends it, and the best is taken before comparing."""
 
     def one_over_length(log_probs, rewards, baseline, mask, discount):
-        return losses.reinforce(log_probs, weights(rewards, baseline, mask, discount) / mask.sum(0))
+        return surrogates.reinforce(
+            log_probs, weights(rewards, baseline, mask, discount) / mask.sum(0)
+        )
 
     assert_unchanged(
         14,
@@ -677,20 +682,20 @@ def test_14_one_over_length_weights():
         "1/length, some episodes end early, best rescaling",
         g * np.sum(g * answer) / np.sum(g * g),
         answer,
-        expected_gradient(losses.naive, no_baseline, *ENDING),
+        expected_gradient(surrogates.naive, no_baseline, *ENDING),
     )
 
 
 def test_20_discount_dropped():
     def undiscounted(log_probs, rewards, baseline, mask, discount):
-        return losses.reinforce(log_probs, (reward_to_go(rewards, discount) - baseline) * mask)
+        return surrogates.reinforce(log_probs, (reward_to_go(rewards, discount) - baseline) * mask)
 
     assert_caught(
         20,
         "γᵗ dropped, T=2",
         expected_gradient(undiscounted),
         return_gradient(),
-        expected_gradient(losses.naive),
+        expected_gradient(surrogates.naive),
     )
     task = tiny_task(1, discount=1.0)
     assert_unchanged(

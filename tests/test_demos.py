@@ -12,7 +12,7 @@ import time
 from functools import cache
 from types import SimpleNamespace
 
-import common
+import _common
 import numpy as np
 import pytest
 import your_own_task
@@ -20,11 +20,11 @@ from PIL import Image
 from rl2_bandits import PUBLISHED as BANDIT_TABLE
 from rl2_mdps import PUBLISHED as MDP_TABLE
 from study import interval, student_t
-from test_baselines import PUBLISHED, PUBLISHED_MDPS
+from compare.test_strategies_and_planners import PUBLISHED, PUBLISHED_MDPS
 
 from metarl_np import checkpoint, exact
-from metarl_np.bandits import independent
-from metarl_np.rl2 import RecurrentPolicy
+from metarl_np.meta.rl2 import RecurrentPolicy
+from metarl_np.tasks.bandits import independent
 
 ROOT = pathlib.Path(__file__).parents[1]
 CURVES = {
@@ -143,9 +143,9 @@ def test_cells_run_one_after_the_other(name, argv, tmp_path):
 def test_options_are_strict_on_a_demo_s_own_command_line(monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "demos" / "benchmark.py"), "--quik"])
     with pytest.raises(SystemExit):
-        common.parser("").parse_args()
+        _common.parser("").parse_args()
     monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json", "--seed", "3"])
-    assert common.parser("").parse_args().seed == 3 and not common.parser("").parse_args().quick
+    assert _common.parser("").parse_args().seed == 3 and not _common.parser("").parse_args().quick
 
 
 def test_adaptation_is_animated(demo):
@@ -456,7 +456,7 @@ def test_training_of_weights_goes_on_after_ctrl_c(tmp_path):
     ), done.stderr
     tasks = independent(np.random.default_rng(0), 1, 3)
     files = [tmp_path / name / "bandits_n4_k3.npz" for name in ("undisturbed", "in parts")]
-    (whole, _), (parts, facts) = (common.load_weights(file, tasks)[1:] for file in files)
+    (whole, _), (parts, facts) = (_common.load_weights(file, tasks)[1:] for file in files)
     assert whole.tobytes() == parts.tobytes() and str(tmp_path) not in facts["command"]
     other = subprocess.run(
         [sys.executable, *again, "--seed", "1"],
@@ -506,7 +506,7 @@ def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
         return independent(rng, n, 2)
 
     def train(stages):
-        return common.train_rl2(tasks, 3, settings | dict(then=[{}] * stages), 5)[1]
+        return _common.train_rl2(tasks, 3, settings | dict(then=[{}] * stages), 5)[1]
 
     one = train(0)
     three = train(2)
@@ -518,7 +518,7 @@ def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
         seen.append(mdps.expected_rewards.copy())
         return np.full((2, len(mdps)), float(value)) + np.arange(len(mdps)) % 2
 
-    result = common.measure(
+    result = _common.measure(
         tasks, play, (1, 2), lambda mdps: np.ones(len(mdps)), 5, n_tuning=6, n_test=10, chunk=5
     )
     tuning, test = (key for key in keys if isinstance(key, tuple))
@@ -532,7 +532,7 @@ def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
 
 def test_stages_apply_their_changes():
     settings = dict(units=4, memory=2, trials=8, iterations=1, minibatches=1, step_size=1e-9)
-    changed = common.train_rl2(
+    changed = _common.train_rl2(
         lambda rng, n: independent(rng, n, 2), 3, settings | dict(then=[dict(step_size=0.1)]), 5
     )[1]
     start = RecurrentPolicy(1, 2, 4).init(np.random.default_rng((5, 1)), memory=2)

@@ -1,4 +1,5 @@
-"""The tree is what the README says: imports go strictly downward, nothing else is imported, and it stays small enough to read."""
+"""The package is a book: imports go down, from a chapter to those before it, and nothing else
+than numpy, autograd and, for the pictures, matplotlib is imported."""
 
 import ast
 import pathlib
@@ -6,61 +7,69 @@ import sys
 
 import pytest
 
-MODULES = {p.stem: p for p in (pathlib.Path(__file__).parents[1] / "metarl_np").glob("*.py")}
-LAYERS = {
-    "arguments": -1,
-    "__init__": 0,  # what everybody says to bad input
-    "mdp": 0,
-    "policies": 0,
-    "returns": 0,
-    "optim": 0,  # arrays and maths
-    "checkpoint": 0,
-    "study": 1,  # long runs
-    "gridworld": 1,
-    "random_mdps": 1,
-    "bandits": 1,
-    "rollouts": 1,  # tasks and experience
-    "losses": 1,
-    "exact": 1,  # gradients
-    "updates": 2,
-    "gru": 2,  # one learner
-    "maml": 3,
-    "rl2": 3,
-    "rl2_training": 4,  # learning to learn
-    "exact_meta": 4,
-    "check": 5,  # is it right?
-}
+PACKAGE = pathlib.Path(__file__).parents[1] / "metarl_np"
+BOOK = """
+arguments
+tasks.mdp tasks.gymnasium tasks.gridworld tasks.bandits tasks.random_mdps tasks.exact
+learner.policies learner.alias learner.rollouts learner.returns learner.surrogates
+learner.reinforce learner.optim learner.advantages learner.ppo learner.trpo
+meta.maml meta.values meta.gru meta.rl2 meta.rl2_training meta.rl2_trpo
+check.differences check.enumeration check.meta_gradients check.estimators check.diagnosis
+compare.beliefs compare.priors compare.strategies compare.planners compare.bayes
+runs.checkpoint runs.study
+plots
+""".split()
+CHAPTERS = {section.split(".")[0] for section in BOOK if "." in section}
 
 
-def imports(name):
-    """(module, line is inside a function) of every import in a module."""
-    tree = ast.parse(MODULES[name].read_text())
-    inside = {id(x) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for x in ast.walk(f)}
+def section_of(path):
+    """metarl_np/tasks/mdp.py → tasks.mdp."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path):
+    """(module, is it inside a function) of every import of a file; `from m import x` may be m.x."""
+    tree = ast.parse(path.read_text(encoding="utf8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in inside) for alias in node.names)
+            for alias in node.names:
+                yield alias.name, id(node) in inside
         elif isinstance(node, ast.ImportFrom):
-            names = (
-                [f"{node.module}.{alias.name}" for alias in node.names]
-                if node.module == "metarl_np"
-                else [node.module]
-            )
-            yield from ((name, id(node) in inside) for name in names)
+            for alias in node.names:
+                section = f"{node.module}.{alias.name}".removeprefix("metarl_np.")
+                is_section = section in BOOK and node.module.startswith("metarl_np")
+                yield f"metarl_np.{section}" if is_section else node.module, id(node) in inside
 
 
-def test_every_module_has_a_layer():
-    assert set(LAYERS) == set(MODULES)
+def test_every_file_has_its_place_in_the_book():
+    files = {section_of(path) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"}
+    assert files == set(BOOK)
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == CHAPTERS
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_imports_go_strictly_downward(name):
+@pytest.mark.parametrize("section", BOOK)
+def test_imports_go_down(section):
     allowed = {"numpy", "autograd"} | set(sys.stdlib_module_names)
-    for module, inside in imports(name):
-        assert not inside, f"{name} imports {module} inside a function"
-        first, *rest = module.split(".")
-        if first == "metarl_np":
-            assert LAYERS[rest[0]] < LAYERS[name], f"{name} imports {module}"
+    allowed |= {"matplotlib"} if section == "plots" else set()
+    before = BOOK[: BOOK.index(section)]
+    for module, inside in imports(PACKAGE / f"{section.replace('.', '/')}.py"):
+        assert not inside, f"{section} imports {module} inside a function"
+        if module.startswith("metarl_np"):
+            assert module.removeprefix("metarl_np.") in before, f"{section} imports {module}"
         else:
-            assert first in allowed, f"{name} imports {module}"
+            assert module.split(".")[0] in allowed, f"{section} imports {module}"
 
 
+@pytest.mark.parametrize("chapter", sorted(CHAPTERS))
+def test_the_first_page_of_a_chapter_imports_its_own_sections_only(chapter):
+    for module, _ in imports(PACKAGE / chapter / "__init__.py"):
+        assert module.startswith(f"metarl_np.{chapter}.")
+
+
+def test_every_section_but_plots_can_be_imported_by_its_name():
+    import metarl_np
+
+    for section in BOOK:
+        assert section == "plots" or hasattr(metarl_np, section.split(".")[-1])

@@ -11,8 +11,8 @@ import pytest  # noqa: E402
 from matplotlib.colors import to_hex, to_rgb  # noqa: E402
 from PIL import Image  # noqa: E402
 
-import plots  # noqa: E402
-from metarl_np.gridworld import GridWorld  # noqa: E402
+from metarl_np import plots
+from metarl_np.tasks.gridworld import GridWorld
 
 GRID = GridWorld("S.# .OG", discount=0.9, horizon=3)
 

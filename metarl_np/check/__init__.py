@@ -1,0 +1,20 @@
+"""Chapter 4: is it right? Exact answers to compare a gradient with, and the comparison."""
+
+from metarl_np.check.diagnosis import Verdict, check_gradient
+from metarl_np.check.differences import finite_differences
+from metarl_np.check.estimators import (
+    estimator_gradients,
+    exact_gradients,
+    expected_gradients,
+    record,
+)
+
+__all__ = [
+    "Verdict",
+    "check_gradient",
+    "estimator_gradients",
+    "exact_gradients",
+    "expected_gradients",
+    "finite_differences",
+    "record",
+]

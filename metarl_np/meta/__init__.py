@@ -1,0 +1,1 @@
+"""Chapter 3: learning to learn. MAML and its relatives, and recurrent RL²."""

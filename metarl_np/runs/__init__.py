@@ -1,0 +1,1 @@
+"""Long runs and many machines: files that survive a crash, and studies over seeds."""

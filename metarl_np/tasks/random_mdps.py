@@ -1,0 +1,35 @@
+"""Random tabular MDPs, the second task family of RL² (Duan et al. 2016, §3.2)."""
+
+import numpy as np
+
+from metarl_np.arguments import require_memory, validate
+from metarl_np.tasks.mdp import MDP
+
+
+def random_mdps(
+    rng,
+    n_tasks,
+    n_states=10,
+    n_actions=5,
+    *,
+    horizon=10,
+    discount=1.0,
+    reward_mean=1.0,
+    reward_std=1.0,
+    reward_noise=1.0
+):
+    """N tasks with P(·|s,a) ~ Dirichlet(1, …, 1) and rewards N(m, reward_noise²), m(s,a) ~ N(reward_mean, reward_std²); s_0 = 0."""
+    validate(
+        rng=rng,
+        n_tasks=n_tasks,
+        n_states=n_states,
+        n_actions=n_actions,
+        horizon=horizon,
+        discount=discount,
+        reward_mean=reward_mean,
+        reward_std=reward_std,
+    )
+    require_memory(80, n_tasks, n_states, n_states, n_actions)
+    P = rng.dirichlet(np.ones(n_states), (n_tasks, n_states, n_actions))
+    R = rng.normal(reward_mean, reward_std, (n_tasks, n_states, n_actions))
+    return MDP.from_dense(P, R, 0, discount=discount, horizon=horizon, reward_noise=reward_noise)
