@@ -13,9 +13,8 @@ from matplotlib.ticker import NullFormatter
 from _common import Progress, begin, finish, parser
 from metarl_np import exact, meta_gradients, plots
 from metarl_np.learner.policies import SoftmaxPolicy
-from metarl_np.learner.reinforce import Reinforce
+from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
 from metarl_np.learner.rollouts import Episodes, rollout
-from metarl_np.learner.surrogates import ESTIMATORS
 from metarl_np.meta.maml import Adaptation, centred_returns, meta_gradient
 from metarl_np.tasks.gridworld import GridWorld
 from metarl_np.tasks.random_mdps import random_mdps

@@ -93,16 +93,6 @@ def learners(rng, n, s, a):
         yield name, policy, 0.7 * rng.normal(size=(n,) + policy.init().shape)
 
 
-def numerical_gradient(f, x, eps=1e-5):
-    """Central differences of f: array → array, shape of f(x) + shape of x."""
-    columns = []
-    for i in np.ndindex(x.shape):
-        h = np.zeros(x.shape)
-        h[i] = eps
-        columns.append((f(x + h) - f(x - h)) / (2 * eps))
-    return np.moveaxis(np.array(columns), 0, -1).reshape(np.shape(columns[0]) + x.shape)
-
-
 def plain_log_pi(policy, theta):
     """log π(a|s), (S, A), of one task: both policies are ∝ exp(φ(s)ᵀ θ f(a)), f(a) one-hot or the bits of a."""
     if isinstance(policy, ActorCritic):

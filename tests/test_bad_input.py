@@ -910,7 +910,8 @@ def test_a_petabyte_is_refused_before_it_is_allocated(call):
     tracemalloc.start()
     try:
         with pytest.raises(
-            ValueError, match=r"^arguments.MAX_BYTES: \d[\d,]{12,} bytes asked for, above 8,589,934,592"
+            ValueError,
+            match=r"^arguments.MAX_BYTES: \d[\d,]{12,} bytes asked for, above 8,589,934,592",
         ):
             call()
         assert tracemalloc.get_traced_memory()[1] < 5e5

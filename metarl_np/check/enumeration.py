@@ -13,6 +13,7 @@ from metarl_np.learner.rollouts import Episodes
 from metarl_np.learner.surrogates import log_likelihood, stop
 from metarl_np.meta import rl2
 from metarl_np.meta.maml import Adaptation, per_task
+from metarl_np.tasks.mdp import for_each_task
 
 
 def enumerate_episodes(mdps, *, max_episodes=1_000_000):
@@ -77,7 +78,7 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
 def enumerated_return(log_pi, episodes, dynamics, discount):
     """J = Σ_τ Pr(τ) Σ_t γᵗ r_t over enumerated episodes, differentiable through log π: (N,)."""
     require_shapes(episodes.last_states.shape, dynamics=dynamics)
-    table = log_pi + np.zeros((len(dynamics), 1, 1))
+    table = for_each_task(log_pi, len(dynamics))
     task = np.arange(len(dynamics))[:, None]
     log_p = np.sum(np.where(episodes.mask, table[task, episodes.states, episodes.actions], 0.0), 0)
     return np.sum(dynamics * np.exp(log_p) * discounted_return(episodes.rewards, discount), -1)

@@ -9,10 +9,9 @@ import numpy as np
 from metarl_np.arguments import require, require_array, validate
 from metarl_np.check import meta_gradients
 from metarl_np.learner.policies import SoftmaxPolicy
-from metarl_np.learner.reinforce import Reinforce
+from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
 from metarl_np.learner.returns import leave_one_out_baseline
 from metarl_np.learner.rollouts import Episodes
-from metarl_np.learner.surrogates import ESTIMATORS
 from metarl_np.meta.maml import centred_returns, meta_gradient, replay
 from metarl_np.tasks import exact
 

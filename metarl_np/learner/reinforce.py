@@ -13,14 +13,16 @@ from metarl_np.arguments import require, validate
 from metarl_np.learner.policies import sum_last
 from metarl_np.learner.returns import leave_one_out_baseline, reward_to_go
 from metarl_np.learner.surrogates import (
-    ESTIMATORS,
-    FOLDED,
+    SURROGATES,
     fold,
     gather_log_probs,
     magic_box,
     reinforce_weights,
     stop,
 )
+
+ESTIMATORS = ("first_order", "naive", "lvc", "dice", "loaded_dice")  # see surrogates
+FOLDED = ("first_order", "naive", "lvc")  # those that need of the episodes W(s, a) alone
 
 
 def reinforce_table(episodes, discount, n_states, n_actions, *, baseline=leave_one_out_baseline):
@@ -45,7 +47,7 @@ class Reinforce:
     def __post_init__(self):
         validate(step_size=self.step_size, baseline=self.baseline, lam=self.lam)
         require(
-            self.estimator in tuple(ESTIMATORS),
+            self.estimator in ESTIMATORS,
             "estimator",
             f"{self.estimator!r:.99} is not one of {', '.join(ESTIMATORS)}",
         )
@@ -68,7 +70,7 @@ class Reinforce:
             )
             return stop(score) if self.estimator == "first_order" else score
         states, actions, recorded = data
-        surrogate = ESTIMATORS[self.estimator]
+        surrogate = SURROGATES[self.estimator]
         options = dict(lam=self.lam) if self.estimator == "loaded_dice" else {}
         return grad(
             lambda th: np.sum(

@@ -15,6 +15,7 @@ from autograd.extend import defvjp, notrace_primitive, primitive
 
 from metarl_np.arguments import require_shapes
 from metarl_np.learner.returns import discounts, no_baseline, reward_to_go
+from metarl_np.tasks.mdp import for_each_task
 
 
 @notrace_primitive
@@ -76,7 +77,7 @@ def fold(weights, states, actions, n_states, n_actions):
 def gather_log_probs(log_pi, states, actions):
     """log π(a_t|s_t) from a table that all tasks share or from theirs: (S, A) or (N, S, A), (T, N, K) → (T, N, K)."""
     return gather(
-        log_pi + np.zeros((states.shape[1], 1, 1)) if np.ndim(log_pi) == 2 else log_pi,
+        for_each_task(log_pi, states.shape[1]) if np.ndim(log_pi) == 2 else log_pi,
         states,
         actions,
     )
@@ -127,10 +128,7 @@ def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
     )
 
 
-ESTIMATORS = dict(first_order=naive, naive=naive, lvc=lvc, dice=dice, loaded_dice=loaded_dice)
-
-
-FOLDED = ("first_order", "naive", "lvc")  # those that depend on the episodes through W(s, a) alone
+SURROGATES = dict(naive=naive, lvc=lvc, dice=dice, loaded_dice=loaded_dice)
 
 
 def _weights(rewards, baseline, mask, discount):

@@ -18,10 +18,11 @@ from metarl_np.arguments import (
 )
 from metarl_np.learner.optim import adam
 from metarl_np.learner.policies import LinearPolicy
-from metarl_np.learner.reinforce import Reinforce, reinforce_table
+from metarl_np.learner.reinforce import FOLDED, Reinforce, reinforce_table
 from metarl_np.learner.returns import discounted_return, leave_one_out_baseline
 from metarl_np.learner.rollouts import Episodes, rollout
-from metarl_np.learner.surrogates import FOLDED, gather, log_likelihood, reinforce_folded
+from metarl_np.learner.surrogates import gather, log_likelihood, reinforce_folded
+from metarl_np.tasks.mdp import for_each_task
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ def per_task(theta, n_tasks):
         "theta",
         f"shape {theta.shape}, where there are {n_tasks} tasks",
     )
-    return np.zeros((n_tasks,) + theta.shape[-2:]) + theta
+    return for_each_task(theta, n_tasks)
 
 
 def meta_objective(policy, theta, path, inner, outer, score_factor=None):

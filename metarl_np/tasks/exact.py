@@ -8,7 +8,7 @@ import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np.arguments import require, require_memory, require_shapes, validate
-from metarl_np.tasks.mdp import require_log_pi
+from metarl_np.tasks.mdp import for_each_task, require_log_pi
 
 BLOCK = 16_384  # states whose action values stay in a core's cache until the sweep has reduced them to one number each
 
@@ -92,7 +92,7 @@ def values(mdps, log_pi):
     require_log_pi(log_pi, mdps)
     require_memory(8, mdps.horizon + 1, *mdps.shape[:2])
     v = [np.zeros(mdps.shape[:2])]
-    pi = np.exp(log_pi) + np.zeros((len(mdps), 1, 1))
+    pi = for_each_task(np.exp(log_pi), len(mdps))
     for _ in range(mdps.horizon):
         v.append(backup(mdps, pi, v[-1]))
     return np.array(v[::-1])

@@ -26,6 +26,15 @@ def require_log_pi(log_pi, mdps):
     )
 
 
+def for_each_task(x, n_tasks):
+    """What all tasks share, once for each of them: (·, ·) or (N, ·, ·) → (N, ·, ·).
+
+    Zeros of the wanted shape are added, since autograd has no derivative of a `broadcast_to`
+    with a new leading axis.
+    """
+    return x + np.zeros((n_tasks, 1, 1))
+
+
 @dataclass(frozen=True, eq=False)
 class MDP:
     """N finite MDPs of one size, as successor lists: from (s, a) the z-th of Z successors follows with its probability.

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
+from metarl_np.check import finite_differences
 from metarl_np import check, estimators
 from metarl_np.check.meta_gradients import adapted_return_gradient, expected_adapted_return
 from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
-from metarl_np.learner.reinforce import Reinforce
+from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
 from metarl_np.learner.returns import no_baseline
-from metarl_np.learner.surrogates import ESTIMATORS
 from metarl_np.meta.maml import adapt, centred_returns, meta_gradient
 from metarl_np.tasks.random_mdps import random_mdps
-from helpers import numerical_gradient
 
 S = 3
 A = 2
@@ -47,7 +46,10 @@ def test_every_estimator_is_recognised_from_plain_arrays(rng, n, steps):
     for name in NAMES:
         estimator, _, score = name.partition("+")
         inner = Reinforce(ALPHA, estimator=estimator)
-        data = [inner.prepare(SoftmaxPolicy(*theta.shape), None, e, mdps.discount) for e in path.episodes[:-1]]
+        data = [
+            inner.prepare(SoftmaxPolicy(*theta.shape), None, e, mdps.discount)
+            for e in path.episodes[:-1]
+        ]
         mine = type(path)(path.thetas, path.episodes, data, path.returns, path.query)
         g = meta_gradient(
             SoftmaxPolicy(S, A),
@@ -85,7 +87,7 @@ def test_naive_by_hand_in_numpy(rng):
         return g
 
     g = gradient(theta + ALPHA * gradient(theta, records[0]), records[1]).ravel()
-    h = numerical_gradient(lambda x: gradient(x, records[0]), theta).reshape(S * A, S * A)
+    h = finite_differences(lambda x: gradient(x, records[0]), theta).reshape(S * A, S * A)
     verdict = check.check_gradient((g + ALPHA * h.T @ g).reshape(S, A), candidates(theta, records))
     assert verdict.names == ("naive",)
     assert "lacks H₁ and H₁₂" in str(verdict)
@@ -243,9 +245,9 @@ def test_exact_answers_are_the_oracles(tiny):
             v = (pi * q).sum(1)
         return v[0]
 
-    g = numerical_gradient(j, theta)
+    g = finite_differences(j, theta)
     np.testing.assert_allclose(answers["policy gradient"], g, atol=1e-9)
-    two = numerical_gradient(lambda x: j(x + ALPHA * numerical_gradient(j, x, 1e-4)), theta, 1e-4)
+    two = finite_differences(lambda x: j(x + ALPHA * finite_differences(j, x, 1e-4)), theta, 1e-4)
     one = check.exact_gradients(mdps[[0, 0]], theta, step_size=ALPHA)["(a)"]  # a mean over tasks
     np.testing.assert_allclose(one, two, atol=1e-6)
     np.testing.assert_allclose(
@@ -257,7 +259,7 @@ def test_expected_gradients_hold_b_and_naive_with_the_score_is_it(tiny):
     mdps, theta = tiny
     expected = check.expected_gradients(mdps, theta, step_size=ALPHA, episodes=2)
     inner = Reinforce(ALPHA)
-    slope = numerical_gradient(
+    slope = finite_differences(
         lambda x: expected_adapted_return(mdps, SoftmaxPolicy(2, 2), x, inner, episodes=2), theta
     )
     verdict = check.check_gradient(slope, expected, tolerance=1e-7)

@@ -9,7 +9,6 @@ import pytest
 from autograd import grad
 from helpers import (
     all_episodes,
-    numerical_gradient,
     plain_log_pi,
     plain_score,
     policies,
@@ -18,6 +17,7 @@ from helpers import (
     tiny_mdp,
 )
 
+from metarl_np.check import finite_differences
 from metarl_np.check.enumeration import enumerate_episodes
 from metarl_np.check.meta_gradients import (
     expected_adapted_return_gradient,
@@ -25,10 +25,10 @@ from metarl_np.check.meta_gradients import (
     hessians,
 )
 from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
-from metarl_np.learner.reinforce import Reinforce
+from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
 from metarl_np.learner.returns import leave_one_out_baseline, no_baseline, reward_to_go
 from metarl_np.learner.rollouts import Episodes, rollout
-from metarl_np.learner.surrogates import ESTIMATORS, gather_log_probs, log_likelihood, lvc, naive
+from metarl_np.learner.surrogates import SURROGATES, gather_log_probs, log_likelihood, lvc, naive
 from metarl_np.meta.maml import centred_returns, meta_gradient, meta_objective, replay
 from metarl_np.tasks.exact import expected_return
 
@@ -133,7 +133,7 @@ def cross_terms(mdps, policy, theta, lam):
 
 def baseline_curvature(mdps, policy, theta):
     """E Σ_t γᵗ b_t ∇²log π_t, b_t an independent episode's return from t on."""
-    curvature = numerical_gradient(lambda x: plain_score(policy, x), theta).reshape(
+    curvature = finite_differences(lambda x: plain_score(policy, x), theta).reshape(
         3, 2, theta.size, theta.size
     )
     total = 0.0
@@ -291,7 +291,7 @@ def test_no_derivative_passes_through_a_masked_step(rng, estimator):
     mask = rng.random(x.shape) < 0.6
 
     def surrogate(x):
-        return anp.sum(ESTIMATORS[estimator](-(x**2), rewards, baseline, mask, GAMMA))
+        return anp.sum(SURROGATES.get(estimator, naive)(-(x**2), rewards, baseline, mask, GAMMA))
 
     for derivative in (grad(surrogate)(x), grad(lambda x: anp.sum(v * grad(surrogate)(x)))(x)):
         assert (derivative[~mask] == 0).all() and (derivative[mask] != 0).all()
@@ -422,7 +422,7 @@ def test_naive_meta_gradient_is_the_slope_of_its_objective_in_loops(rng, k, scor
             value, [objective(own[i], i) for i in range(3)], rtol=1e-10, err_msg=name
         )
         g = meta_gradient(policy, path, inner, outer=outer, score_factor=score)
-        slope = [numerical_gradient(lambda x: objective(x, i), own[i]) for i in range(3)]
+        slope = [finite_differences(lambda x: objective(x, i), own[i]) for i in range(3)]
         np.testing.assert_allclose(g, slope, atol=1e-6, err_msg=name)
 
 

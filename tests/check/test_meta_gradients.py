@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from helpers import (
     all_episodes,
-    numerical_gradient,
     plain_log_pi,
     plain_return,
     plain_score,
@@ -17,6 +16,7 @@ from helpers import (
     tiny_mdp,
 )
 
+from metarl_np.check import finite_differences
 from metarl_np.check.enumeration import enumerate_adaptations
 from metarl_np.check.meta_gradients import (
     adapted_return,
@@ -26,9 +26,8 @@ from metarl_np.check.meta_gradients import (
     hessians,
 )
 from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
-from metarl_np.learner.reinforce import FirstOrder, Reinforce
+from metarl_np.learner.reinforce import ESTIMATORS, FirstOrder, Reinforce
 from metarl_np.learner.returns import leave_one_out_baseline, no_baseline
-from metarl_np.learner.surrogates import ESTIMATORS
 from metarl_np.tasks.random_mdps import random_mdps
 
 N = 2
@@ -70,7 +69,7 @@ def test_adapted_return_and_its_gradient_against_enumeration_and_finite_differen
         np.testing.assert_allclose(
             value, [objective(own(theta, i), i) for i in range(N)], rtol=1e-12, err_msg=name
         )
-        slope = [numerical_gradient(lambda x: objective(x, i), own(theta, i)) for i in range(N)]
+        slope = [finite_differences(lambda x: objective(x, i), own(theta, i)) for i in range(N)]
         np.testing.assert_allclose(g, slope, atol=1e-8, err_msg=name)
         assert abs(g[0] - g[1]).max() > 0.01, name
 
@@ -115,8 +114,8 @@ def parts_by_definition(mdps, i, policy, theta):
     """{"H1": E Σ γᵗ ∇log π_t ∇log π_tᵀ G_t, "H2": E Σ γᵗ ∇²log π_t G_t, "H12": E Σ γᵗ ∇log π_t (∇Q_t)ᵀ}, as loops."""
     P = theta.size
     score = plain_score(policy, theta).reshape(S, -1, P)
-    curvature = numerical_gradient(lambda x: plain_score(policy, x), theta).reshape(S, -1, P, P)
-    q_slope = numerical_gradient(lambda x: action_values(mdps, i, policy, x), theta).reshape(
+    curvature = finite_differences(lambda x: plain_score(policy, x), theta).reshape(S, -1, P, P)
+    q_slope = finite_differences(lambda x: action_values(mdps, i, policy, x), theta).reshape(
         T, S, -1, P
     )
     h1, h2, h12 = np.zeros((3, P, P))
@@ -143,7 +142,7 @@ def test_hessian_and_its_three_parts_are_what_they_are_defined_to_be(rng):
         )
         for i in range(N):
             J = plain_return(tasks, i)
-            H = numerical_gradient(lambda x: J(policy, x)[1], own(theta, i)).reshape(P, P)
+            H = finite_differences(lambda x: J(policy, x)[1], own(theta, i)).reshape(P, P)
             np.testing.assert_allclose(h["H"][i], H, atol=1e-8, err_msg=name)
             for part, expected in parts_by_definition(tasks, i, policy, own(theta, i)).items():
                 assert abs(expected).max() > 1e-4, (name, part)
@@ -203,7 +202,7 @@ def assert_agrees_with_loops(mdps, policy, theta, directions, *, others, **size)
     zero = np.zeros(len(directions))
     assert expected_adapted_return(*arguments, **size) == pytest.approx(loops(zero), rel=1e-12)
     slopes = np.tensordot(directions, expected_adapted_return_gradient(*arguments, **size), 2)
-    np.testing.assert_allclose(slopes, numerical_gradient(loops, zero), atol=1e-8)
+    np.testing.assert_allclose(slopes, finite_differences(loops, zero), atol=1e-8)
     assert abs(slopes).max() > 1e-3
 
 
@@ -259,7 +258,7 @@ def test_trained_objective_is_smooth_where_there_are_too_many_histories_for_loop
     inner = Reinforce(ALPHA)
     size = dict(episodes=2, steps=2)
     direction = rng.normal(size=theta.shape)
-    slope = numerical_gradient(
+    slope = finite_differences(
         lambda x: expected_adapted_return(mdps, policy, theta + x * direction, inner, **size),
         np.zeros(()),
     )

@@ -6,8 +6,9 @@ from math import lgamma, sqrt
 
 import numpy as np
 import pytest
-from helpers import all_episodes, chi2_p, numerical_gradient, random_tasks
+from helpers import all_episodes, chi2_p, random_tasks
 
+from metarl_np.check import finite_differences
 from metarl_np import exact
 from metarl_np.compare.beliefs import DirichletBelief, FiniteBelief, Prior, counts, transitions
 from metarl_np.compare.planners import act, mean_plan, sample_plan
@@ -471,7 +472,7 @@ def test_fitted_prior_maximises_the_likelihoods_written_out(rng):
         up, down = (reward_likelihood(groups, *(found + x * np.eye(3)[i])) for x in (h, -h))
         assert max(up, down) < best
     np.testing.assert_allclose(
-        numerical_gradient(lambda x: reward_likelihood(groups, *x), found), 0, atol=1e-4
+        finite_differences(lambda x: reward_likelihood(groups, *x), found), 0, atol=1e-4
     )
 
 

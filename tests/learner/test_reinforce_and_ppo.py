@@ -9,7 +9,6 @@ from autograd import grad, jacobian
 from autograd.test_util import check_grads
 from helpers import (
     learners,
-    numerical_gradient,
     plain_kl,
     plain_log_pi,
     plain_values,
@@ -18,6 +17,7 @@ from helpers import (
     random_tasks,
 )
 
+from metarl_np.check import finite_differences
 from metarl_np.learner.advantages import advantages, mean_kl, visits
 from metarl_np.learner.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
 from metarl_np.learner.ppo import PPO
@@ -130,7 +130,7 @@ def test_step_goes_uphill_on_the_surrogate_by_alpha(rng):
         def surrogate(theta):
             return (policy.log_pi(theta) * table).sum((-2, -1))
 
-        slope = numerical_gradient(
+        slope = finite_differences(
             surrogate, theta
         )  # (N,) + θ; task i has no say in what belongs to task j
         slope = slope if theta.ndim == 2 else slope[np.arange(N), np.arange(N)]
@@ -147,7 +147,7 @@ def test_step_is_differentiable_twice(rng):
     for name, policy, theta in policies(rng, N, S, A):
         check_grads(lambda x: Reinforce(0.3)(policy, x, table), modes=["rev"], order=2)(theta)
         by_autograd = jacobian(lambda x: Reinforce(0.3)(policy, x, table))(theta)
-        expected = numerical_gradient(lambda x: Reinforce(0.3)(policy, x, table), theta)
+        expected = finite_differences(lambda x: Reinforce(0.3)(policy, x, table), theta)
         np.testing.assert_allclose(by_autograd, expected, atol=1e-8, err_msg=name)
 
 
@@ -198,7 +198,7 @@ def test_advantages_are_differentiable_through_the_values(batch):
             return advantages(policy, theta, e, GAMMA, baseline=None, lam=0.7)
 
         check_grads(f, modes=["rev"], order=2)(theta)
-        expected = numerical_gradient(
+        expected = finite_differences(
             lambda x: np.stack([plain_advantages(policy, x[i], e, 0.7, i) for i in range(N)], 1),
             theta,
         )
@@ -278,7 +278,7 @@ def test_objective_and_its_gradient_against_a_loop_over_steps(batch, ppo):
 
             assert value[i] == pytest.approx(plain(new[i]), rel=1e-12), name
             np.testing.assert_allclose(
-                g[i], numerical_gradient(plain, new[i]), atol=1e-8, err_msg=name
+                g[i], finite_differences(plain, new[i]), atol=1e-8, err_msg=name
             )
     assert seen == {
         (sign, side) for sign in (-1, 1) for side in range(3)
@@ -364,7 +364,7 @@ def test_epochs_and_minibatches_replayed_by_hand(batch, options):
             for _ in range(ppo.epochs):
                 for m in range(ppo.minibatches):
                     part = range(m * size, (m + 1) * size)
-                    x = x + 0.2 * numerical_gradient(
+                    x = x + 0.2 * finite_differences(
                         lambda y: plain_objective(ppo, policy, y, theta[i], e, advantage, i, part),
                         x,
                     )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from autograd import jacobian
 from autograd.test_util import check_grads
-from helpers import numerical_gradient
 
+from metarl_np.check import finite_differences
 from metarl_np.learner.returns import (
     discounted_return,
     discounts,
@@ -182,7 +182,7 @@ def test_gae_differentiated_through_values_rewards_and_bootstrap(rng, data):
 
     check_grads(f, (0, 1, 2), modes=["rev"], order=2)(*arguments)
     for i in range(3):
-        expected = numerical_gradient(
+        expected = finite_differences(
             lambda x: f(*arguments[:i], x, *arguments[i + 1 :]), arguments[i]
         )
         np.testing.assert_allclose(jacobian(f, i)(*arguments), expected, atol=1e-9)

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from autograd import grad
 from autograd.test_util import check_grads
-from helpers import numerical_gradient, policies
+from helpers import policies
 
+from metarl_np.check import finite_differences
 from metarl_np.learner.returns import leave_one_out_baseline, time_mean_baseline
 from metarl_np.learner.rollouts import Episodes
 from metarl_np.learner.surrogates import (
@@ -198,7 +199,7 @@ def test_gradient_three_ways_is_one(rng):
             **options
         )
         np.testing.assert_allclose(
-            numerical_gradient(stepwise, theta), closed, atol=1e-8, err_msg=name
+            finite_differences(stepwise, theta), closed, atol=1e-8, err_msg=name
         )
 
 

@@ -10,7 +10,6 @@ from autograd import grad, jacobian
 from autograd.test_util import check_grads
 from helpers import (
     learners,
-    numerical_gradient,
     plain_kl,
     plain_log_pi,
     plain_score,
@@ -19,6 +18,7 @@ from helpers import (
     random_tasks,
 )
 
+from metarl_np.check import finite_differences
 from metarl_np import exact
 from metarl_np.learner.advantages import mean_kl
 from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
@@ -62,8 +62,8 @@ def test_fisher_is_the_hessian_of_the_kl(cases):
     for name, policy, theta, nu in cases:
         x = theta[1]
         h = 1e-3
-        hessian = numerical_gradient(
-            lambda y: numerical_gradient(lambda z: plain_kl(policy, x, z, nu[1]), y, h), x, h
+        hessian = finite_differences(
+            lambda y: finite_differences(lambda z: plain_kl(policy, x, z, nu[1]), y, h), x, h
         )
         np.testing.assert_allclose(
             fisher(policy, x, nu[1]), hessian.reshape(x.size, x.size), atol=1e-5, err_msg=name
@@ -140,7 +140,7 @@ def test_natural_direction_is_differentiable_twice(cases, rng):
             slope = jacobian(lambda th, x: natural_direction(policy, th, x, nu, 0.3), argument)(
                 theta, g
             )
-            expected = numerical_gradient(
+            expected = finite_differences(
                 lambda x: solve(policy, *((x, g) if argument == 0 else (theta, x)), nu, 0.3),
                 (theta, g)[argument],
             )
@@ -212,7 +212,7 @@ def test_at_the_old_parameters_the_surrogates_gradient_is_reinforces(batch):
     for name, policy, theta, mdps, e, table, nu in batch:
         g = policy.weighted_score(theta, table)
         for i in range(N):
-            slope = numerical_gradient(
+            slope = finite_differences(
                 lambda x: surrogate_gain(policy, theta[i], x, table[i]), theta[i]
             )
             np.testing.assert_allclose(g[i], slope, atol=1e-8, err_msg=name)

@@ -6,13 +6,13 @@ from autograd import grad
 from autograd.test_util import check_grads
 from helpers import (
     all_episodes,
-    numerical_gradient,
     plain_log_pi,
     policies,
     random_tasks,
     return_of,
 )
 
+from metarl_np.check import finite_differences
 from metarl_np import maml
 from metarl_np.learner.optim import adam, ascent
 from metarl_np.learner.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
@@ -70,14 +70,14 @@ def tables(rng, k, n=N):
 
 
 def plain_gradient(policy, theta, table):
-    return numerical_gradient(lambda x: (plain_log_pi(policy, x) * table).sum(), theta, 1e-4)
+    return finite_differences(lambda x: (plain_log_pi(policy, x) * table).sum(), theta, 1e-4)
 
 
 def chain_rule(policy, theta, support, query, alpha):
     """(I + αH_1)ᵀ … (I + αH_k)ᵀ ∇L(θ_k) of one task, H_j the Hessian of the surrogate Σ W_j log π at θ_{j−1}."""
     jacobians = []
     for table in support:
-        H = numerical_gradient(lambda x: plain_gradient(policy, x, table), theta, 1e-3).reshape(
+        H = finite_differences(lambda x: plain_gradient(policy, x, table), theta, 1e-3).reshape(
             theta.size, theta.size
         )
         jacobians.append(np.eye(theta.size) + alpha * H)
@@ -100,7 +100,7 @@ def test_meta_gradient_is_the_chain_rule_and_the_slope_of_the_objective(rng, k):
             [chain_rule(policy, theta, [w[i] for w in support], query[i], ALPHA) for i in range(N)],
             0,
         )
-        slope = numerical_gradient(
+        slope = finite_differences(
             lambda x: meta_objective(policy, x, support, query, ALPHA), theta
         )
         np.testing.assert_allclose(g, by_hand, atol=1e-5, err_msg=name)
@@ -156,7 +156,7 @@ def test_an_outer_objective_of_ones_own_is_the_one_that_is_differentiated(rng):
     g = maml.meta_gradient(
         policy, path, INNER, outer=lambda th: expected_return(mdps, policy.log_pi(th))
     )
-    np.testing.assert_allclose(g, numerical_gradient(after, theta, 1e-3), atol=1e-5)
+    np.testing.assert_allclose(g, finite_differences(after, theta, 1e-3), atol=1e-5)
     assert abs(g - maml.meta_gradient(policy, path, INNER)).max() > 1e-2
 
 
@@ -268,7 +268,7 @@ def test_with_exact_tables_it_is_the_gradient_of_the_adapted_return_at_fixed_dat
             )
 
         query = policy_gradient_table(mdps, policy.log_pi(adapted(theta)))
-        slope = numerical_gradient(
+        slope = finite_differences(
             lambda x: expected_return(mdps, policy.log_pi(adapted(x))).mean(), theta
         )
         np.testing.assert_allclose(

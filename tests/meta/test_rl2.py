@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from autograd import grad
 from autograd.test_util import check_grads
-from helpers import chi2_p, numerical_gradient, random_tasks, tiny_mdp
+from helpers import chi2_p, random_tasks, tiny_mdp
 
 from _common import load_weights, save_weights
+from metarl_np.check import finite_differences
 from metarl_np import checkpoint, rl2
 from metarl_np.check.enumeration import enumerate_bandit_trials, enumerated_trial_return
 from metarl_np.compare.bayes import bayes_optimal
@@ -413,7 +414,7 @@ def test_gradient_is_that_of_plain_autograd_operations(case, rng):
 def test_gradient_by_finite_differences(case, rng):
     _, policy, theta, trials = case
     g = rng.normal(size=trials.outputs.shape)
-    slope = numerical_gradient(
+    slope = finite_differences(
         lambda th: (plain_outputs(np, policy, th, trials.inputs, trials.states)[0] * g).sum(), theta
     )
     np.testing.assert_allclose(policy.unroll(theta, trials)[1](g), slope, atol=1e-7)
@@ -449,7 +450,7 @@ def test_back_propagation_crosses_episodes(case, rng):
     whole = policy.unroll(theta, one)[1](g)
     np.testing.assert_allclose(
         whole,
-        numerical_gradient(
+        finite_differences(
             lambda th: (plain_outputs(np, policy, th, one.inputs, one.states)[0] * g).sum(), theta
         ),
         atol=1e-7,
@@ -673,7 +674,7 @@ def test_enumerated_gradient_by_finite_differences_of_the_recursion(rng):
     theta = thetas(rng, policy, 1, 0.7)[0]
     ours = grad(lambda th: enumerated_trial_return(policy, th, trials, probability))(theta)
     np.testing.assert_allclose(
-        ours, numerical_gradient(lambda th: bandit_return(policy, th, 3), theta), atol=1e-8
+        ours, finite_differences(lambda th: bandit_return(policy, th, 3), theta), atol=1e-8
     )
     assert abs(ours).max() > 0.01
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from autograd import grad
-from helpers import numerical_gradient, random_tasks, tiny_mdp
+from helpers import random_tasks, tiny_mdp
 from meta.test_rl2 import (
     PAYOFFS,
     bandit_return,
@@ -18,6 +18,7 @@ from meta.test_rl2 import (
     unpack,
 )
 
+from metarl_np.check import finite_differences
 from metarl_np import ppo, rl2, rl2_training
 from metarl_np.meta.rl2 import RecurrentPolicy, Trials, sample_trials
 from metarl_np.meta.rl2_training import (
@@ -219,7 +220,7 @@ def test_clipping_by_hand(advantage, ratio, expected):
     assert trial_surrogate(new, trials, A, V, clip=0.2, value=0.0) == pytest.approx(
         expected, abs=1e-12
     )
-    slope = numerical_gradient(lambda y: trial_surrogate(y, trials, A, V, clip=0.2, value=0.0), new)
+    slope = finite_differences(lambda y: trial_surrogate(y, trials, A, V, clip=0.2, value=0.0), new)
     assert (abs(slope[0, 0]) < 1e-9).all() == (
         abs(expected) < abs(advantage * ratio) or expected == -1.6
     )
@@ -291,7 +292,7 @@ def test_surrogate_gradient_by_finite_differences_and_autograd(moved):
         def ours(y):
             return trial_surrogate(y, trials, advantage, target, **settings)
 
-        slope = numerical_gradient(ours, y, 1e-6)
+        slope = finite_differences(ours, y, 1e-6)
         closed = trial_surrogate_gradient(
             y, trials, old, advantage, target, trials.mask.sum(), **settings
         )
@@ -381,7 +382,7 @@ def test_masked_steps_add_nothing(case, rng):
 
 
 def exact_bandit_gradient(policy, theta, pulls):
-    return numerical_gradient(lambda th: bandit_return(policy, th, pulls), theta)
+    return finite_differences(lambda th: bandit_return(policy, th, pulls), theta)
 
 
 @pytest.mark.parametrize("payoffs", PAYOFFS)
@@ -455,7 +456,7 @@ def uneven():
     mdps = replace(mdps, rewards=rewards)
     policy = RecurrentPolicy(3, 2, 2)
     theta = policy.init(rng, np.float64) + 0.5 * rng.normal(size=policy.net.size)
-    exact = numerical_gradient(lambda th: trial_return(mdps, policy, th, 2), theta)
+    exact = finite_differences(lambda th: trial_return(mdps, policy, th, 2), theta)
     many = mdps[np.zeros(300, int)]
     return (
         mdps,
@@ -693,7 +694,7 @@ def small(rng):
     theta = policy.init(rng, np.float64) + 0.5 * rng.normal(size=policy.net.size)
     trials = sample_trials(rng, mdps, policy, theta, 2)
     assert not trials.mask.all()
-    J = numerical_gradient(
+    J = finite_differences(
         lambda th: plain_outputs(np, policy, th, trials.inputs, trials.states)[0], theta
     )  # (T, A + 1, N, P)
     F = np.zeros((len(theta),) * 2)
@@ -756,7 +757,7 @@ def test_a_trpo_step_is_the_natural_gradient_of_the_right_length(small, rng):
             kl += sum(p * np.log(p / q)) / steps
         return np.array([total, kl])
 
-    g = numerical_gradient(gain_and_kl, theta)[0]
+    g = finite_differences(gain_and_kl, theta)[0]
     x = np.linalg.solve(F + 0.02 * np.eye(len(F)), g)
     full = x * np.sqrt(2 * 0.005 / (x @ F @ x))
     j = 0

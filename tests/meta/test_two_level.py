@@ -10,13 +10,13 @@ from autograd import grad
 from helpers import (
     all_episodes,
     learners,
-    numerical_gradient,
     plain_log_pi,
     plain_return,
     random_tasks,
     tiny_mdp,
 )
 
+from metarl_np.check import finite_differences
 from metarl_np.check.meta_gradients import (
     expected_adapted_return,
     expected_adapted_return_gradient,
@@ -118,7 +118,7 @@ def test_second_order_gradient_by_finite_differences(tasks, rng, inner, k):
                 theta = inner(policy, theta, data)
             return sum(np.sum(plain_log_pi(policy, theta[i]) * path.query[i]) for i in range(N))
 
-        slope = numerical_gradient(objective, theta, 1e-5)
+        slope = finite_differences(objective, theta, 1e-5)
         assert abs(g - slope).max() < 1e-5 * abs(slope).max(), name
         if k == 1:  # it is far from the first-order one
             assert (
@@ -191,7 +191,7 @@ def test_with_the_score_it_is_the_gradient_of_the_expected_adapted_return(
     mdps = tiny_mdp(rng, 2)
     theta = 0.5 * rng.normal(size=policy.init().shape)
     sizes = dict(episodes=episodes, steps=steps)
-    slope = numerical_gradient(
+    slope = finite_differences(
         lambda x: expected_adapted_return(mdps, policy, x, inner, **sizes), theta, 1e-6
     )
     g, pathwise = (

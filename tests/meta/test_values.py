@@ -7,8 +7,9 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 from autograd import grad
-from helpers import all_episodes, numerical_gradient, random_tasks
+from helpers import all_episodes, random_tasks
 
+from metarl_np.check import finite_differences
 from metarl_np import exact
 from metarl_np.learner.advantages import td_errors
 from metarl_np.learner.rollouts import Episodes, rollout
@@ -172,7 +173,7 @@ def test_meta_gradient_against_finite_differences(rng, tasks, log_pi, steps, lam
         return meta_value_objective(v, data, step_size=0.4, discount=0.8, lam=lam)
 
     np.testing.assert_allclose(objective(v), plain(v), atol=1e-14)
-    want = numerical_gradient(plain, v)
+    want = finite_differences(plain, v)
     np.testing.assert_allclose(
         grad(lambda x: anp.sum(objective(x)))(v), want[np.arange(N), np.arange(N)], atol=1e-9
     )

@@ -8,13 +8,13 @@ from autograd import grad
 from autograd.test_util import check_grads
 from helpers import (
     all_episodes,
-    numerical_gradient,
     policies,
     random_tasks,
     return_of,
     terminal_state,
 )
 
+from metarl_np.check import finite_differences
 from metarl_np import enumeration, exact
 from metarl_np.learner.policies import SoftmaxPolicy
 from metarl_np.learner.reinforce import reinforce_table
@@ -410,7 +410,7 @@ def test_policy_gradient_four_ways(tasks, rng):
         )(theta)
         np.testing.assert_allclose(theorem, by_dp, atol=1e-13, err_msg=name)
         np.testing.assert_allclose(enumerated, by_dp, atol=1e-13, err_msg=name)
-        np.testing.assert_allclose(numerical_gradient(plain, theta), by_dp, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(finite_differences(plain, theta), by_dp, atol=1e-8, err_msg=name)
         assert abs(by_dp).max() > 1e-2
 
 
@@ -420,7 +420,7 @@ def test_policy_gradient_with_four_actions_of_two_units(rng):
         theorem = policy.weighted_score(
             theta, exact.policy_gradient_table(mdps, policy.log_pi(theta))
         )
-        differences = numerical_gradient(
+        differences = finite_differences(
             lambda x: exact.expected_return(mdps, policy.log_pi(x)), theta
         )
         differences = differences if theta.ndim == 2 else differences[np.arange(N), np.arange(N)]
