@@ -342,7 +342,7 @@ def measure_scaling(rng, quick, progress, out):
 
 # %% Peers: the scripts that time what a user would run instead
 def peers(folder, python):
-    """{script, sizes and name: number}, as the scripts print it; they skip what is not installed."""
+    """{script, sizes and name: number} as the scripts print it; what is not installed they skip."""
     found = {}
     for script, pattern in PEERS.items():
         name, *sizes = script.split()
