@@ -1,8 +1,10 @@
-"""A GRU that learned to learn plays short Bernoulli bandits almost Bayes-optimally, and 100 pulls about as well as the best index.
+"""A GRU that learned to learn plays short Bernoulli bandits almost Bayes-optimally.
 
-The columns of Duan et al. (2016), Table 1, on fresh tasks, scored by the means of the arms that were pulled. Every hyperparameter, and
-whether RL² takes its likeliest action or samples, is chosen on tuning tasks. Where arms depend on each other (Wang et al. 2016), RL²
-uses it and the indices, which are for independent arms, do not. `--train` makes the weights anew; any `--pulls N --arms K` will do.
+At 100 pulls it is about as good as the best index. The columns are those of Duan et al. (2016),
+Table 1, on fresh tasks, scored by the means of the arms that were pulled. Every hyperparameter,
+and whether RL² takes its likeliest action or samples, is chosen on tuning tasks. Where arms
+depend on each other (Wang et al. 2016), RL² uses it and the indices, which are for independent
+arms, do not. `--train` makes the weights anew; any `--pulls N --arms K` will do.
 """
 
 # %% What is trained
@@ -48,42 +50,41 @@ LONG = dict(
     discount=0.995,
     lam=0.95,
 )
-SETTINGS = {
-    "n=10 k=5": SHORT,
-    "n=10 k=10": SHORT,
-    "n=100 k=5": LONG,
-    "n=100 k=10": dict(LONG, iterations=1400, then=[{}]),
+SETTINGS = {  # by pulls and arms
+    (10, 5): SHORT,
+    (10, 10): SHORT,
+    (100, 5): LONG,
+    (100, 10): dict(LONG, iterations=1400, then=[{}]),
 }
+# two arms with means p and 1 − p
 DEPENDENT_PULLS = 100
-DEPENDENT = dict(LONG, units=48, iterations=300)  # two arms with means p and 1 − p
+DEPENDENT = dict(LONG, units=48, iterations=300)
 
 
 def training_settings(pulls, arms):
-    """Those of SETTINGS, or for another n and k those of the nearest n."""
-    known = {
-        tuple(int(x.split("=")[1]) for x in name.split()): settings
-        for name, settings in SETTINGS.items()
-    }
-    nearest = min(known, key=lambda nk: (abs(np.log(nk[0] / pulls)), abs(nk[1] - arms)))
-    return known[nearest] if (pulls, arms) in known else dict(known[nearest], memory=pulls)
+    """Those of SETTINGS; for another n and k those of the nearest n; for dependent arms theirs."""
+    if arms is None:
+        return DEPENDENT
+    if (pulls, arms) in SETTINGS:
+        return SETTINGS[pulls, arms]
+    nearest = min(SETTINGS, key=lambda nk: (abs(np.log(nk[0] / pulls)), abs(nk[1] - arms)))
+    return dict(SETTINGS[nearest], memory=pulls)
 
 
-def task_family(arms):
-    """tasks(rng, N) → MDP: independent arms, or for arms = None dependent ones."""
-    return (lambda rng, n: bandits.independent(rng, n, arms)) if arms else bandits.dependent
+def task_family(arms, difficulty="uniform"):
+    """tasks(rng, N) → MDP: independent arms, or for arms = None two dependent ones."""
+
+    def tasks(rng, n):
+        if arms is None:
+            return bandits.dependent(rng, n, difficulty)
+        return bandits.independent(rng, n, arms)
+
+    return tasks
 
 
 # %% Methods
-COLUMNS = (
-    "random",
-    "gittins",
-    "ts",
-    "ots",
-    "ucb1",
-    "egreedy",
-    "greedy",
-    "rl2",
-)  # of the published table
+# columns of the published table
+COLUMNS = ("random", "gittins", "ts", "ots", "ucb1", "egreedy", "greedy", "rl2")
 PUBLISHED = {
     (10, 5): (5.0, 6.6, 5.7, 6.5, 6.7, 6.6, 6.6, 6.7),
     (10, 10): (5.0, 6.6, 5.5, 6.2, 6.7, 6.6, 6.6, 6.7),
@@ -107,54 +108,69 @@ LOOKS = dict(
 FAMILIES = dict(easy="green", medium="orange", uniform="red", hard="purple")  # of dependent arms
 
 
+def rl2_play(pulls, policy, theta):
+    """The function that plays RL², for `measure`: it acts by its likeliest action or samples."""
+
+    def play(rng, mdps, value):
+        greedy = value == "greedy"
+        trials = rl2.sample_trials(rng, mdps, policy, theta, pulls, greedy=greedy)
+        return rl2.expected_rewards(mdps, trials)
+
+    return play
+
+
+def strategy_play(pulls, method):
+    """The function that plays a classical strategy, for `measure`."""
+    strategy = BANDITS[method][0]
+
+    def play(rng, mdps, value):
+        return play_bandits(rng, mdps.expected_rewards[:, 0], pulls, strategy, value)
+
+    return play
+
+
+def numbers_of_tasks(pulls, arms, method):
+    """How many tasks to tune on and to test on; OTS is slow."""
+    short = pulls <= 20
+    n_tuning = 20_000 if short else 1_000 if method == "ots" else 5_000
+    if arms is None:
+        n_test = 100_000
+    elif method == "rl2":
+        n_test = 200_000 if short else 100_000
+    else:
+        n_test = 4_000 if method == "ots" else 40_000
+    return dict(n_tuning=n_tuning, n_test=n_test)
+
+
+def best_arm(mdps):
+    """The mean of each task's best arm: (N,)."""
+    return mdps.expected_rewards.max((1, 2))
+
+
 def run(job):
     """`_common.measure` of one method; trained is (policy, θ) for RL²."""
     (pulls, arms, family), method, trained, seed, quick = job
-
-    def play(rng, mdps, value):
-        if method == "rl2":
-            return rl2.expected_rewards(
-                mdps, rl2.sample_trials(rng, mdps, *trained, pulls, greedy=value == "greedy")
-            )
-        return play_bandits(rng, mdps.expected_rewards[:, 0], pulls, BANDITS[method][0], value)
-
-    def tasks(rng, n):
-        return bandits.independent(rng, n, arms) if arms else bandits.dependent(rng, n, family)
-
-    grid = ("greedy", "sampled") if method == "rl2" else BANDITS[method][1]
-    short = pulls <= 20
-    n_test = (
-        100_000
-        if not arms
-        else (
-            (200_000 if short else 100_000)
-            if method == "rl2"
-            else 4_000 if method == "ots" else 40_000
-        )
-    )
-    n_tuning = 20_000 if short else 1_000 if method == "ots" else 5_000
+    if method == "rl2":
+        play = rl2_play(pulls, *trained)
+        grid = ("greedy", "sampled")
+    else:
+        play = strategy_play(pulls, method)
+        grid = BANDITS[method][1]
+    sizes = numbers_of_tasks(pulls, arms, method)
     if quick:
-        n_test = 200
-        n_tuning = 50
         grid = grid[:3]
-    return measure(
-        tasks,
-        play,
-        grid,
-        lambda mdps: mdps.expected_rewards.max((1, 2)),
-        seed,
-        n_tuning=n_tuning,
-        n_test=n_test,
-    )
+        sizes = dict(n_tuning=50, n_test=200)
+    return measure(task_family(arms, family), play, grid, best_arm, seed, **sizes)
 
 
 def name_of(pulls, arms, family):
+    """What a setting is called in the table and in the JSON."""
     return f"n={pulls} k={arms}" if arms else f"n={pulls} dependent {family}"
 
 
 def optimum(pulls, arms, family):
     """The exact Bayes-optimal expected total, or None where there are too many states."""
-    if not arms:
+    if arms is None:
         return float(dependent_optimal(family, pulls).sum()) if family == "uniform" else None
     try:
         return bayes_optimal(arms, pulls)
@@ -169,54 +185,56 @@ def print_settings(rows, settings):
     print(f"\n{'':26s}" + "".join(f"{m:>13s}" for m in methods))
     for name in settings:
         mine = {r["method"]: r for r in rows if r["setting"] == name}
-        lines = {
-            name: lambda r: number(r["mean"], r["sem"]),
-            "  published": lambda r: r.get("published"),
-            "  tuned": lambda r: r.get("hyperparameter"),
-        }
-        for label, cell in lines.items():
-            cells = [cell(mine[m]) if m in mine else None for m in methods]
-            if any(c is not None for c in cells):
-                print(f"{label:26s}" + "".join(f"{'' if c is None else c:>13}" for c in cells))
+        found = [mine.get(m, {}) for m in methods]
+        means = [number(r["mean"], r["sem"]) if r else "" for r in found]
+        published = [r.get("published", "") for r in found]
+        tuned = [r.get("hyperparameter", "") for r in found]
+        for label, cells in ((name, means), ("  published", published), ("  tuned", tuned)):
+            if any(cell != "" for cell in cells):
+                print(f"{label:26s}" + "".join(f"{cell:>13}" for cell in cells))
+
+
+def draw_independent(ax, regret):
+    """Regret of one setting of independent arms, {method: (n,)} for its name."""
+    independent = [name for name in regret if "dependent" not in name]
+    name = "n=100 k=5" if "n=100 k=5" in independent else independent[-1]
+    plots.regret(ax, regret[name], LOOKS)
+    ax.set_title(f"independent arms, {name}")
+
+
+def draw_dependent(ax, regret):
+    """Regret in the four families of dependent arms: a colour a family, a line a method."""
+    lines = dict(
+        rl2=("RL² (trained on uniform)", "-"), gittins=("Gittins", "--"), ts=("Thompson", ":")
+    )
+    for family, colour in FAMILIES.items():
+        looks = {method: (None, colour, line) for method, (_, line) in lines.items()}
+        plots.regret(ax, regret[name_of(DEPENDENT_PULLS, None, family)], looks)
+        plots.curve(ax, [], [], label=family, colour=colour, marker=None)
+    for label, line in lines.values():
+        plots.curve(ax, [], [], label=label, colour="black", line=line, marker=None)
+    uniform = regret[name_of(DEPENDENT_PULLS, None, "uniform")]
+    plots.regret(ax, uniform, dict(optimum=("optimum, uniform", "black", "-.")))
+    ax.set_title("two dependent arms, p and 1 − p")
 
 
 def draw(regret, out):
-    """Cumulative regret of one setting of independent arms, and of the four dependent families."""
-    independent, dependent = (
-        [name for name in regret if ("dependent" in name) == d] for d in (False, True)
-    )
-    fig, axes = plots.figure(
-        5.2 * (bool(independent) + bool(dependent)) + 0.8,
-        4.6,
-        columns=bool(independent) + bool(dependent),
-    )
-    if independent:
-        name = "n=100 k=5" if "n=100 k=5" in independent else independent[-1]
-        plots.regret(axes[0], regret[name], LOOKS)
-        axes[0].set_title(f"independent arms, {name}")
-    if dependent:
-        lines = dict(
-            rl2=("RL² (trained on uniform)", "-"), gittins=("Gittins", "--"), ts=("Thompson", ":")
-        )
-        for family, colour in FAMILIES.items():
-            looks = {method: (None, colour, line) for method, (_, line) in lines.items()}
-            plots.regret(axes[-1], regret[f"n={DEPENDENT_PULLS} dependent {family}"], looks)
-            plots.curve(axes[-1], [], [], label=family, colour=colour, marker=None)
-        for label, line in lines.values():
-            plots.curve(axes[-1], [], [], label=label, colour="black", line=line, marker=None)
-        plots.regret(
-            axes[-1],
-            regret[f"n={DEPENDENT_PULLS} dependent uniform"],
-            dict(optimum=("optimum, uniform", "black", "-.")),
-        )
-        axes[-1].set_title("two dependent arms, p and 1 − p")
-    for ax in axes:
+    """Cumulative regret: {setting: {method: (n,)}}, a panel for either kind of arms."""
+    panels = []
+    if any("dependent" not in name for name in regret):
+        panels.append(draw_independent)
+    if any("dependent" in name for name in regret):
+        panels.append(draw_dependent)
+    fig, axes = plots.figure(5.2 * len(panels) + 0.8, 4.6, columns=len(panels))
+    for ax, panel in zip(axes, panels):
+        panel(ax, regret)
         ax.legend(loc="upper left", ncols=2, fontsize=9)
     return plots.save(fig, out, "rl2_bandits")
 
 
 # %% The job
-def main():
+def options():
+    """The command line, and the settings (n, k) that it asks for; k is None for dependent arms."""
     p = rl2_parser(__doc__)
     p.add_argument("--pulls", type=positive, help="n: this setting only, with --arms")
     p.add_argument("--arms", type=positive, help="k: this setting only, with --pulls")
@@ -225,84 +243,88 @@ def main():
     )
     arguments = p.parse_args()
     check_options(p, arguments)
-    if (arguments.pulls is None) != (arguments.arms is None) or (
-        arguments.dependent and arguments.pulls
-    ):
+    alone = (arguments.pulls is None) != (arguments.arms is None)
+    if alone or (arguments.dependent and arguments.pulls):
         p.error("--pulls and --arms go together, and without --dependent")
     if arguments.pulls:
-        chosen = [(arguments.pulls, arguments.arms)]
-    else:
-        chosen = ([] if arguments.dependent else [(10, 5), (10, 10), (100, 5), (100, 10)]) + [
-            (DEPENDENT_PULLS, None)
-        ]
-    paths = {
-        (n, k): arguments.weights / (f"bandits_n{n}_k{k}.npz" if k else "dependent.npz")
-        for n, k in chosen
-    }
+        return arguments, [(arguments.pulls, arguments.arms)]
+    independent = [] if arguments.dependent else list(SETTINGS)
+    return arguments, [*independent, (DEPENDENT_PULLS, None)]
+
+
+def trained_policy(pulls, arms, path):
+    """(policy, θ) from the file of weights for this setting, with a line on what made them."""
+    sizes = f"--pulls {pulls} --arms {arms}" if arms else "--dependent"
+    command = f"python demos/rl2_bandits.py --train {sizes}"
+    task = task_family(arms)(np.random.default_rng(0), 1)
+    policy, theta, facts = read_weights(path, task, command)
+    made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
+    print(f"{path.name}: {made}")
+    return policy, theta
+
+
+def rows_of(setting, method, result):
+    """Rows of the JSON of what `run` returned; RL²'s is followed by the optimum's, if known."""
+    pulls, arms, _ = setting
+    name = name_of(*setting)
+    row = dict(setting=name, method=method)
+    row |= {key: result[key] for key in ("mean", "sem", "tasks")}
+    if (pulls, arms) in PUBLISHED:
+        row["published"] = PUBLISHED[pulls, arms][COLUMNS.index(method)]
+    if result["tuning"]:
+        row |= dict(hyperparameter=result["value"], tuning=result["tuning"])
+    best = optimum(*setting) if method == "rl2" else None
+    if best is None:
+        return [row]
+    return [row, dict(setting=name, method="optimum", mean=best, sem=0.0)]
+
+
+def regrets_of(setting, method, result):
+    """{method: regret so far after each pull}; with that of RL² the optimum's, if known."""
+    pulls, arms, family = setting
+    regrets = {method: np.cumsum(result["best"] / pulls - np.array(result["episode"])).tolist()}
+    if method == "rl2" and family == "uniform":
+        mean_best_arm = 0.75  # E max(p, 1 − p)
+        regrets["optimum"] = np.cumsum(mean_best_arm - dependent_optimal(family, pulls)).tolist()
+    return regrets
+
+
+def main():
+    arguments, chosen = options()
+    paths = {}
+    for n, k in chosen:
+        paths[n, k] = arguments.weights / (f"bandits_n{n}_k{k}.npz" if k else "dependent.npz")
     if arguments.train:
-        rows = [
-            make_weights(
-                paths[n, k],
-                task_family(k),
-                n,
-                training_settings(n, k) if k else DEPENDENT,
-                arguments,
-            )
+        trained = [
+            make_weights(paths[n, k], task_family(k), n, training_settings(n, k), arguments)
             for n, k in chosen
         ]
-        return finish(arguments, dict(trained=rows), [])
+        return finish(arguments, dict(trained=trained), [])
 
     progress = Progress()
+    jobs = []
+    for n, k in chosen:
+        trained = trained_policy(n, k, paths[n, k])
+        for family in (None,) if k else FAMILIES:
+            for method in COLUMNS if k else ("random", "gittins", "ts", "rl2"):
+                jobs.append(((n, k, family), method, trained, arguments.seed, arguments.quick))
     rows = []
     regret = {}
-    jobs = []
-    done = []
-    for n, k in chosen:
-        command = "python demos/rl2_bandits.py --train " + (
-            f"--pulls {n} --arms {k}" if k else "--dependent"
-        )
-        policy, theta, facts = read_weights(
-            paths[n, k], task_family(k)(np.random.default_rng(0), 1), command
-        )
-        print(
-            f"{paths[n, k].name}: {facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
-        )
-        for family in (None,) if k else FAMILIES:
-            methods = COLUMNS if k else ("random", "gittins", "ts", "rl2")
-            jobs += [
-                ((n, k, family), m, (policy, theta), arguments.seed, arguments.quick)
-                for m in methods
-            ]
     with workers() as pool:
-        for i, result in enumerate(pool.imap(run, jobs)):
+        for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
             progress(f"{i + 1} of {len(jobs)} methods measured")
-            done.append(result)
-    for (setting, method, *_), r in zip(jobs, done):
-        n, k, family = setting
-        name = name_of(*setting)
-        published = PUBLISHED.get((n, k), {})
-        rows.append(
-            dict(setting=name, method=method, mean=r["mean"], sem=r["sem"], tasks=r["tasks"])
-        )
-        if published:
-            rows[-1]["published"] = published[COLUMNS.index(method)]
-        if r["tuning"]:
-            rows[-1].update(hyperparameter=r["value"], tuning=r["tuning"])
-        regret.setdefault(name, {})[method] = np.cumsum(
-            r["best"] / n - np.array(r["episode"])
-        ).tolist()
-        if method == "rl2" and (best := optimum(*setting)):
-            rows.append(dict(setting=name, method="optimum", mean=best, sem=0.0))
-            if not k:
-                regret[name]["optimum"] = np.cumsum(
-                    0.75 - dependent_optimal(family, n)
-                ).tolist()  # E max(p, 1 − p) = ¾
+            setting, method = job[:2]
+            rows += rows_of(setting, method, result)
+            of_setting = regret.setdefault(name_of(*setting), {})
+            of_setting |= regrets_of(setting, method, result)
     progress.done()
     print_settings(rows, regret)
     pictures = [draw(regret, arguments.out)]
     print(
-        f"\nMean total reward ± standard error on test tasks. optimum: exact, of a Bayes-optimal learner, where it can be computed.\n"
-        f"The published means carry an error of about .07 (n = 10), .5 (n = 100).\n{tuning_of_rl2(rows)}\n{progress.seconds:.0f} s."
+        "\nMean total reward ± standard error on test tasks. optimum: exact, of a Bayes-optimal "
+        "learner, where it can be computed.\n"
+        "The published means carry an error of about .07 (n = 10), .5 (n = 100).\n"
+        f"{tuning_of_rl2(rows)}\n{progress.seconds:.0f} s."
     )
     finish(arguments, dict(rows=rows, regret=regret, seconds=progress.seconds), pictures)
 

@@ -1,9 +1,12 @@
-"""A GRU that learned to learn explores random MDPs better than the classical strategies do with the priors of the published table.
+"""A GRU that learned to learn explores random MDPs better than the classical strategies.
 
-The columns of Duan et al. (2016), Table 2: n episodes of 10 steps in an MDP of 10 states and 5 actions, scored by the expected rewards of
-the steps that were taken. The published figures come out when model-based methods do not know the mean of the rewards ("as published");
-those that do are shown beside them ("true prior"), and BEB and greedy are then much better. Every hyperparameter, and whether RL² takes its
-likeliest action or samples, is chosen on tuning tasks. `--train` makes the weights anew; any `--episodes N` will do.
+That is so with the priors that give the published table. Its columns are those of Duan et al.
+(2016), Table 2: n episodes of 10 steps in an MDP of 10 states and 5 actions, scored by the
+expected rewards of the steps that were taken. The published figures come out when model-based
+methods do not know the mean of the rewards ("as published"); those that do are shown beside them
+("true prior"), and BEB and greedy are then much better. Every hyperparameter, and whether RL²
+takes its likeliest action or samples, is chosen on tuning tasks. `--train` makes the weights
+anew; any `--episodes N` will do.
 """
 
 # %% What is trained
@@ -30,27 +33,22 @@ from metarl_np.compare.beliefs import DirichletBelief
 from metarl_np.compare.planners import MDPS, TRUE, play_mdps
 from metarl_np.tasks.random_mdps import random_mdps
 
-FARTHER = dict(
-    step_size=0.005, discount=0.98, lam=0.7
-)  # exploration pays late: it is learned last, when there is something to explore for
-SETTINGS = {
-    10: dict(
-        units=96,
-        memory=100,
-        trials=256,
-        iterations=1500,
-        step_size=0.01,
-        minibatches=4,
-        discount=0.9,
-        lam=0.3,
-        then=[dict(FARTHER, iterations=300)],
-    )
-}
-SETTINGS[25] = (
-    SETTINGS[10]
-    | FARTHER
-    | dict(start="mdps_n10", iterations=350, then=[dict(iterations=400, discount=0.99, lam=0.9)])
+# exploration pays late: it is learned last, when there is something to explore for
+FARTHER = dict(step_size=0.005, discount=0.98, lam=0.7)
+TEN = dict(
+    units=96,
+    memory=100,
+    trials=256,
+    iterations=1500,
+    step_size=0.01,
+    minibatches=4,
+    discount=0.9,
+    lam=0.3,
+    then=[dict(FARTHER, iterations=300)],
 )
+LAST_STAGE = dict(iterations=400, discount=0.99, lam=0.9)
+TWENTY_FIVE = TEN | FARTHER | dict(start="mdps_n10", iterations=350, then=[LAST_STAGE])
+SETTINGS = {10: TEN, 25: TWENTY_FIVE}  # by the number of episodes n
 
 
 def training_settings(episodes):
@@ -60,16 +58,8 @@ def training_settings(episodes):
 
 
 # %% Methods
-COLUMNS = (
-    "random",
-    "psrl",
-    "opsrl",
-    "ucrl2",
-    "beb",
-    "egreedy",
-    "greedy",
-    "rl2",
-)  # of the published table
+# columns of the published table
+COLUMNS = ("random", "psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy", "rl2")
 PUBLISHED = {
     10: (100.1, 138.1, 144.1, 146.6, 150.2, 132.8, 134.8, 156.2),
     25: (250.2, 408.8, 425.2, 424.1, 427.8, 377.3, 368.8, 445.7),
@@ -98,97 +88,93 @@ CURVES = {
 }
 
 
-def run(job):
-    """`_common.measure` of one method, of "beb true prior" with the prior that the tasks are drawn from; trained is RL²'s (policy, θ)."""
-    episodes, method, trained, seed, quick = job
-    name = method.split()[0]
+def rl2_play(episodes, policy, theta):
+    """The function that plays RL², for `measure`: it acts by its likeliest action or samples."""
 
     def play(rng, mdps, value):
-        if method == "rl2":
-            trials = rl2.sample_trials(rng, mdps, *trained, episodes, greedy=value == "greedy")
-            return rl2.expected_rewards(mdps, trials).reshape(episodes, mdps.horizon, -1).sum(1)
-        plan, _, prior = MDPS[name]
-        return play_mdps(
-            rng,
-            mdps,
-            DirichletBelief(TRUE if name != method else prior, mdps),
-            episodes,
-            plan,
-            value,
-        )
+        greedy = value == "greedy"
+        trials = rl2.sample_trials(rng, mdps, policy, theta, episodes, greedy=greedy)
+        payoffs = rl2.expected_rewards(mdps, trials)
+        return payoffs.reshape(episodes, mdps.horizon, -1).sum(1)
 
-    grid = ("greedy", "sampled") if method == "rl2" else MDPS[name][1]
-    n_tuning = 500
-    n_test = 10_000 if method == "rl2" else 2_000
+    return play
+
+
+def planner_play(episodes, name, true_prior):
+    """The function that plays a planner, for `measure`."""
+    plan, _, prior = MDPS[name]
+
+    def play(rng, mdps, value):
+        belief = DirichletBelief(TRUE if true_prior else prior, mdps)
+        return play_mdps(rng, mdps, belief, episodes, plan, value)
+
+    return play
+
+
+def run(job):
+    """`_common.measure` of one method; trained is RL²'s (policy, θ).
+
+    "beb true prior" is BEB with the prior that the tasks are drawn from.
+    """
+    episodes, method, trained, seed, quick = job
+    if method == "rl2":
+        play = rl2_play(episodes, *trained)
+        grid = ("greedy", "sampled")
+        n_test = 10_000
+    else:
+        name = method.removesuffix(" true prior")
+        play = planner_play(episodes, name, true_prior=name != method)
+        grid = MDPS[name][1]
+        n_test = 2_000
+    sizes = dict(n_tuning=500, n_test=n_test, chunk=1000)
     if quick:
         grid = grid[:2]
-        n_tuning = 10
-        n_test = 40
-    return measure(
-        random_mdps,
-        play,
-        grid,
-        exact.optimal_return,
-        seed,
-        n_tuning=n_tuning,
-        n_test=n_test,
-        chunk=1000,
-    )
+        sizes |= dict(n_tuning=10, n_test=40)
+    return measure(random_mdps, play, grid, exact.optimal_return, seed, **sizes)
 
 
 # %% Tables and pictures
 def print_setting(n, rows):
     """Ours with both priors, the published figures and the hyperparameters: a column a method."""
-    print(f"\n{f'n={n}':26s}" + "".join(f"{m:>11s}" for m in (*COLUMNS, "optimum")))
+    columns = (*COLUMNS, "optimum")
+    print(f"\n{f'n={n}':26s}" + "".join(f"{m:>11s}" for m in columns))
     for suffix, label in (("", "prior as published"), (" true prior", "true prior")):
-        mine = [rows.get((n, m + suffix)) for m in (*COLUMNS, "optimum")]
-        print(
-            f"  {label:24s}"
-            + "".join(f"{number(r['mean'], r['sem']) if r else '':>11s}" for r in mine)
-        )
-        print(
-            f"  {'  tuned':24s}"
-            + "".join(f"{(r or {}).get('hyperparameter', ''):>11}" for r in mine)
-        )
+        mine = [rows.get((n, m + suffix), {}) for m in columns]
+        means = [number(r["mean"], r["sem"]) if r else "" for r in mine]
+        tuned = [r.get("hyperparameter", "") for r in mine]
+        print(f"  {label:24s}" + "".join(f"{x:>11s}" for x in means))
+        print(f"  {'  tuned':24s}" + "".join(f"{x:>11}" for x in tuned))
     if n in PUBLISHED:
         print(f"  {'published':24s}" + "".join(f"{x:11.1f}" for x in PUBLISHED[n]))
 
 
-def draw(n, rows, out):
-    """Reward of each episode of a trial, and the totals."""
-    fig, (left, right) = plots.figure(12, 4.8, columns=2)
+def draw_episodes(ax, n, rows):
+    """Reward of each episode of a trial."""
     x = np.arange(1, n + 1)
-    best = rows[n, "optimum"]["mean"] / n
     for method, (colour, line) in CURVES.items():
-        label = NAMES[method.split()[0]] + (", true prior" if " " in method else "")
-        plots.curve(
-            left,
-            x,
-            rows[n, method]["episode"],
-            label=label,
-            colour=colour,
-            line=line,
-            marker=None,
-            width=2.5 if method == "rl2" else 1.5,
-        )
-    left.axhline(best, color=plots.COLOURS["black"], linestyle=":", label="optimum, MDP known")
-    left.set(
+        name = method.removesuffix(" true prior")
+        label = NAMES[name] + (", true prior" if name != method else "")
+        look = dict(label=label, colour=colour, line=line, marker=None)
+        width = 2.5 if method == "rl2" else 1.5
+        plots.curve(ax, x, rows[n, method]["episode"], width=width, **look)
+    best = rows[n, "optimum"]["mean"] / n
+    ax.axhline(best, color=plots.COLOURS["black"], linestyle=":", label="optimum, MDP known")
+    ax.set(
         xlabel="episode of the trial",
         ylabel="expected reward per episode (10 steps)",
         title=f"learning within a trial of n = {n}",
     )
-    left.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+
+
+def draw_totals(ax, n, rows):
+    """Total reward of a trial, a line a method, the best on top."""
     methods = sorted(COLUMNS, key=lambda m: rows[n, m]["mean"])
-    for suffix, label, colour, marker in (
-        ("", "prior as published", "blue", "o"),
-        (" true prior", "true prior", "orange", "s"),
-    ):
-        shown = [
-            (rows[n, m + suffix], y)
-            for y, m in enumerate(methods)
-            if (n, m + suffix) in rows and m != "rl2"
-        ]
-        right.errorbar(
+    classical = [m for m in methods if m != "rl2"]
+
+    def marks(names, suffix, colour, marker, label):
+        shown = [(rows[n, m + suffix], methods.index(m)) for m in names if (n, m + suffix) in rows]
+        ax.errorbar(
             [r["mean"] for r, _ in shown],
             [y for _, y in shown],
             xerr=[2 * r["sem"] for r, _ in shown],
@@ -196,32 +182,61 @@ def draw(n, rows, out):
             color=plots.COLOURS[colour],
             label=label,
         )
-    r = rows[n, "rl2"]
-    y = methods.index("rl2")
-    right.errorbar(
-        [r["mean"]], [y], xerr=[2 * r["sem"]], fmt="D", color=plots.COLOURS["red"], label="RL²"
-    )
+
+    marks(classical, "", "blue", "o", "prior as published")
+    marks(classical, " true prior", "orange", "s", "true prior")
+    marks(["rl2"], "", "red", "D", "RL²")
+    black = plots.COLOURS["black"]
     if n in PUBLISHED:
-        right.plot(
-            [PUBLISHED[n][COLUMNS.index(m)] for m in methods],
-            range(len(methods)),
-            "x",
-            color=plots.COLOURS["black"],
-            markersize=8,
-            label="Duan et al. (2016)",
-        )
-    right.axvline(best * n, color=plots.COLOURS["black"], linestyle=":", label="optimum, MDP known")
-    right.set(
+        published = [PUBLISHED[n][COLUMNS.index(m)] for m in methods]
+        places = range(len(methods))
+        ax.plot(published, places, "x", color=black, markersize=8, label="Duan et al. (2016)")
+    best = rows[n, "optimum"]["mean"]
+    ax.axvline(best, color=black, linestyle=":", label="optimum, MDP known")
+    ax.set(
         yticks=range(len(methods)),
         yticklabels=[NAMES[m] for m in methods],
         title=f"totals, n = {n}",
         xlabel="total reward of a trial (bars: 2 standard errors)",
     )
-    right.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+
+
+def draw(n, rows, out):
+    """Reward of each episode of a trial, and the totals."""
+    fig, (left, right) = plots.figure(12, 4.8, columns=2)
+    draw_episodes(left, n, rows)
+    draw_totals(right, n, rows)
     return plots.save(fig, out, "rl2_mdps")
 
 
 # %% The job
+def trained_policy(n, path):
+    """(policy, θ) from the file of weights for n episodes, with a line on what made them."""
+    command = f"python demos/rl2_mdps.py --train --episodes {n}"
+    task = random_mdps(np.random.default_rng(0), 1)
+    policy, theta, facts = read_weights(path, task, command)
+    made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
+    print(f"{path.name}: {made}")
+    return policy, theta
+
+
+def rows_of(n, method, result):
+    """{(n, method): row of the JSON} of what `run` returned; RL²'s tasks give the optimum too."""
+    setting = f"n={n}"
+    row = dict(setting=setting, method=method)
+    row |= {key: result[key] for key in ("mean", "sem", "tasks", "episode")}
+    if n in PUBLISHED and method in COLUMNS:
+        row["published"] = PUBLISHED[n][COLUMNS.index(method)]
+    if result["tuning"]:
+        row |= dict(hyperparameter=result["value"], tuning=result["tuning"])
+    rows = {(n, method): row}
+    if method == "rl2":
+        best = dict(mean=result["best"], sem=result["best_sem"], tasks=result["tasks"])
+        rows[n, "optimum"] = dict(setting=setting, method="optimum", **best)
+    return rows
+
+
 def main():
     p = rl2_parser(__doc__)
     p.add_argument("--episodes", type=positive, help="n: this setting only")
@@ -230,52 +245,30 @@ def main():
     chosen = [arguments.episodes] if arguments.episodes else list(SETTINGS)
     paths = {n: arguments.weights / f"mdps_n{n}.npz" for n in chosen}
     if arguments.train:
-        rows = [
+        trained = [
             make_weights(paths[n], random_mdps, n, training_settings(n), arguments) for n in chosen
         ]
-        return finish(arguments, dict(trained=rows), [])
+        return finish(arguments, dict(trained=trained), [])
 
     progress = Progress()
+    true_prior = [m + " true prior" for m in COLUMNS if m not in ("random", "rl2")]
     jobs = []
-    rows = {}
     for n in chosen:
-        command = f"python demos/rl2_mdps.py --train --episodes {n}"
-        policy, theta, facts = read_weights(
-            paths[n], random_mdps(np.random.default_rng(0), 1), command
-        )
-        print(
-            f"{paths[n].name}: {facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
-        )
-        methods = [*COLUMNS, *(m + " true prior" for m in COLUMNS if m not in ("random", "rl2"))]
-        jobs += [
-            (n, method, (policy, theta), arguments.seed, arguments.quick) for method in methods
-        ]
+        trained = trained_policy(n, paths[n])
+        for method in [*COLUMNS, *true_prior]:
+            jobs.append((n, method, trained, arguments.seed, arguments.quick))
+    rows = {}
     with workers() as pool:
-        for i, ((n, method, *_), r) in enumerate(zip(jobs, pool.imap(run, jobs))):
+        for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
             progress(f"{i + 1} of {len(jobs)} methods measured")
-            rows[n, method] = dict(
-                setting=f"n={n}",
-                method=method,
-                **{x: r[x] for x in ("mean", "sem", "tasks", "episode")},
-            )
-            if n in PUBLISHED and method in COLUMNS:
-                rows[n, method]["published"] = PUBLISHED[n][COLUMNS.index(method)]
-            if r["tuning"]:
-                rows[n, method].update(hyperparameter=r["value"], tuning=r["tuning"])
-            if method == "rl2":
-                rows[n, "optimum"] = dict(
-                    setting=f"n={n}",
-                    method="optimum",
-                    mean=r["best"],
-                    sem=r["best_sem"],
-                    tasks=r["tasks"],
-                )
+            n, method = job[:2]
+            rows |= rows_of(n, method, result)
     progress.done()
     for n in chosen:
         print_setting(n, rows)
     pictures = [draw(chosen[-1], rows, arguments.out)]
     print(
-        f"\nMean total reward ± standard error on test tasks. optimum: of one who knows the MDP.\n"
+        "\nMean total reward ± standard error on test tasks. optimum: of one who knows the MDP.\n"
         f"{tuning_of_rl2(rows.values())}\n{progress.seconds:.0f} s."
     )
     finish(arguments, dict(rows=list(rows.values()), seconds=progress.seconds), pictures)
