@@ -1,4 +1,8 @@
-"""What functions say to bad input: ValueError with the argument's name, as the caller typed it, before the rest."""
+"""What a door says to bad input: a ValueError that names the argument, before anything is sampled.
+
+A *door* is a function that a user calls with his own data. It checks each argument once, by name.
+What stands behind it, a *room*, trusts what it is given.
+"""
 
 import os
 from math import prod
@@ -12,58 +16,73 @@ MAX_BYTES = 2**33  # 8 GiB; set arguments.MAX_BYTES to allow more or less
 
 
 class NotFinite(ValueError, FloatingPointError):
-    """Parameters that are NaN or infinite: bad input where a user gave them, an accident of arithmetic where training made them."""
+    """Parameters that are NaN or infinite.
+
+    They are bad input where a user gave them, and an accident of arithmetic where training made
+    them: hence both kinds of error.
+    """
 
 
-def _number(low=-np.inf, high=np.inf, beyond=-np.inf):
-    return (
-        lambda x: np.ndim(x) == 0
-        and np.asarray(x).dtype.kind in "biuf"
-        and bool(np.isfinite(x))
-        and low <= x <= high
-        and x > beyond
-    )
+def _whole(low):
+    return lambda x: isinstance(x, Integral) and x >= low
 
 
-RULES = {
-    names: (what, good)
-    for what, names, good in (  # of what an argument with one of these names is, everywhere
-        ("a numpy.random.Generator", "rng", lambda x: isinstance(x, np.random.Generator)),
-        ("an MDP", "mdps", lambda x: hasattr(x, "successors")),
-        ("a policy", "policy", lambda x: hasattr(x, "n_actions")),
-        ("an inner update", "inner", lambda x: hasattr(x, "prepare")),
-        ("Trials", "trials", lambda x: hasattr(x, "outputs")),
-        ("a path", "path", lambda x: isinstance(x, (str, os.PathLike))),
-        ("a function", "sample_tasks optimiser update payoffs baseline train", callable),
-        (
-            "a whole number of at least 1",
-            "n_tasks n_states n_actions units arms height width horizon n_train episodes threads inputs outputs "
-            "pulls every epochs minibatches max_sweeps max_episodes max_datasets",
-            lambda x: isinstance(x, Integral) and x >= 1,
-        ),
-        (
-            "a whole number of at least 0",
-            "steps first iterations n_held_out max_backtracks",
-            lambda x: isinstance(x, Integral) and x >= 0,
-        ),
-        ("a finite number", "step_size step_reward pit_reward reward_mean", _number()),
-        (
-            "a finite number of at least 0",
-            "bump_penalty reward_std ridge tolerance entropy value",
-            _number(0),
-        ),
-        ("a finite number above 0", "clip radius damping max_norm goal_reward", _number(beyond=0)),
-        ("a number above 0", "target_kl", lambda x: x is np.inf or _number(beyond=0)(x)),
-        ("a number in [0, 1]", "discount lam slip", _number(0, 1)),
-        ("a number between 0 and 1", "shrink confidence", lambda x: _number(0, 1, 0)(x) and x < 1),
-        ("a finite number of at least 1", "memory", _number(1)),
-    )
-    for names in names.split()
-}
+def _number(low=-np.inf, high=np.inf, *, above=-np.inf, below=np.inf):
+    """Is x a finite number in [low, high], and strictly between `above` and `below`?"""
+
+    def good(x):
+        is_number = np.ndim(x) == 0 and np.asarray(x).dtype.kind in "biuf"
+        return is_number and bool(np.isfinite(x)) and low <= x <= high and above < x < below
+
+    return good
+
+
+def _has(attribute):
+    return lambda x: hasattr(x, attribute)
+
+
+# what an argument with one of these names is, everywhere in the package
+_RULES = [
+    ("a numpy.random.Generator", "rng", lambda x: isinstance(x, np.random.Generator)),
+    ("an MDP", "mdps", _has("successors")),
+    ("a policy", "policy", _has("n_actions")),
+    ("an inner update", "inner", _has("prepare")),
+    ("Trials", "trials", _has("outputs")),
+    ("a path", "path", lambda x: isinstance(x, (str, os.PathLike))),
+    ("a function", "sample_tasks optimiser update payoffs baseline train plan strategy", callable),
+    (
+        "a whole number of at least 1",
+        "n_tasks n_states n_actions n_train arms units inputs outputs height width horizon "
+        "episodes pulls threads every epochs minibatches samples "
+        "max_sweeps max_episodes max_datasets max_states",
+        _whole(1),
+    ),
+    (
+        "a whole number of at least 0",
+        "steps iterations first n_held_out max_backtracks",
+        _whole(0),
+    ),
+    (
+        "a finite number",
+        "step_size inner_step_size step_reward pit_reward reward_mean",
+        _number(),
+    ),
+    (
+        "a finite number of at least 0",
+        "bump_penalty reward_std ridge tolerance entropy value c scale",
+        _number(0),
+    ),
+    ("a finite number of at least 1", "memory", _number(1)),
+    ("a finite number above 0", "clip radius damping max_norm goal_reward", _number(above=0)),
+    ("a number above 0", "target_kl", lambda x: x is np.inf or _number(above=0)(x)),
+    ("a number in [0, 1]", "discount lam slip epsilon", _number(0, 1)),
+    ("a number between 0 and 1", "shrink confidence", _number(above=0, below=1)),
+]
+RULES = {name: (what, good) for what, names, good in _RULES for name in names.split()}
 
 
 def validate(**arguments):
-    """Raise ValueError, naming the argument, unless each keeps the rule that RULES has for its name.
+    """Raise ValueError, naming the argument, unless each keeps the rule of its name in RULES.
 
     A door writes `validate(rng=rng, steps=steps)`, with its arguments' own names. A name without
     a rule is a mistake of the door's: TypeError.
@@ -77,39 +96,49 @@ def validate(**arguments):
 
 
 def require(good, argument, why, axes=("task", "state", "action", "successor")):
-    """Raise ValueError naming `argument`, and the first place where `good` (N, S, …) is False, unless it is True everywhere."""
+    """Raise ValueError, naming the argument, unless `good` is True everywhere.
+
+    good: a bool or an array of them, whose axes are named by `axes`: the error says where the
+    first False stands.
+    """
     good = np.asarray(good, bool)
     if not good.all():
-        where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, np.argwhere(~good)[0]))
+        first = np.argwhere(~good)[0]
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, first))
         raise ValueError(f"{argument}: {why}" + (f" (at {where})" if where else ""))
 
 
 def require_array(argument, x, *shapes, kinds="biuf"):
-    """x, unless autograd traces it, as an array of numbers (kinds="iu": integers, "f": floats), of one of the shapes if any are given."""
+    """x as an array of numbers, of one of the shapes if any are given; raises ValueError.
+
+    kinds: NumPy's letters of what is allowed, "iu" for integers, "f" for floats. What autograd
+    traces is given back as it is.
+    """
     try:
         x = x if isbox(x) else np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
-    if x.dtype.kind not in kinds:  # (to write a dtype out takes longer than all the rest)
-        raise ValueError(
-            f"{argument}: expected {dict(iu='integers', f='floats').get(kinds, 'numbers')}, got {x.dtype}"
-        )
+    if x.dtype.kind not in kinds:
+        expected = dict(iu="integers", f="floats").get(kinds, "numbers")
+        raise ValueError(f"{argument}: expected {expected}, got {x.dtype}")
     require_shapes(*shapes, **{argument: x})
     return x
 
 
 def require_shapes(*shapes, **arrays):
-    """Raise ValueError unless each array, traced by autograd or not, has one of the shapes (if any are given)."""
+    """Raise ValueError unless each array, traced by autograd or not, has one of the shapes.
+
+    Where no shape is given every one is allowed.
+    """
     for name, x in arrays.items():
         if shapes and np.shape(x) not in shapes:
-            raise ValueError(
-                f"{name}: expected shape {' or '.join(map(str, shapes))}, got {np.shape(x)}"
-            )
+            expected = " or ".join(map(str, shapes))
+            raise ValueError(f"{name}: expected shape {expected}, got {np.shape(x)}")
 
 
 @notrace_primitive
 def require_finite(x, quantity, why=""):
-    """Raise NotFinite, naming the quantity, unless all of x (…), of any shape, is finite."""
+    """Raise NotFinite, naming the quantity, unless all of x, of any shape, is finite."""
     if not np.isfinite(x).all():
         raise NotFinite(f"{quantity} that are not finite{why}")
 
@@ -121,6 +150,10 @@ def require_memory(*factors):
     is allocated.
     """
     size = prod(map(int, factors))
-    require(
-        size <= MAX_BYTES, "arguments.MAX_BYTES", f"{size:,} bytes asked for, above {MAX_BYTES:,}"
-    )
+    why = f"{size:,} bytes asked for, above {MAX_BYTES:,}"
+    require(size <= MAX_BYTES, "arguments.MAX_BYTES", why)
+
+
+def set_fields(record, **values):
+    """Set fields of a frozen dataclass while it is being made: in its `__post_init__` only."""
+    vars(record).update(values)

@@ -1,5 +1,8 @@
-"""The oracles: what can be computed exactly in a tabular MDP, by dynamic programming and by enumeration.
-log π is (S, A) or (N, S, A); ValueError if it is not one. autograd differentiates the finite-horizon functions through it, to any order.
+"""What can be computed exactly in a known MDP, by dynamic programming: V, Q, J, the optimum, ∇J.
+
+A policy is given as its table of log-probabilities, log π (S, A), or (N, S, A) with one for each
+task; ValueError if it is none. autograd differentiates the functions of a finite horizon through
+it, to any order.
 """
 
 from functools import reduce
@@ -10,38 +13,43 @@ from autograd.extend import defvjp, primitive
 from metarl_np.arguments import require, require_memory, require_shapes, validate
 from metarl_np.tasks.mdp import for_each_task, require_log_pi
 
-BLOCK = 16_384  # states whose action values stay in a core's cache until the sweep has reduced them to one number each
+# states whose action values stay in a core's cache until a sweep has reduced them to one number
+BLOCK = 16_384
 
 
 @primitive
 def expect(mdps, v):
-    """E[v(s') | s, a] = Σ_z P(z|s,a) v(s'_z): v (N, S) → (N, S, A)."""
+    """E[v(s') | s, a] = Σ_z P(z|s, a) v(s'_z): v (N, S) → (N, S, A)."""
     require_shapes(mdps.shape[:2], v=v)
     return _expect(v.ravel(), mdps.next_rows, mdps.probabilities)
 
 
 def _expect(v, rows, p):
-    """Σ_z p v(row): v (N·S), rows and p (…, A, Z) → (…, A). A sum over a short last axis is fastest as a product with ones."""
-    z = p.shape[-1]
-    return (
-        v.take(rows)[..., 0]
-        if z == 1
-        else ((v.take(rows) * p).reshape(-1, z) @ np.ones(z)).reshape(p.shape[:-1])
-    )
+    """Σ_z p v(row): v (N·S,), rows and p (…, A, Z) → (…, A)."""
+    n_slots = p.shape[-1]
+    if n_slots == 1:  # one successor, of probability 1
+        return v.take(rows)[..., 0]
+    weighted = (v.take(rows) * p).reshape(-1, n_slots)
+    total = weighted @ np.ones(n_slots)  # ten times as fast as a sum over a short last axis
+    return total.reshape(p.shape[:-1])
 
 
 @primitive
-def push(mdps, m):
-    """Σ_{s,a} m(s, a) P(s'|s, a): mass on (s, a) moved on to s', m (N, S, A) → (N, S). The transpose of `expect`."""
-    require_shapes(mdps.shape, m=m)
-    m = m[..., None] if mdps.probabilities.shape[-1] == 1 else m[..., None] * mdps.probabilities
-    return np.bincount(mdps.next_rows.ravel(), m.ravel(), mdps.start.size).reshape(mdps.start.shape)
+def push(mdps, mass):
+    """Σ_{s,a} m(s, a) P(s'|s, a), mass on (s, a) moved on to s': (N, S, A) → (N, S).
+
+    As a matrix it is the transpose of `expect`: each is the derivative of the other.
+    """
+    require_shapes(mdps.shape, mass=mass)
+    moved = mass[..., None]
+    if mdps.probabilities.shape[-1] > 1:
+        moved = moved * mdps.probabilities
+    arrived = np.bincount(mdps.next_rows.ravel(), moved.ravel(), mdps.start.size)
+    return arrived.reshape(mdps.start.shape)
 
 
-defvjp(expect, lambda ans, mdps, v: lambda g: push(mdps, g), argnums=[1])
-
-
-defvjp(push, lambda ans, mdps, m: lambda g: expect(mdps, g), argnums=[1])
+defvjp(expect, lambda _, mdps, v: lambda g: push(mdps, g), argnums=[1])
+defvjp(push, lambda _, mdps, mass: lambda g: expect(mdps, g), argnums=[1])
 
 
 def action_values(mdps, v):
@@ -50,40 +58,57 @@ def action_values(mdps, v):
 
 
 def _sweep(mdps, v, over_actions):
-    """One pass over all states, a block at a time: v (N, S) → (N, S). over_actions(Q (B, A), slice of the N·S states) → (B,)."""
-    n, s, a, z = mdps.successors.shape
-    require_shapes((n, s), v=v)
-    rows = mdps.next_rows.reshape(-1, a, z)
-    p = mdps.probabilities.reshape(-1, a, z)
-    r = mdps.expected_rewards.reshape(-1, a)
+    """One pass over all states, a block at a time: v (N, S) → (N, S).
+
+    over_actions(Q (B, A), part) → (B,), `part` being the slice of the N·S states. The same as
+    over_actions of `action_values` of all states at once, in fewer trips to memory.
+    """
+    n_actions, n_slots = mdps.successors.shape[2:]
+    require_shapes(mdps.shape[:2], v=v)
+    rows = mdps.next_rows.reshape(-1, n_actions, n_slots)
+    p = mdps.probabilities.reshape(-1, n_actions, n_slots)
+    r = mdps.expected_rewards.reshape(-1, n_actions)
     old = v.ravel()
-    new = np.empty(n * s)
-    for part in (slice(low, low + BLOCK) for low in range(0, n * s, BLOCK)):
+    new = np.empty(old.size)
+    for low in range(0, old.size, BLOCK):
+        part = slice(low, low + BLOCK)
         q = _expect(old, rows[part], p[part])
         q *= mdps.discount
         q += r[part]
         new[part] = over_actions(q, part)
-    return new.reshape(n, s)
+    return new.reshape(v.shape)
 
 
 @primitive
 def backup(mdps, pi, v):
-    """T_π v = Σ_a π(a|s) Q(s, a), one sweep of policy evaluation: π (N, S, A), v (N, S) → (N, S). Sutton & Barto (2018), eq. 4.5."""
+    """T_π v = Σ_a π(a|s) Q(s, a), a sweep of policy evaluation: π (N, S, A), v (N, S) → (N, S).
+
+    Sutton & Barto (2018), eq. 4.5.
+    """
     require_shapes(mdps.shape, pi=pi)
-    rows = pi.reshape(-1, pi.shape[-1])
-    return _sweep(mdps, v, lambda q, part: (q * rows[part]) @ np.ones(q.shape[1]))
+    n_actions = pi.shape[-1]
+    rows = pi.reshape(-1, n_actions)
+    return _sweep(mdps, v, lambda q, part: (q * rows[part]) @ np.ones(n_actions))
 
 
-defvjp(
-    backup,
-    lambda ans, mdps, pi, v: lambda g: g[..., None] * action_values(mdps, v),
-    lambda ans, mdps, pi, v: lambda g: mdps.discount * push(mdps, g[..., None] * pi),
-    argnums=[1, 2],
-)
+def _backup_pi_vjp(_, mdps, pi, v):
+    """∂(T_π v)(s) / ∂π(a|s) = Q(s, a)."""
+    return lambda g: g[..., None] * action_values(mdps, v)
+
+
+def _backup_v_vjp(_, mdps, pi, v):
+    """∂(T_π v)(s) / ∂v(s') = γ Σ_a π(a|s) P(s'|s, a), transposed."""
+    return lambda g: mdps.discount * push(mdps, g[..., None] * pi)
+
+
+defvjp(backup, _backup_pi_vjp, _backup_v_vjp, argnums=[1, 2])
 
 
 def optimal_backup(mdps, v):
-    """T* v = max_a Q(s, a), one sweep of value iteration: v (N, S) → (N, S). Sutton & Barto (2018), eq. 4.10."""
+    """T* v = max_a Q(s, a), a sweep of value iteration: (N, S) → (N, S).
+
+    Sutton & Barto (2018), eq. 4.10.
+    """
     return _sweep(mdps, v, lambda q, part: reduce(np.maximum, q.T))
 
 
@@ -91,8 +116,8 @@ def values(mdps, log_pi):
     """V_t(s) with T − t steps to go, by backward induction from V_T = 0: (T + 1, N, S)."""
     require_log_pi(log_pi, mdps)
     require_memory(8, mdps.horizon + 1, *mdps.shape[:2])
-    v = [np.zeros(mdps.shape[:2])]
     pi = for_each_task(np.exp(log_pi), len(mdps))
+    v = [np.zeros(mdps.shape[:2])]
     for _ in range(mdps.horizon):
         v.append(backup(mdps, pi, v[-1]))
     return np.array(v[::-1])
@@ -104,36 +129,44 @@ def expected_return(mdps, log_pi):
 
 
 def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000):
-    """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4. Solved densely, S² numbers per
-    task (which at γ = 1 needs sure termination), or, given a tolerance, by sweeps as `stationary_optimal_values`, at a cost linear in S.
+    """V(s) over an infinite horizon, (I − γ P_π) V = R_π: (N, S). Sutton & Barto (2018), eq. 4.4.
+
+    Solved densely, with S² numbers per task, which at γ = 1 needs a policy that surely ends; or,
+    where a tolerance is given, by sweeps as in `stationary_optimal_values`, at a cost linear in S.
     """
     require_log_pi(log_pi, mdps)
-    n, s = mdps.shape[:2]
+    n_tasks, n_states, _ = mdps.shape
     pi = np.exp(log_pi) * ~mdps.terminal[..., None]
     if tolerance is not None:
         return _fixed_point(mdps, lambda v: backup(mdps, pi, v), tolerance, max_sweeps)
-    require_memory(8, n, s, s)
-    cell = np.arange(n * s).reshape(n, s, 1, 1) * s + mdps.successors
-    p_pi = np.bincount(
-        cell.ravel(), (pi[..., None] * mdps.probabilities).ravel(), n * s * s
-    ).reshape(n, s, s)
+    require_memory(8, n_tasks, n_states, n_states)
+    dense = (n_tasks, n_states, n_states)
+    from_row = np.arange(n_tasks * n_states).reshape(n_tasks, n_states, 1, 1)
+    cell = from_row * n_states + mdps.successors
+    chances = pi[..., None] * mdps.probabilities
+    p_pi = np.bincount(cell.ravel(), chances.ravel(), np.prod(dense)).reshape(dense)
     if mdps.discount == 1:
-        reaches = mdps.terminal
-        step = np.array(p_pi > 0)
-        for _ in range(s):
-            reaches = reaches | (step & reaches[:, None]).any(-1)
+        surely_ends = "an infinite horizon at γ = 1 needs sure termination"
         require(
-            reaches,
-            "discount",
-            "an infinite horizon at γ = 1 needs sure termination, and this policy may never end",
+            _reaches_end(mdps, p_pi > 0), "discount", f"{surely_ends}; this policy may never end"
         )
-    return np.linalg.solve(
-        np.eye(s) - mdps.discount * p_pi, np.sum(pi * mdps.expected_rewards, -1)[..., None]
-    )[..., 0]
+    r_pi = np.sum(pi * mdps.expected_rewards, -1)
+    return np.linalg.solve(np.eye(n_states) - mdps.discount * p_pi, r_pi[..., None])[..., 0]
+
+
+def _reaches_end(mdps, can_follow):
+    """From which states a terminal one can be reached: can_follow (N, S, S) → (N, S) bool."""
+    reaches = mdps.terminal
+    for _ in range(mdps.shape[1]):
+        reaches = reaches | (can_follow & reaches[:, None]).any(-1)
+    return reaches
 
 
 def optimal_values(mdps):
-    """V*_t(s) = max_a Q*_t(s, a) by backward induction: (T + 1, N, S). The optimum over all policies, time-dependent ones too."""
+    """V*_t(s) = max_a Q*_t(s, a) by backward induction from V*_T = 0: (T + 1, N, S).
+
+    The optimum over all policies, those that depend on time too.
+    """
     validate(mdps=mdps)
     require_memory(8, mdps.horizon + 1, *mdps.shape[:2])
     v = np.zeros((mdps.horizon + 1,) + mdps.shape[:2])
@@ -143,12 +176,10 @@ def optimal_values(mdps):
 
 
 def optimal_log_pi(mdps):
-    """log π of the optimal policy, which may depend on time, on the states of `mdps.with_time()`: (N, (T + 1)·S, A)."""
-    best = np.concatenate(
-        [action_values(mdps, v).argmax(-1) for v in optimal_values(mdps)[1:]]
-        + [np.zeros(mdps.shape[:2], int)],
-        1,
-    )
+    """log π of the optimal policy, on the states of `mdps.with_time()`: (N, (T + 1)·S, A)."""
+    best = [action_values(mdps, v).argmax(-1) for v in optimal_values(mdps)[1:]]
+    at_end = np.zeros(mdps.shape[:2], int)
+    best = np.concatenate([*best, at_end], 1)
     return np.where(best[..., None] == np.arange(mdps.shape[2]), 0.0, -np.inf)
 
 
@@ -158,8 +189,11 @@ def optimal_return(mdps):
 
 
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
-    """V*(s) over an infinite horizon to `tolerance`, by value iteration: (N, S). Sutton & Barto (2018), eq. 4.10. Stops at a change below
-    tolerance · (1 − γ)/γ, which bounds the error; at γ = 1 below tolerance, which bounds nothing. Raises ValueError after max_sweeps.
+    """V*(s) over an infinite horizon, to `tolerance`, by value iteration: (N, S).
+
+    Sutton & Barto (2018), eq. 4.10. It stops at a change below tolerance · (1 − γ)/γ, which bounds
+    the error by the tolerance; at γ = 1 below tolerance, which bounds nothing. Raises ValueError
+    after max_sweeps.
     """
     return _fixed_point(mdps, lambda v: optimal_backup(mdps, v), tolerance, max_sweeps)
 
@@ -167,32 +201,38 @@ def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
 def _fixed_point(mdps, sweep, tolerance, max_sweeps):
     """v = sweep(v) from 0, (N, S), to `tolerance`."""
     validate(mdps=mdps, tolerance=tolerance, max_sweeps=max_sweeps)
+    gamma = mdps.discount
+    gap = (1 - gamma) / gamma if 0 < gamma < 1 else 1.0
     v = np.zeros(mdps.shape[:2])
-    gap = (1 - mdps.discount) / mdps.discount if 0 < mdps.discount < 1 else 1.0
     for _ in range(max_sweeps):
-        v, old = sweep(v), v
-        if abs(v - old).max() <= max(tolerance * gap, 4e-16 * abs(v).max()):
+        old = v
+        v = sweep(v)
+        rounding = 4e-16 * abs(v).max()
+        if abs(v - old).max() <= max(tolerance * gap, rounding):
             return v
-    raise ValueError(
-        f"max_sweeps: at discount {mdps.discount} the values have not converged after {max_sweeps} sweeps"
-    )
+    slow = f"at discount {gamma} the values have not converged after {max_sweeps} sweeps"
+    raise ValueError(f"max_sweeps: {slow}")
 
 
 def occupancy(mdps, log_pi):
     """d_t(s) = γᵗ Pr(s_t = s), by pushing the start distribution forward: (T, N, S)."""
     require_log_pi(log_pi, mdps)
     require_memory(8, mdps.horizon, *mdps.shape[:2])
+    pi = np.exp(log_pi)
     d = [mdps.start]
     for _ in range(mdps.horizon - 1):
-        d.append(mdps.discount * push(mdps, d[-1][..., None] * np.exp(log_pi)))
+        d.append(mdps.discount * push(mdps, d[-1][..., None] * pi))
     return np.array(d)
 
 
 def policy_gradient_table(mdps, log_pi):
-    """W(s, a) = Σ_t d_t(s) π(a|s) Q_t(s, a), (N, S, A): ∇J = Σ_{s,a} W(s, a) ∇log π(a|s). The policy-gradient theorem.
-    `policy.weighted_score(theta, W)` is the exact ∇J. Sutton & Barto (2018), eq. 13.5, with the γᵗ that the discounted objective has.
+    """W(s, a) = Σ_t d_t(s) π(a|s) Q_t(s, a), (N, S, A): ∇J = Σ_{s,a} W(s, a) ∇log π(a|s).
+
+    This is the policy-gradient theorem, with the γᵗ that the discounted objective has: Sutton &
+    Barto (2018), eq. 13.5. `policy.weighted_score(theta, W)` is the exact ∇J.
     """
+    occupied = occupancy(mdps, log_pi)
+    after = values(mdps, log_pi)[1:]
     return sum(
-        d[..., None] * np.exp(log_pi) * action_values(mdps, v)
-        for d, v in zip(occupancy(mdps, log_pi), values(mdps, log_pi)[1:])
+        d[..., None] * np.exp(log_pi) * action_values(mdps, v) for d, v in zip(occupied, after)
     )

@@ -11,24 +11,24 @@ from metarl_np.tasks.mdp import MDP, per_state
 def mdp_from_gymnasium(tables, start, *, discount, horizon, reward_noise=0.0):
     """MDP of the tasks in Gymnasium's toy-text table(s), `env.unwrapped.P`.
 
-    tables: {s: {a: [(p, s', r, done), …]}}, one, or a sequence of N such. start: a state, or
+    tables: {s: {a: [(p, s', r, done), …]}}, one, or a list of N such. start: a state, or
     `env.unwrapped.initial_state_distrib`, (S,) or (N, S). discount, horizon and reward_noise
-    are those of an MDP. Duplicates are merged, rows of probability zero dropped. `done` leads to
-    an absorbing state: s', or a new one where s' is a start or is also reached without done.
-    Raises ValueError, naming task and state, if the tables are none.
+    are those of an MDP. Duplicates are merged, and rows of probability zero dropped. `done` leads
+    to an absorbing state: to s', or to a new one where s' is a start or is also reached without
+    done. Raises ValueError, naming task, state and action, if these are no such tables.
     """
-    tables = [tables] if isinstance(tables, dict) else list(tables)
-    n_states, n_actions = _check_tables(tables)
+    tables = [tables] if isinstance(tables, dict) else tables
+    n_states, n_actions = _sizes(tables)
+    _require_entries(tables, n_states)
     start = per_state("start", start, len(tables), n_states)
     tasks = [_outcomes(table, starts=set(np.flatnonzero(p))) for table, p in zip(tables, start)]
 
-    total = 1 + max(max(ends, default=0) for _, ends in tasks)  # states, with the copies that end
-    total = max(total, n_states)
+    # the largest number of states, with the copies that end an episode, and of successors
+    total = max(n_states, *(1 + max(ends, default=0) for _, ends in tasks))
     width = max((len(reached) for outcomes, _ in tasks for reached in outcomes.values()), default=1)
     shape = (len(tables), total, n_actions, width)
-    successors = np.broadcast_to(
-        np.arange(total)[:, None, None], shape
-    ).copy()  # unless told otherwise, s stays s
+    own = np.arange(total)[:, None, None]
+    successors = np.broadcast_to(own, shape).copy()  # unless told otherwise, s stays s
     probabilities = np.zeros(shape)
     rewards = np.zeros(shape)
     terminal = np.zeros(shape[:2], bool)
@@ -41,8 +41,16 @@ def mdp_from_gymnasium(tables, start, *, discount, horizon, reward_noise=0.0):
                 rewards[n, s, a, slot] = r
                 probabilities[n, s, a, slot] = reached[z, r]
     probabilities[..., 0] += terminal[..., None]
-    start = np.pad(start, ((0, 0), (0, total - n_states)))
-    return MDP(successors, probabilities, rewards, start, terminal, discount, horizon, reward_noise)
+    return MDP(
+        successors=successors,
+        probabilities=probabilities,
+        rewards=rewards,
+        start=np.pad(start, ((0, 0), (0, total - n_states))),
+        terminal=terminal,
+        discount=discount,
+        horizon=horizon,
+        reward_noise=reward_noise,
+    )
 
 
 def _outcomes(table, starts):
@@ -64,31 +72,32 @@ def _outcomes(table, starts):
     return outcomes, terminal
 
 
-def _check_tables(tables):
-    """(S, A); ValueError unless all tables have the same states and actions, and proper entries."""
-    require(
-        len(tables) and all(isinstance(t, dict) for t in tables),
-        "tables",
-        "expected {s: {a: [(p, s', r, done), …]}}",
-    )
-    states = range(len(tables[0]))
-    actions = range(len(tables[0][0])) if 0 in tables[0] else ()
-    for n, table in enumerate(tables):
-        require(
-            sorted(table) == list(states), "tables", f"task {n}: expected the states 0..S-1 as keys"
-        )
-        for s in states:
-            where = f"task {n}, state {s}: "
-            require(
-                sorted(table[s]) == list(actions),
-                "tables",
-                where + "expected the actions 0..A-1 as keys",
-            )
-            for p, z, r, done in (row for a in actions for row in table[s][a]):
-                require(p >= 0, "tables", where + "a probability that is negative or NaN")
-                require(
-                    p == 0 or z in states,
-                    "tables",
-                    where + f"a successor outside 0..{len(states) - 1}",
-                )
+def _sizes(tables):
+    """(S, A); raises ValueError unless all tables have the same states and actions."""
+    dictionaries = isinstance(tables, (list, tuple)) and all(isinstance(t, dict) for t in tables)
+    expected = "expected a dictionary {s: {a: [(p, s', r, done), …]}} or a list of them"
+    require(dictionaries and len(tables), "tables", expected)
+    states = list(range(len(tables[0])))
+    for table in tables:
+        good = len(states) and sorted(table) == states
+        require(good, "tables", "expected the states 0..S-1 as keys of each")
+    actions = list(range(len(tables[0][0])))
+    good = [[sorted(table[s]) == actions for s in states] for table in tables]
+    require(good, "tables", f"expected the actions 0..{len(actions) - 1}")
     return len(states), len(actions)
+
+
+def _require_entries(tables, n_states):
+    """Raise ValueError unless every entry is (p, s', r, done) with p ≥ 0 and s' a state."""
+    for n, table in enumerate(tables):
+        for s in table:
+            for a, entries in table[s].items():
+                where = f"(at task {n}, state {s}, action {a})"
+                for entry in entries:
+                    four = len(entry) == 4
+                    require(four, "tables", f"expected entries (p, s', r, done) {where}")
+                    p, z, _, _ = entry
+                    require(p >= 0, "tables", f"a probability that is negative or NaN {where}")
+                    inside = p == 0 or z in range(n_states)
+                    outside = f"a successor outside 0..{n_states - 1} {where}"
+                    require(inside, "tables", outside)

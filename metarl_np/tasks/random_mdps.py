@@ -16,19 +16,14 @@ def random_mdps(
     discount=1.0,
     reward_mean=1.0,
     reward_std=1.0,
-    reward_noise=1.0
+    reward_noise=1.0,
 ):
-    """N tasks with P(·|s,a) ~ Dirichlet(1, …, 1) and rewards N(m, reward_noise²), m(s,a) ~ N(reward_mean, reward_std²); s_0 = 0."""
-    validate(
-        rng=rng,
-        n_tasks=n_tasks,
-        n_states=n_states,
-        n_actions=n_actions,
-        horizon=horizon,
-        discount=discount,
-        reward_mean=reward_mean,
-        reward_std=reward_std,
-    )
+    """MDP of N tasks with P(·|s, a) ~ Dirichlet(1, …, 1), which start in state 0.
+
+    A reward is N(m, reward_noise²), its mean m(s, a) being N(reward_mean, reward_std²).
+    """
+    validate(rng=rng, n_tasks=n_tasks, n_states=n_states, n_actions=n_actions)
+    validate(reward_mean=reward_mean, reward_std=reward_std)
     require_memory(80, n_tasks, n_states, n_states, n_actions)
     P = rng.dirichlet(np.ones(n_states), (n_tasks, n_states, n_actions))
     R = rng.normal(reward_mean, reward_std, (n_tasks, n_states, n_actions))
