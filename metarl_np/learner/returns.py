@@ -1,4 +1,4 @@
-"""Recorded episodes, and what is computed from their rewards: returns, advantages and baselines. Axes (T, N, K)."""
+"""What is computed from rewards: returns, advantages, and baselines. Time leads: (T, …)."""
 
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
@@ -7,7 +7,7 @@ from metarl_np.arguments import require, require_array, require_shapes, validate
 
 
 def discounts(discount, steps, like):
-    """γᵗ for t = 0 … T−1, shaped (T, 1, …, 1) to multiply `like` (T, …)."""
+    """γᵗ for t = 0 … T − 1, shaped (T, 1, …, 1) to multiply `like` (T, …)."""
     return (discount ** np.arange(steps)).reshape((steps,) + (1,) * (np.ndim(like) - 1))
 
 
@@ -25,21 +25,29 @@ def reward_to_go(rewards, discount):
     return returns
 
 
-defvjp(
-    reward_to_go,
-    lambda ans, rewards, discount: lambda g: reward_to_go(g[::-1], discount)[::-1],
-    argnums=[0],
-)
+def _reward_to_go_vjp(returns, rewards, discount):
+    """G_t = Σ_{u≥t} γ^{u−t} r_u, so r̄_u = Σ_{t≤u} γ^{u−t} ḡ_t: the same sum, forward in time."""
+    return lambda g: reward_to_go(g[::-1], discount)[::-1]
+
+
+defvjp(reward_to_go, _reward_to_go_vjp, argnums=[0])
 
 
 def gae(rewards, values, mask, bootstrap, *, discount, lam):
-    """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16. rewards, values V(s_t), mask: (T, …), what
-    is masked being worth 0; bootstrap (…): V(s_T) where the last step was *truncated*, 0 where it terminated or the horizon is reached.
+    """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16.
+
+    rewards, values V(s_t) and mask: (T, …); what is masked is worth 0. bootstrap (…): V(s_T) where
+    the last step was *truncated*, 0 where it terminated or reached the horizon. Returns (T, …).
     """
     require_shapes(np.shape(rewards), values=values, mask=mask)
     require_shapes(np.shape(rewards)[1:], (), bootstrap=bootstrap)
-    values = np.concatenate([values * mask, (bootstrap * mask[-1])[None]])
-    return reward_to_go((rewards + discount * values[1:] - values[:-1]) * mask, discount * lam)
+    last_value = bootstrap * mask[-1]
+    values = np.concatenate([values * mask, last_value[None]])
+    delta = (rewards + discount * values[1:] - values[:-1]) * mask
+    return reward_to_go(delta, discount * lam)
+
+
+# ---- baselines b: functions of the returns G (T, N, K) and, if they want, of their Episodes
 
 
 def no_baseline(returns, episodes=None):
@@ -48,46 +56,52 @@ def no_baseline(returns, episodes=None):
 
 
 def time_mean_baseline(returns, episodes=None):
-    """b_t = (1/K) Σ_k G_{t,k}, a finished episode counting with 0: (T, N, K) → (T, N, K). Biased: the expected gradient is (1 − 1/K) ∇J."""
-    return np.broadcast_to(
-        np.matmul(returns, np.ones((returns.shape[-1], 1))) / returns.shape[-1], returns.shape
-    )
+    """b_t = (1/K) Σ_k G_{t,k}, where a finished episode counts with 0: (T, N, K) → (T, N, K).
+
+    Biased: an episode is part of its own mean, so the expected gradient is (1 − 1/K) ∇J.
+    """
+    k = returns.shape[-1]
+    total = np.matmul(returns, np.ones((k, 1)))  # faster than a sum over a short last axis
+    return np.broadcast_to(total / k, returns.shape)
 
 
 def leave_one_out_baseline(returns, episodes=None):
-    """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K). Unbiased; raises ValueError if K < 2."""
+    """b_{t,k} = mean of G_{t,j} over the other episodes j ≠ k: (T, N, K) → (T, N, K).
+
+    Unbiased. Raises ValueError if K < 2.
+    """
     k = returns.shape[-1]
-    require(k >= 2, "episodes", "a leave-one-out baseline needs at least 2 episodes per task")
+    few = "a leave-one-out baseline needs at least 2 episodes per task"
+    require(k >= 2, "episodes", few)
+    # relative to the first, so that equal returns have no advantages of 1e-17: TRPO would follow
     first = returns[..., :1]
-    above = (
-        returns - returns[..., :1]
-    )  # so equal returns have no advantages of 1e-17, which TRPO would follow
-    return first + (np.matmul(above, np.ones((k, 1))) - above) / (k - 1)
+    above = returns - first
+    total = np.matmul(above, np.ones((k, 1)))
+    return first + (total - above) / (k - 1)
 
 
 def linear_baseline(features, ridge=1e-6):
-    """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, w by ridge regression on each task's returns: φ (S, F).
-    Returns a function of returns (T, N, K) and their Episodes. Biased: it is fitted on the very episodes that it then scores.
+    """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, for features φ (S, F).
+
+    w is fitted by ridge regression on each task's returns. Returns a function of returns (T, N, K)
+    and their Episodes. Biased: it is fitted on the very episodes that it then scores.
     """
     validate(ridge=ridge)
     features = require_array("features", features)
-    require(
-        features.ndim == 2 and np.isfinite(features).all(),
-        "features",
-        f"expected finite (S, F), got {features.shape}",
-    )
+    good = features.ndim == 2 and np.isfinite(features).all()
+    require(good, "features", f"expected finite (S, F), got {features.shape}")
 
     def baseline(returns, episodes):
-        rows = len(features)
         last = episodes.states.max()
-        require(last < rows, "features", f"{rows} rows, where the episodes visit state {last}")
-        time = (np.arange(len(returns))[:, None, None, None] / len(returns)) ** np.arange(4)
-        x = np.concatenate(
-            [features[episodes.states], np.broadcast_to(time, returns.shape + (4,))], -1
-        )
-        valid = x * episodes.mask[..., None]
-        gram = np.einsum("tnki,tnkj->nij", valid, valid) + ridge * np.eye(x.shape[-1])
-        w = np.linalg.solve(gram, np.einsum("tnki,tnk->ni", valid, returns)[..., None])[..., 0]
+        beyond = f"{len(features)} rows, where the episodes visit state {last}"
+        require(last < len(features), "features", beyond)
+        tau = np.arange(len(returns))[:, None, None, None] / len(returns)
+        powers = np.broadcast_to(tau ** np.arange(4), returns.shape + (4,))
+        x = np.concatenate([features[episodes.states], powers], -1)
+        taken = x * episodes.mask[..., None]
+        gram = np.einsum("tnki,tnkj->nij", taken, taken) + ridge * np.eye(x.shape[-1])
+        target = np.einsum("tnki,tnk->ni", taken, returns)
+        w = np.linalg.solve(gram, target[..., None])[..., 0]
         return np.einsum("tnki,ni->tnk", x, w)
 
     return baseline
