@@ -1,4 +1,7 @@
-"""Gradient ascent and Adam, as pure functions (θ, gradient, state) → (θ, state), the state starting as None; conjugate gradient."""
+"""Gradient ascent and Adam, and conjugate gradient for linear systems.
+
+An optimiser is a pure function (θ, gradient, state) → (θ, state), the state starting as None.
+"""
 
 import numpy as np
 
@@ -6,53 +9,65 @@ from metarl_np.arguments import require_shapes
 
 
 def ascent(theta, gradient, state=None, *, step_size):
-    """θ + β g: any shape (…) → (…); needs no state."""
+    """θ + β g: any shape (…) → (…); it needs no state."""
     require_shapes(np.shape(theta), gradient=gradient)
     return theta + step_size * gradient, state
 
 
 def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8):
-    """Adam, uphill: θ + β m̂ / (√v̂ + ε) with bias-corrected moments. Kingma & Ba (2015), Algorithm 1. state: (m, v, t)."""
+    """Adam, uphill: θ + β m̂ / (√v̂ + ε), with bias-corrected moments, any shape (…) → (…).
+
+    Kingma & Ba (2015), Algorithm 1. state: (m, v, t).
+    """
     require_shapes(np.shape(theta), gradient=gradient)
-    m, v, t = (np.zeros_like(theta), np.zeros_like(theta), 0) if state is None else state
+    if state is None:
+        state = np.zeros_like(theta), np.zeros_like(theta), 0
+    m, v, t = state
     m = decay[0] * m + (1 - decay[0]) * gradient
     v = decay[1] * v + (1 - decay[1]) * gradient**2
     t = t + 1
-    return theta + step_size * (m / (1 - decay[0] ** t)) / (
-        np.sqrt(v / (1 - decay[1] ** t)) + eps
-    ), (m, v, t)
+    m_hat = m / (1 - decay[0] ** t)
+    v_hat = v / (1 - decay[1] ** t)
+    return theta + step_size * m_hat / (np.sqrt(v_hat) + eps), (m, v, t)
 
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
-    """x with A x = b in N problems at once, A symmetric positive definite: b (N, …), matvec: (N, …) → (N, …), x (N, …).
-    Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm 5.2. Until all residuals are below tolerance · |b|, or max_iterations
-    (by default 4 per unknown, restarted after 2: ValueError if one is then above 1e-4 · |b|)."""
+    """x with A x = b in N problems at once, A symmetric positive definite: b, x (N, …).
 
-    def dot(p, q):
-        return np.sum(p * q, axis=tuple(range(1, b.ndim)), keepdims=True)
+    matvec: v (N, …) → A v (N, …). Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm
+    5.2. It ends when all residuals are below tolerance · |b|, or after max_iterations: by default
+    4 per unknown, starting afresh after 2. Then a residual above 1e-4 · |b| raises ValueError.
+    """
 
+    def dot(u, v):
+        return np.sum(u * v, axis=tuple(range(1, b.ndim)), keepdims=True)
+
+    unknowns = b[0].size
     x = np.zeros(b.shape)
-    r = np.array(b, float)
-    p = r.copy()
-    rr = dot(r, r)
-    size = dot(r, r)  # the residual and the direction are two arrays: they part at the first step
-    for i in range(4 * b[0].size if max_iterations is None else max_iterations):
-        if i and i % (2 * b[0].size) == 0:
-            r = p = b - matvec(x)
-            rr = dot(r, r)
-        active = rr > tolerance**2 * size
+    residual = np.array(b, float)
+    direction = residual.copy()  # of its own: the two part at the first step
+    squared = dot(residual, residual)
+    size = dot(residual, residual)
+    for i in range(4 * unknowns if max_iterations is None else max_iterations):
+        if i and i % (2 * unknowns) == 0:
+            residual = direction = b - matvec(x)
+            squared = dot(residual, residual)
+        active = squared > tolerance**2 * size
         if not active.any():
             break
-        ap = matvec(p)
-        step = np.where(active, rr / np.where(active, dot(p, ap), 1.0), 0.0)
-        x = x + step * p
-        r = r - step * ap
-        new = dot(r, r)
-        p = r + np.where(active, new / np.where(active, rr, 1.0), 0.0) * p
-        rr = np.where(active, new, rr)
-    r = b - matvec(x)
-    if max_iterations is None and not (dot(r, r) <= max(1e-8, 4 * tolerance**2) * size).all():
+        a_direction = matvec(direction)
+        curvature = np.where(active, dot(direction, a_direction), 1.0)
+        step = np.where(active, squared / curvature, 0.0)
+        x = x + step * direction
+        residual = residual - step * a_direction
+        before = np.where(active, squared, 1.0)
+        squared = np.where(active, dot(residual, residual), squared)
+        direction = residual + np.where(active, squared / before, 0.0) * direction
+    residual = b - matvec(x)
+    solved = dot(residual, residual) <= max(1e-8, 4 * tolerance**2) * size
+    if max_iterations is None and not solved.all():
         raise ValueError(
-            "conjugate gradient: the system is too ill-conditioned; more damping, or features of one scale, would help"
+            "conjugate gradient: the system is too ill-conditioned; "
+            "more damping, or features of one scale, would help"
         )
     return x

@@ -1,6 +1,9 @@
-"""One learner: a step of REINFORCE, PPO or TRPO on recorded episodes, θ' = U(θ, D), that autograd differentiates. An inner update has two
-methods: `prepare(mdps, policy, theta, episodes)` keeps what the step needs, and freezes what has no derivative (epochs, line search); the
-call, (policy, theta, data) → θ', is then smooth in θ (N, F, A), one row per task. (An attribute `baseline` scores the query too.)
+"""A step of REINFORCE on recorded episodes: plain gradient ascent, and MAML's inner step.
+
+An inner update θ' = U(θ, D) has two methods. `prepare(policy, theta, episodes, discount)` keeps
+what the step needs of the data D, and freezes what has no derivative. The call, (policy, theta,
+prepared data) → θ', is then smooth in θ (N, F, A), with a row for each task, and autograd
+differentiates it. Reinforce, FirstOrder, PPO and TRPO are inner updates.
 """
 
 from dataclasses import dataclass
@@ -21,23 +24,44 @@ from metarl_np.learner.surrogates import (
     stop,
 )
 
-ESTIMATORS = ("first_order", "naive", "lvc", "dice", "loaded_dice")  # see surrogates
+ESTIMATORS = ("first_order", "naive", "lvc", "dice", "loaded_dice")
 FOLDED = ("first_order", "naive", "lvc")  # those that need of the episodes W(s, a) alone
 
 
 def reinforce_table(episodes, discount, n_states, n_actions, *, baseline=leave_one_out_baseline):
-    """The folded REINFORCE weights of recorded Episodes.
+    """The folded REINFORCE weights of Episodes: (N, S, A).
 
-    W(s, a) = mean_k Σ_t γᵗ (G_t − b_t) [s_t = s, a_t = a]: (N, S, A).
+    W(s, a) = mean_k Σ_t γᵗ (G_t − b_t) [s_t = s, a_t = a].
     """
     weights = reinforce_weights(episodes, discount, baseline=baseline)
     return fold(weights, episodes.states, episodes.actions, n_states, n_actions)
 
 
+@dataclass(frozen=True, eq=False)
+class RecordedSteps:
+    """The data of an inner step whose estimator needs every step: arrays (T, N, K)."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    baseline: np.ndarray
+    mask: np.ndarray
+    discount: float
+
+    def surrogate(self, name, log_pi, **options):
+        """The surrogate of that name at log π (N, S, A): (N,)."""
+        log_probs = gather_log_probs(log_pi, self.states, self.actions)
+        arrays = (log_probs, self.rewards, self.baseline, self.mask)
+        return SURROGATES[name](*arrays, self.discount, **options)
+
+
 @dataclass(frozen=True)
 class Reinforce:
-    """θ' = θ + α ∇L(θ; D), L a REINFORCE surrogate: plain gradient ascent, or MAML's inner step. `estimator` names the surrogate
-    (losses.ESTIMATORS): all give the same θ'; what differs is ∂θ'/∂θ = I + α Ĥ."""
+    """θ' = θ + α ∇L(θ; D), L a REINFORCE surrogate of the data.
+
+    The estimator names the surrogate (see `surrogates`). All lead to the same θ'; they differ in
+    ∂θ'/∂θ = I + α Ĥ. "first_order" takes ∇L as a constant.
+    """
 
     step_size: float  # α
     baseline: Callable = leave_one_out_baseline  # (returns, episodes) → (T, N, K)
@@ -46,69 +70,88 @@ class Reinforce:
 
     def __post_init__(self):
         validate(step_size=self.step_size, baseline=self.baseline, lam=self.lam)
-        require(
-            self.estimator in ESTIMATORS,
-            "estimator",
-            f"{self.estimator!r:.99} is not one of {', '.join(ESTIMATORS)}",
-        )
+        unknown = f"{self.estimator!r:.99} is not one of {', '.join(ESTIMATORS)}"
+        require(self.estimator in ESTIMATORS, "estimator", unknown)
 
     def prepare(self, policy, theta, episodes, discount):
-        """W (N, S, A) of recorded Episodes where the estimator folds, else their steps."""
+        """Of Episodes W (N, S, A) where the estimator folds, else their RecordedSteps."""
         if self.estimator in FOLDED:
-            return reinforce_table(
-                episodes, discount, policy.n_states, policy.n_actions, baseline=self.baseline
-            )
+            sizes = (policy.n_states, policy.n_actions)
+            return reinforce_table(episodes, discount, *sizes, baseline=self.baseline)
         rewards = episodes.rewards * episodes.mask
-        b = self.baseline(reward_to_go(rewards, discount), episodes)
-        return episodes.states, episodes.actions, (rewards, b, episodes.mask, discount)
-
-    def gradient(self, policy, theta, data):
-        """∇L(θ; D) for prepared D, per task: θ (N, F, A) → (N, F, A)."""
-        if self.estimator in FOLDED:
-            score = policy.weighted_score(
-                theta, data * magic_box(policy.log_pi(theta)) if self.estimator == "lvc" else data
-            )
-            return stop(score) if self.estimator == "first_order" else score
-        states, actions, recorded = data
-        surrogate = SURROGATES[self.estimator]
-        options = dict(lam=self.lam) if self.estimator == "loaded_dice" else {}
-        return grad(
-            lambda th: np.sum(
-                surrogate(
-                    gather_log_probs(policy.log_pi(th), states, actions), *recorded, **options
-                )
-            )
-        )(theta)
+        return RecordedSteps(
+            states=episodes.states,
+            actions=episodes.actions,
+            rewards=rewards,
+            baseline=self.baseline(reward_to_go(rewards, discount), episodes),
+            mask=episodes.mask,
+            discount=discount,
+        )
 
     def __call__(self, policy, theta, data):
+        """θ' of prepared data, per task: θ (N, F, A) → (N, F, A)."""
         return theta + self.step_size * self.gradient(policy, theta, data)
 
+    def gradient(self, policy, theta, data):
+        """∇L(θ; D) for prepared data, per task: θ (N, F, A) → (N, F, A)."""
+        if self.estimator == "first_order":
+            return stop(policy.weighted_score(theta, data))
+        if self.estimator == "naive":
+            return policy.weighted_score(theta, data)
+        if self.estimator == "lvc":
+            return policy.weighted_score(theta, data * magic_box(policy.log_pi(theta)))
+        options = dict(lam=self.lam) if self.estimator == "loaded_dice" else {}
+
+        def total(th):
+            return np.sum(data.surrogate(self.estimator, policy.log_pi(th), **options))
+
+        return grad(total)(theta)
+
     def pullback(self, policy, theta, data, v):
-        """vᵀ ∂θ'/∂θ = v + α vᵀĤ of an estimator that folds, in closed form: θ, v (N, F, A), W (N, S, A) → (N, F, A). ∇²log π(a|s) of a
-        LinearPolicy is −F(s), its Fisher matrix, for every a: Σ W ∇²log π = −Σ_s F(s) Σ_a W(s, a), and lvc adds Σ W ∇log π ∇log πᵀ. In
-        both, one ∇log π is taken along v, `tangent`, and the other is a weighted score."""
+        """vᵀ ∂θ'/∂θ = v + α vᵀĤ in closed form: θ, v (N, F, A), W (N, S, A) → (N, F, A).
+
+        For an estimator that folds and a LinearPolicy. There ∇²log π(a|s) is −F(s), its Fisher
+        matrix, for every a, so naive's Ĥ is Σ W ∇²log π = −Σ_s F(s) Σ_a W(s, a), and lvc adds
+        Σ W ∇log π ∇log πᵀ. In F as in that, one ∇log π is taken along v, by `tangent`, and the
+        other one is a weighted score.
+        """
         if self.estimator == "first_order":
             return v
-        h = (data if self.estimator == "lvc" else 0.0) - sum_last(data) * np.exp(
-            policy.log_pi(theta)
-        )
-        return v + self.step_size * policy.weighted_score(theta, h * policy.tangent(theta, v))
+        weights = -sum_last(data) * np.exp(policy.log_pi(theta))
+        if self.estimator == "lvc":
+            weights = data + weights
+        h_v = policy.weighted_score(theta, weights * policy.tangent(theta, v))
+        return v + self.step_size * h_v
 
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """The same update with ∂θ'/∂θ = I: what acts only through U (a critic's column) gets no gradient. Finn et al. (2017), §5.2."""
+    """The same inner update with ∂θ'/∂θ = I. Finn et al. (2017), §5.2.
+
+    What acts only through U, as a critic's column does, gets no gradient.
+    """
 
     inner: Callable
 
     def __post_init__(self):
         validate(inner=self.inner)
 
-    baseline = property(
-        lambda self: getattr(self.inner, "baseline", leave_one_out_baseline)
-    )  # scores the query
-    prepare = property(lambda self: self.inner.prepare)
-    step_size = property(lambda self: getattr(self.inner, "step_size", None))
+    @property
+    def baseline(self):
+        """The inner update's, which scores the query too."""
+        return getattr(self.inner, "baseline", leave_one_out_baseline)
 
-    def __call__(self, policy, theta, data):  # θ + ⊥(U(θ) − θ)
-        return theta + (self.inner(policy, stop(theta), data) - stop(theta))
+    @property
+    def prepare(self):
+        """The inner update's."""
+        return self.inner.prepare
+
+    @property
+    def step_size(self):
+        """The inner update's, None where it has none."""
+        return getattr(self.inner, "step_size", None)
+
+    def __call__(self, policy, theta, data):
+        """θ + ⊥(U(θ) − θ): θ (N, F, A) → (N, F, A)."""
+        start = stop(theta)
+        return theta + (self.inner(policy, start, data) - start)

@@ -1,6 +1,10 @@
-"""MAML for reinforcement learning (Finn, Abbeel & Levine 2017): learn the θ from which k inner updates go furthest. With inner PPO or TRPO
-it is what many introductions call RL², a name of the recurrent form in Duan et al. (2016): an inner problem turns θ into a task's own θ_i*
-by a standard algorithm, an outer one ascends Σ_i J_i(θ_i*(θ)), through the inner one or, with updates.FirstOrder, only up to θ_i*.
+"""MAML for reinforcement learning: learn the θ from which k inner updates go furthest.
+
+Finn, Abbeel & Levine (2017). An inner update θ_i = U(θ, D_i) turns θ into a task's own parameters,
+from data D_i that θ itself has sampled there; the outer update ascends Σ_i J_i(θ_i) as a function
+of θ, through the inner ones. With inner PPO or TRPO it is what many introductions call RL², a name
+that belongs to the recurrent form of Duan et al. (2016); with `reinforce.FirstOrder` the outer
+gradient stops at θ_i.
 """
 
 from dataclasses import dataclass
@@ -27,15 +31,13 @@ from metarl_np.tasks.mdp import for_each_task
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """What k inner updates in N tasks went through: parameters and episodes before the first update and after each."""
+    """What k inner updates in N tasks went through, before the first update and after each."""
 
-    thetas: list  # k+1 arrays (N, F, A): θ_i after 0..k updates
-    episodes: list  # k+1 Episodes, each sampled with the parameters of the same place; the last are the query
-    data: list  # k: what the inner update prepared from the first k, the support
-    returns: np.ndarray  # (k+1, N): mean discounted return of those episodes
-    query: (
-        np.ndarray
-    )  # (N, S, A): folded REINFORCE weights of the query episodes; None where the query is exact
+    thetas: list  # k + 1 arrays (N, F, A): θ_i after 0..k updates
+    episodes: list  # k + 1 Episodes, sampled with the θ of the same place; the last is the query
+    data: list  # k: what the inner update prepared from the first k Episodes, the support
+    returns: np.ndarray  # (k + 1, N): mean discounted return of those Episodes
+    query: np.ndarray  # (N, S, A): folded REINFORCE weights of the query
 
 
 def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
@@ -78,12 +80,12 @@ def replay(policy, theta, inner, recorded, discount, *, names=None):
         if e.log_probs is not None:
             log_probs = gather(policy.log_pi(adapted), e.states, e.actions)
             gap = abs(log_probs - e.log_probs)[e.mask].max(initial=0.0)
-            require(
-                gap < 1e-4,
-                name,
-                "log-probabilities do not belong to the parameters of its inner step: "
-                f"off by up to {gap:.2g}",
+            why = (
+                "log-probabilities do not belong to the parameters of its inner step: off by up "
+                f"to {gap:.2g}. Usual causes: another step size, baseline or γᵗ in the inner step "
+                "before it, or axes in another order"
             )
+            require(gap < 1e-4, name, why)
     return path
 
 
@@ -98,18 +100,19 @@ def _adapt(policy, theta, inner, steps, discount, data_set):
         if j < steps:
             data.append(inner.prepare(policy, thetas[j], path[j], discount))
             thetas.append(inner(policy, thetas[j], data[j]))
-            too = (
-                f"; is the inner step_size {inner.step_size} too large?"
-                if hasattr(inner, "step_size")
-                else f" of {inner!r:.50}"
-            )
-            require_finite(thetas[-1], "adapted parameters", f" after inner step {j + 1}{too}")
-    returns = np.array([discounted_return(e.rewards * e.mask, discount).mean(-1) for e in path])
-    baseline = getattr(inner, "baseline", leave_one_out_baseline)
-    query = reinforce_table(
-        path[-1], discount, policy.n_states, policy.n_actions, baseline=baseline
-    )
-    return Adaptation(thetas, path, data, returns, query)
+            require_finite(thetas[-1], "adapted parameters", _after_step(inner, j + 1))
+    returns = [discounted_return(e.rewards * e.mask, discount).mean(-1) for e in path]
+    sizes = (policy.n_states, policy.n_actions)
+    baseline = getattr(inner, "baseline", leave_one_out_baseline)  # an inner update may have none
+    query = reinforce_table(path[-1], discount, *sizes, baseline=baseline)
+    return Adaptation(thetas, path, data, np.array(returns), query)
+
+
+def _after_step(inner, j):
+    """Where parameters were not finite, and what may be the cause."""
+    if hasattr(inner, "step_size"):
+        return f" after inner step {j}; is the inner step_size {inner.step_size} too large?"
+    return f" after inner step {j} of {inner!r:.50}"
 
 
 def _require_inside(name, what, x, size):
@@ -122,59 +125,65 @@ def per_task(theta, n_tasks):
     With it one backward pass over the sum of the tasks gives each task its own gradient.
     """
     theta = require_array("theta", theta)
-    require(
-        np.ndim(theta) > 1 and theta.shape[:-2] in ((), (n_tasks,)),
-        "theta",
-        f"shape {theta.shape}, where there are {n_tasks} tasks",
-    )
+    fits = np.ndim(theta) > 1 and theta.shape[:-2] in ((), (n_tasks,))
+    require(fits, "theta", f"shape {theta.shape}, where there are {n_tasks} tasks")
     return for_each_task(theta, n_tasks)
 
 
 def meta_objective(policy, theta, path, inner, outer, score_factor=None):
-    """L_i(U(…U(θ_i, D_i1)…, D_ik)) per task, at the fixed data of `path`: θ (N, F, A) → (N,). Finn et al. (2017), eq. 1 and 4. outer:
-    adapted θ (N, F, A) → (N,), the query's surrogate or the exact J. score_factor: None, or J_i − c_i (N,): adds (J_i − c_i) Σ_j log p(D_ij),
-    the change of the inner data's distribution, through every θ that drew it (E-MAML: Stadie et al. 2018; Al-Shedivat et al. 2018).
+    """L_i(U(…U(θ_i, D_i1)…, D_ik)) per task, at the fixed data of an Adaptation: (N,).
+
+    theta: (N, F, A). outer: adapted θ (N, F, A) → (N,), the query's surrogate or the exact J.
+    score_factor: J_i − c_i (N,) adds (J_i − c_i) Σ_j log p(D_ij), by which the distribution of the
+    inner data changes, through every θ that drew them; None leaves it out. Finn et al. (2017), eq.
+    1 and 4; the score is E-MAML's (Stadie et al. 2018; Al-Shedivat et al. 2018).
     """
-    require_shapes((len(theta),), (), score_factor=0.0 if score_factor is None else score_factor)
+    if score_factor is not None:
+        require_shapes((len(theta),), (), score_factor=score_factor)
     log_p = 0.0
     for data, episodes in zip(path.data, path.episodes):
-        log_p = (
-            0.0 if score_factor is None else log_p + log_likelihood(policy.log_pi(theta), episodes)
-        )
+        if score_factor is not None:
+            log_p = log_p + log_likelihood(policy.log_pi(theta), episodes)
         theta = inner(policy, theta, data)
-    return outer(theta) + (0.0 if score_factor is None else score_factor * log_p)
+    return outer(theta) if score_factor is None else outer(theta) + score_factor * log_p
 
 
 def meta_gradient(policy, path, inner, *, outer=None, score_factor=None):
-    """The gradient of `meta_objective` at path.thetas[0] in one backward pass, per task: (N, F, A). MAML's is its mean over tasks.
-    What it estimates depends on inner.estimator and score: `naive` with score is unbiased for ∇E_D[J(U(θ, D))].
+    """The gradient of `meta_objective` at path.thetas[0], per task: (N, F, A).
+
+    MAML's is its mean over tasks. outer: by default the surrogate of the path's query. What it
+    estimates depends on inner.estimator and on the score: `naive` with the score is unbiased for
+    ∇E_D[J(U(θ, D))].
     """
-    if (
-        outer is None
-        and score_factor is None
-        and closed_form(policy, inner)
-        and np.isfinite(path.query).all()
-    ):
+    if outer is None and score_factor is None and closed_form(policy, inner):
         v = policy.weighted_score(path.thetas[-1], path.query)
         for theta, data in zip(path.thetas[-2::-1], path.data[::-1]):
             v = inner.pullback(policy, theta, data, v)
         return v
-    outer = outer or (lambda theta: reinforce_folded(policy.log_pi(theta), path.query))
-    return grad(
-        lambda theta: np.sum(meta_objective(policy, theta, path, inner, outer, score_factor))
-    )(path.thetas[0])
+
+    def query_surrogate(theta):
+        return reinforce_folded(policy.log_pi(theta), path.query)
+
+    def total(theta):
+        loss = query_surrogate if outer is None else outer
+        return np.sum(meta_objective(policy, theta, path, inner, loss, score_factor))
+
+    return grad(total)(path.thetas[0])
 
 
 def closed_form(policy, inner):
-    """Whether `meta_gradient` can do without autograd, being the folded query's: an inner step that folds, of a policy linear in θ."""
-    return (
-        isinstance(policy, LinearPolicy) and type(inner) is Reinforce and inner.estimator in FOLDED
-    )
+    """Can `meta_gradient` do without autograd? Where REINFORCE folds and log π is linear in θ."""
+    folds = type(inner) is Reinforce and inner.estimator in FOLDED
+    return folds and isinstance(policy, LinearPolicy)
 
 
 def centred_returns(returns):
-    """J_i − c_i with c_i the mean over the *other* tasks, so that it does not depend on task i's data (0 if N = 1): (N,) → (N,)."""
-    return returns - ((returns.sum() - returns) / (len(returns) - 1) if len(returns) > 1 else 0.0)
+    """J_i − c_i, c_i being the mean over the *other* tasks, or 0 if there are none: (N,) → (N,).
+
+    So c_i does not depend on the data of task i.
+    """
+    others = len(returns) - 1
+    return returns - (returns.sum() - returns) / others if others else returns
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +191,8 @@ class Iteration:
     """One meta-iteration, as `train` yields it."""
 
     iteration: int
-    theta: np.ndarray  # the initial parameters after the update
-    returns: np.ndarray  # (k+1,) mean over tasks of the sampled return after 0..k inner updates
+    theta: np.ndarray  # (F, A), after the update
+    returns: np.ndarray  # (k + 1,): the sampled return after 0..k inner updates, mean over tasks
     gradient_norm: float
     state: object  # the optimiser's, after the update
 
@@ -204,27 +213,19 @@ def train(
     state=None,
     first=0,
 ):
-    """Meta-train θ by `iterations` outer steps of size β = `step_size`: a generator of Iteration. Finn et al. (2017), Algorithm 3.
-    sample_tasks(rng) → MDP draws the batch of tasks. with_score adds the score term. state, first: the optimiser's state and the iteration to go
-    on from (`checkpoint.resumable`). A NaN or infinity that comes up raises FloatingPointError, naming the iteration and the quantity.
+    """Meta-train θ (F, A) by `iterations` outer steps of size β: a generator of Iteration.
+
+    Finn et al. (2017), Algorithm 3. sample_tasks: rng → MDP, the tasks of a batch. inner, steps,
+    episodes: see `adapt`. step_size: β. with_score: add the score of the inner data. state, first:
+    the optimiser's state and the iteration to go on from (`checkpoint.resumable`). A NaN or an
+    infinity that comes up raises NotFinite, a FloatingPointError that names the iteration.
     """
+    validate(rng=rng, sample_tasks=sample_tasks, policy=policy, inner=inner, optimiser=optimiser)
     validate(
-        rng=rng,
-        sample_tasks=sample_tasks,
-        policy=policy,
-        inner=inner,
-        iterations=iterations,
-        steps=steps,
-        episodes=episodes,
-        step_size=step_size,
-        optimiser=optimiser,
-        first=first,
+        iterations=iterations, steps=steps, episodes=episodes, step_size=step_size, first=first
     )
-    require(
-        require_array("theta", theta).ndim == 2,
-        "theta",
-        f"expected (F, A), shared by all tasks, got shape {np.shape(theta)}",
-    )
+    shape = require_array("theta", theta).shape
+    require(len(shape) == 2, "theta", f"expected (F, A), shared by all tasks, got shape {shape}")
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for iteration in range(first, iterations):
         mdps = sample_tasks(rng)
@@ -232,12 +233,8 @@ def train(
             with np.errstate(all="ignore"):  # what is not finite raises
                 path = adapt(rng, mdps, policy, theta, inner, steps=steps, episodes=episodes)
                 require_finite(path.returns, "returns")
-                g = meta_gradient(
-                    policy,
-                    path,
-                    inner,
-                    score_factor=centred_returns(path.returns[-1]) if with_score else None,
-                ).mean(0)
+                score_factor = centred_returns(path.returns[-1]) if with_score else None
+                g = meta_gradient(policy, path, inner, score_factor=score_factor).mean(0)
                 require_finite(g, "gradient")
                 theta, state = optimiser(theta, g, state, step_size=step_size)
                 require_finite(theta, "parameters", f" after a step of size {step_size}")
@@ -247,7 +244,9 @@ def train(
 
 
 def train_multi_task(rng, sample_tasks, policy, theta, **settings):
-    """Multi-task learning: one policy for all tasks, θ ← θ + β (1/N) Σ_i ∇J_i(θ), a generator of Iteration; settings as `train`'s. What
-    MAML is to be measured against: the same tasks and data, no inner step. With one task it is plain REINFORCE.
+    """Multi-task learning, θ ← θ + β (1/N) Σ_i ∇J_i(θ): a generator of Iteration.
+
+    What MAML is to be measured against: the same tasks and data, no inner step. settings: those of
+    `train`. With one task it is plain REINFORCE.
     """
     return train(rng, sample_tasks, policy, theta, Reinforce(0.0), steps=0, **settings)

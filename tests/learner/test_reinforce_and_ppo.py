@@ -389,11 +389,11 @@ def test_a_task_stops_after_the_epoch_that_took_it_beyond_the_target_kl(rng):
         stopped = replace(ppo, target_kl=target)
         data = stopped.prepare(policy, theta, e, mdps.discount)
         done = [next((m + 1 for m in range(5) if kl[m, i] > target), 5) for i in range(5)]
-        assert data[2].tolist() == done and len(set(done)) > 1, name
+        assert data.epochs.tolist() == done and len(set(done)) > 1, name
         np.testing.assert_array_equal(
             stopped(policy, theta, data), [after[m - 1][i] for i, m in enumerate(done)]
         )
-        assert (replace(ppo, target_kl=1e9).prepare(policy, theta, e, mdps.discount)[2] == 5).all()
+        assert (replace(ppo, target_kl=1e9).prepare(policy, theta, e, mdps.discount).epochs == 5).all()
 
 
 def test_nothing_to_gain_is_no_step(batch):

@@ -233,7 +233,7 @@ def test_prepare_and_call_are_search_and_step_on_the_episodes_weights(batch):
         trpo = TRPO(radius=0.1, lam=1.0)
         data = trpo.prepare(policy, theta, e, mdps.discount)
         exponent = trpo.search(policy, theta, table, nu)
-        assert data[-1].tolist() == exponent.tolist()
+        assert data.exponent.tolist() == exponent.tolist()
         np.testing.assert_allclose(
             trpo(policy, theta, data),
             trpo.step(policy, theta, table, nu, exponent),
@@ -329,7 +329,7 @@ def test_one_task_without_a_step_does_not_hold_up_the_others(batch):
         trpo = TRPO(radius=0.05, lam=1.0)
         data = trpo.prepare(policy, theta, e, mdps.discount)
         moved = (trpo(policy, theta, data) != theta).any((1, 2))
-        assert moved.tolist() == [True, False, True] == (data[-1] >= 0).tolist(), name
+        assert moved.tolist() == [True, False, True] == (data.exponent >= 0).tolist(), name
 
 
 def test_zero_advantages_are_no_step_and_no_nan(batch):
@@ -337,7 +337,7 @@ def test_zero_advantages_are_no_step_and_no_nan(batch):
         trpo = TRPO()
         e = replace(e, rewards=0 * e.rewards)
         data = trpo.prepare(policy, theta, e, mdps.discount)
-        assert data[-1].tolist() == [-1] * N
+        assert data.exponent.tolist() == [-1] * N
         np.testing.assert_array_equal(trpo(policy, theta, data), theta)
         np.testing.assert_array_equal(
             trpo.step(policy, theta, 0 * table, nu, np.zeros(N, int)), theta
@@ -355,7 +355,7 @@ def test_equal_returns_are_no_reason_to_move(rng):
     e = rollout(rng, mdps, policy.log_pi(theta), 7)
     equal = replace(e, rewards=np.full(e.rewards.shape, 0.1, np.float32))
     data = TRPO().prepare(policy, theta, equal, mdps.discount)
-    assert (data[-1] == -1).all()
+    assert (data.exponent == -1).all()
     np.testing.assert_array_equal(TRPO()(policy, theta, data), theta)
 
 
