@@ -1,14 +1,22 @@
-"""A gated recurrent unit with a linear read-out, and its back-propagation through time, derived by hand.
+"""A gated recurrent unit with a linear read-out, and its back-propagation through time, by hand.
 
     z_t = σ(W_z x_t + b_z + U_z h_{t−1})             how much of the old state is kept
     r_t = σ(W_r x_t + b_r + U_r h_{t−1})
     c_t = tanh(W_c x_t + b_c + r_t ∘ U_c h_{t−1})    the reset gate acts *after* the matrix product
     h_t = z_t ∘ h_{t−1} + (1 − z_t) ∘ c_t,   h_0 = 0
     y_t = V h_t + v
-Cho et al. (2014), eq. 5–8, in the convention of cuDNN (theirs has U_c (r ∘ h)). Backwards, with ā for ∂L/∂a and h̄_t complete,
-    c̄ = (1 − z) ∘ h̄ ∘ (1 − c²)    z̄ = h̄ ∘ (h_{t−1} − c) ∘ z (1 − z)    r̄ = c̄ ∘ U_c h_{t−1} ∘ r (1 − r)     (before the nonlinearity)
-    h̄_{t−1} = V ᵀȳ_{t−1} + z ∘ h̄_t + Uᵀ[z̄; r̄; r ∘ c̄],    W̄ = Σ [z̄; r̄; c̄] xᵀ,    Ū = Σ [z̄; r̄; r ∘ c̄] h_{t−1}ᵀ.
-Here lanes come *last*, x (T, D, N), so that each gate of all lanes is one block of memory and every operation runs along it.
+
+Cho et al. (2014), eq. 5–8, in the convention of cuDNN (theirs has U_c (r ∘ h)). Backwards, with ā
+for ∂L/∂a, h̄_t complete, and z̄, r̄, c̄ taken before the nonlinearity,
+
+    c̄ = (1 − z) ∘ h̄ ∘ (1 − c²)
+    z̄ = h̄ ∘ (h_{t−1} − c) ∘ z (1 − z)
+    r̄ = c̄ ∘ U_c h_{t−1} ∘ r (1 − r)
+    h̄_{t−1} = V ᵀȳ_{t−1} + z ∘ h̄_t + Uᵀ[z̄; r̄; r ∘ c̄]
+    W̄ = Σ [z̄; r̄; c̄] xᵀ,    Ū = Σ [z̄; r̄; r ∘ c̄] h_{t−1}ᵀ.
+
+Lanes, the N sequences that run side by side, come *last*: x (T, D, N). So each gate of all lanes
+is one block of memory, and every operation runs along it.
 """
 
 from dataclasses import dataclass
@@ -28,60 +36,90 @@ from metarl_np.arguments import (
 
 @dataclass(frozen=True)
 class GRU:
-    """D inputs, H units, O outputs. All parameters are one flat array θ (P,), in float32 to train, in float64 to check."""
+    """The sizes of a GRU. Its parameters are one flat array θ (P,).
+
+    θ is float32 to train and float64 to check.
+    """
 
     inputs: int  # D
     units: int  # H
     outputs: int  # O
-    size = property(
-        lambda self: sum(rows * columns for rows, columns in self.shapes)
-    )  # P, the number of parameters
 
     def __post_init__(self):
-        validate(inputs=self.inputs, units=self.units, outputs=self.outputs)
+        validate(**vars(self))
         require_memory(8, self.size)
 
     @property
     def shapes(self):
-        """The shapes of W, U, b, V, v, in the order in which θ holds them; rows of W, U and b are z, r, c."""
-        d = self.inputs
-        h = self.units
-        o = self.outputs
+        """The shapes of W, U, b, V, v, in the order of θ; the rows of W, U and b are z, r, c."""
+        d, h, o = self.inputs, self.units, self.outputs
         return (3 * h, d), (3 * h, h), (3 * h, 1), (o, h), (o, 1)
 
+    @property
+    def size(self):
+        """P, the number of parameters."""
+        return sum(rows * columns for rows, columns in self.shapes)
+
     def split(self, theta):
-        """θ (P,) → views W (3H, D), U (3H, H), b (3H, 1), V (O, H), v (O, 1). Raises ValueError unless θ is (P,) and finite."""
+        """Views W (3H, D), U (3H, H), b (3H, 1), V (O, H), v (O, 1) of θ (P,).
+
+        Raises ValueError unless θ is of that size and finite.
+        """
         theta = require_array("theta", theta, (self.size,))
         require_finite(theta, "theta: parameters")
         ends = np.cumsum([rows * columns for rows, columns in self.shapes])[:-1]
         return [part.reshape(shape) for part, shape in zip(np.split(theta, ends), self.shapes)]
 
     def init(self, rng, dtype=np.float32, memory=1.0):
-        """θ (P,): orthogonal U, W ~ N(0, 1/D), small V, b_z = log U[1, memory] to remember for `memory` steps (Tallec & Ollivier 2018)."""
+        """θ (P,) to start from: orthogonal U, W ~ N(0, 1/D), small V.
+
+        memory: for how many steps the units remember, at least 1. b_z is log U[1, memory], so
+        that some units forget at once and some remember for that long (Tallec & Ollivier 2018).
+        """
         validate(rng=rng, memory=memory)
-        require(
-            dtype in (float, np.float32, np.float64),
-            "dtype",
-            f"{dtype!r:.99} is neither float32 nor float64",
-        )
+        known = dtype in (float, np.float32, np.float64)
+        require(known, "dtype", f"{dtype!r:.99} is neither float32 nor float64")
         h = self.units
         W, U, b, V, v = (rng.standard_normal(shape) for shape in self.shapes)
         U = np.concatenate([np.linalg.qr(u)[0] for u in U.reshape(3, h, h)])
-        b = np.concatenate([np.log(rng.uniform(1, memory, h)), np.zeros(2 * h)])
-        return np.concatenate(
-            [x.ravel() for x in (W / np.sqrt(self.inputs), U, b, 0.01 * V, 0.0 * v)]
-        ).astype(dtype)
+        b_z = np.log(rng.uniform(1, memory, h))
+        b = np.concatenate([b_z, np.zeros(2 * h)])
+        parts = (W / np.sqrt(self.inputs), U, b, 0.01 * V, 0.0 * v)
+        return np.concatenate([x.ravel() for x in parts]).astype(dtype)
+
+
+def cell(net, theta, x, h):
+    """One step as the equations say it: x (D, N), h_{t−1} (H, N) → h_t (H, N), y_t (O, N).
+
+    To read, and to check `step` against; nothing else calls it.
+    """
+    W, U, b, V, v = net.split(theta)
+    (W_z, W_r, W_c), (U_z, U_r, U_c), (b_z, b_r, b_c) = (np.split(a, 3) for a in (W, U, b))
+    z = sigmoid(W_z @ x + b_z + U_z @ h)
+    r = sigmoid(W_r @ x + b_r + U_r @ h)
+    c = np.tanh(W_c @ x + b_c + r * (U_c @ h))
+    h = z * h + (1 - z) * c
+    y = V @ h + v
+    return h, y
+
+
+def sigmoid(x):
+    """σ(x) = ½ + ½ tanh(x/2), which does not overflow: (…) → (…)."""
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
 
 
 def step(weights, h, gates):
-    """h_t from h_{t−1} (H, N) and gates = W x_t + b (3H, N), which become z, r, c in place: (h_t, U_c h_{t−1}), (H, N) each."""
+    """`cell` without the read-out, in place: (h_t, U_c h_{t−1}), (H, N) each, from h_{t−1} (H, N).
+
+    gates: W x_t + b (3H, N), which become z, r, c. z ∘ h + (1 − z) ∘ c is z ∘ (h − c) + c.
+    """
     n = len(h)
     u = weights[1] @ h
     zr = gates[: 2 * n]
     c = gates[2 * n :]
     u_c = u[2 * n :]
     zr += u[: 2 * n]
-    zr *= 0.5  # σ(x) = ½ + ½ tanh(x/2) does not overflow
+    zr *= 0.5
     np.tanh(zr, out=zr)
     zr *= 0.5
     zr += 0.5
@@ -94,13 +132,14 @@ def step(weights, h, gates):
 
 
 def forward(net, theta, x):
-    """x (T, D, N) → y (T, O, N) and what `backward` needs: h (T + 1, H, N), gates (T, 3H, N) and U_c h_{t−1} (T, H, N)."""
-    require(
-        np.ndim(x) == 3 and x.shape[1] == net.inputs,
-        "x",
-        f"expected shape (T, {net.inputs}, N), got {np.shape(x)}",
-    )
-    W, U, b, V, v = weights = net.split(theta)
+    """y (T, O, N) of inputs x (T, D, N), and a trace, what `backward` needs.
+
+    The trace is h_0 … h_T (T + 1, H, N), the gates (T, 3H, N), and U_c h_{t−1} (T, H, N).
+    """
+    good = np.ndim(x) == 3 and x.shape[1] == net.inputs
+    require(good, "x", f"expected shape (T, {net.inputs}, N), got {np.shape(x)}")
+    weights = net.split(theta)
+    W, _, b, V, v = weights
     steps, _, lanes = x.shape
     gates = W @ x
     gates += b
@@ -112,49 +151,56 @@ def forward(net, theta, x):
 
 
 def backward(net, theta, x, trace, g):
-    """∂L/∂θ (P,) from g = ∂L/∂y (T, O, N), by back-propagation through time over the whole of x."""
+    """∂L/∂θ (P,) from g = ∂L/∂y (T, O, N): back-propagation through time over the whole of x."""
     W, U, b, V, v = net.split(theta)
-    require_shapes((len(x), net.outputs, x.shape[2]), g=g)
+    steps, _, lanes = x.shape
+    require_shapes((steps, net.outputs, lanes), g=g)
     h, gates, u_c = trace
     n = net.units
-    d = (
-        np.zeros((4 * n, net.inputs), U.dtype),
-        np.zeros_like(U),
-        np.zeros(4 * n, U.dtype),
-        np.zeros_like(V),
-    )
-    g_h = np.matmul(V.T, g)
-    last = np.zeros_like(h[0])
-    ones = np.ones(x.shape[2], U.dtype)
-    a = np.empty((4 * n, x.shape[2]), U.dtype)
-    a_z, a_r, a_u, a_c = a.reshape(4, n, -1)  # z̄, r̄, r ∘ c̄, c̄
-    for t in reversed(range(len(x))):
-        z, r, c = gates[t].reshape(3, n, -1)
-        last += g_h[t]
-        keep = last * z
-        last -= keep  # (1 − z) ∘ h̄
-        np.multiply(h[t + 1] - c, last, out=a_z)  # h_t − c = z ∘ (h_{t−1} − c)
-        np.multiply(1 - c * c, last, out=a_c)
-        np.multiply(a_c, r, out=a_u)
-        np.multiply(a_u * u_c[t], 1 - r, out=a_r)
-        last = U.T @ a[: 3 * n]
-        last += keep
-        for total, part in zip(d, (a @ x[t].T, a[: 3 * n] @ h[t].T, a @ ones, g[t] @ h[t + 1].T)):
-            total += part
-    rows = np.r_[: 2 * n, 3 * n : 4 * n]
-    return np.concatenate(
-        [part.ravel() for part in (d[0][rows], d[1], d[2][rows], d[3], g.sum((0, 2)))]
-    )
+    dW = np.zeros((4 * n, net.inputs), U.dtype)
+    dU = np.zeros_like(U)
+    db = np.zeros(4 * n, U.dtype)
+    dV = np.zeros_like(V)
+    from_outputs = np.matmul(V.T, g)
+    dh = np.zeros_like(h[0])  # h̄_t, once y_t's part is added
+    ones = np.ones(lanes, U.dtype)
+    a = np.empty((4 * n, lanes), U.dtype)
+    a_z, a_r, a_rc, a_c = a.reshape(4, n, lanes)  # views of it: z̄, r̄, r ∘ c̄, c̄
+    for t in reversed(range(steps)):
+        z, r, c = gates[t].reshape(3, n, lanes)
+        dh += from_outputs[t]
+        kept = dh * z
+        dh -= kept  # (1 − z) ∘ h̄
+        np.multiply(h[t + 1] - c, dh, out=a_z)  # h_t − c = z ∘ (h_{t−1} − c)
+        np.multiply(1 - c * c, dh, out=a_c)
+        np.multiply(a_c, r, out=a_rc)
+        np.multiply(a_rc * u_c[t], 1 - r, out=a_r)
+        dh = U.T @ a[: 3 * n]
+        dh += kept
+        dW += a @ x[t].T
+        dU += a[: 3 * n] @ h[t].T
+        db += a @ ones
+        dV += g[t] @ h[t + 1].T
+    zrc = np.r_[: 2 * n, 3 * n : 4 * n]  # W and b see c̄, U sees r ∘ c̄
+    parts = (dW[zrc], dU, db[zrc], dV, g.sum((0, 2)))
+    return np.concatenate([part.ravel() for part in parts])
 
 
 @primitive
 def unroll(net, theta, x):
-    """y (T, O, N) of inputs x (T, D, N) from h_0 = 0: the whole recurrence as one function of θ (P,) for autograd."""
-    return forward(net, theta, x)[0]
+    """y (T, O, N) of inputs x (T, D, N) from h_0 = 0, as one function of θ (P,) for autograd."""
+    y, _ = forward(net, theta, x)
+    return y
 
 
-defvjp(
-    unroll,
-    lambda y, net, theta, x: lambda g: backward(net, theta, x, forward(net, theta, x)[1], g),
-    argnums=[1],
-)
+def _unroll_theta_vjp(y, net, theta, x):
+    """autograd keeps y but not the trace, so that is computed once more."""
+
+    def vjp(g):
+        _, trace = forward(net, theta, x)
+        return backward(net, theta, x, trace, g)
+
+    return vjp
+
+
+defvjp(unroll, _unroll_theta_vjp, argnums=[1])

@@ -1110,7 +1110,7 @@ def test_bad_settings_are_named(rng):
 
 def test_an_inner_update_is_told_from_one_of_batches(rng):
     policy = RecurrentPolicy(1, 2, 4)
-    with pytest.raises(ValueError, match="^update: .*inner update.*rl2_training.PPO"):
+    with pytest.raises(ValueError, match="^update: .*inner update.*RecurrentPPO"):
         next(
             train_recurrent(
                 rng,
