@@ -1,7 +1,10 @@
-"""Is your meta-gradient right, and if not, which one is it? For arrays from PyTorch, JAX or anything else.
-`check_gradient` compares it with what every estimator must give on the same episodes and with exact answers, and says which it is.
+"""What each estimator must give on recorded data, and what it converges to.
+
+For arrays from PyTorch, JAX or anything else. The functions here return {name: gradient}, the
+candidates that `diagnosis.check_gradient` compares a gradient with.
 """
 
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -15,58 +18,41 @@ from metarl_np.learner.rollouts import Episodes
 from metarl_np.meta.maml import centred_returns, meta_gradient, replay
 from metarl_np.tasks import exact
 
-MEANING = {
-    "first_order": "it differentiates nothing of the inner step: it lacks H₁, H₂ and H₁₂",
-    "naive": "its Hessian is that of Σ log π (G − b): it lacks H₁ and H₁₂; right for what is trained, (b), only with the score",
-    "lvc": "its Hessian has H₁ and H₂: it lacks H₁₂",
-    "dice": "its Hessian's expectation is the whole H",
-    "loaded_dice": "its Hessian's expectation is the whole H at λ = 1, LVC's at λ = 0",
-    "first_order+score": "the first-order estimator with the score of the inner data: it lacks the pathwise derivative of the inner step",
-    "naive+score": "unbiased for what is trained, (b): the pathwise derivative at fixed data and the score of the inner data",
-    **{
-        f"{name}+score": f"it counts a part of the score twice: {name} already contains it"
-        for name in ("lvc", "dice", "loaded_dice")
-    },
-    "policy gradient": "the exact ∇J(θ), with no inner step",
-    "(a)": "the exact gradient of J(θ + α∇J(θ)), with exact inner gradients",
-    "(b)": "the exact gradient of what is trained, E_D[J(U(θ, D))]",
-}
+
+@dataclass(frozen=True, eq=False)
+class RecordedEpisodes(Episodes):
+    """Episodes of a user's, who may have kept log-probabilities and baselines, (T, N, K)."""
+
+    log_probs: np.ndarray = None  # log π(a_t|s_t) when it was sampled
+    baseline: np.ndarray = None  # b_t
 
 
 def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
-    """Arrays (T, K) of one task or (T, N, K) of N, for `estimator_gradients`. log_probs: your policy's when it acted; baseline: b_t."""
+    """One data set for `estimator_gradients`, of arrays (T, K) for one task or (T, N, K) for N.
+
+    mask: bool, the steps that were really taken; all by default. log_probs: log π(a_t|s_t) of your
+    policy when it acted, to be checked. baseline: b_t. Raises ValueError on other shapes and on
+    what is not finite in unmasked places.
+    """
     shape = require_array("states", states).shape
     mask = np.ones(shape, bool) if mask is None else require_array("mask", mask)
-    require(
-        mask.shape == shape and np.isin(mask, (0, 1)).all(),
-        "mask",
-        f"no booleans of states' {shape}: {mask.dtype} {mask.shape}",
-    )
-    arrays = dict(
-        states=states,
-        actions=actions,
-        rewards=rewards,
-        mask=mask.astype(bool),
-        log_probs=log_probs,
-        baseline=baseline,
-    )
-    arrays = {
-        k: require_array(k, x, kinds="iu" if k in ("states", "actions") else "biuf")
-        for k, x in arrays.items()
-        if x is not None
-    }
-    for name, x in arrays.items():
+    flags = mask.shape == shape and np.isin(mask, (0, 1)).all()
+    require(flags, "mask", f"no booleans of states' {shape}: {mask.dtype} {mask.shape}")
+    mask = mask.astype(bool)
+    given = dict(states=states, actions=actions, rewards=rewards, mask=mask)
+    given |= dict(log_probs=log_probs, baseline=baseline)
+    arrays = {}
+    for name, x in given.items():
+        if x is None:
+            continue
+        x = require_array(name, x, kinds="iu" if name in ("states", "actions") else "biuf")
         fits = x.shape == shape and len(shape) in (2, 3) and x.size
-        require(
-            fits,
-            name,
-            f"expected shape (T, K) or (T, N, K) like the states', not empty, got {x.shape}",
-        )
-        require(np.isfinite(np.where(mask, x, 0)).all(), name, "not finite")
-    return {
-        name: np.where(mask, x, x.dtype.type(0)).reshape(len(x), -1, shape[-1])
-        for name, x in arrays.items()
-    }
+        expected = "expected shape (T, K) or (T, N, K) like the states', not empty"
+        require(fits, name, f"{expected}, got {x.shape}")
+        x = np.where(mask, x, x.dtype.type(0))
+        require(np.isfinite(x).all(), name, "not finite")
+        arrays[name] = x.reshape(len(x), -1, shape[-1])
+    return arrays
 
 
 def estimator_gradients(
@@ -80,53 +66,59 @@ def estimator_gradients(
     lam=1.0,
     policy=None,
 ):
-    """{name: the meta-gradient (F, A) that each estimator must give on these episodes}, with `+score` and without; mean over tasks.
-    theta (F, A). support: a list of `record`s, one per inner step, query: one more; a recorded baseline goes before `baseline`. policy: a
-    SoftmaxPolicy by default. The score's J is the query's mean return less the other tasks'. Recorded log-probabilities must fit theta.
+    """{name: the meta-gradient (F, A) that each estimator must give on these data}.
+
+    Means over tasks. A name is first_order, a surrogate's, or one of them with "+score". theta:
+    (F, A). support: a list of `record`s, one for each inner step; query: one more. step_size: α.
+    discount: γ; the weights keep γᵗ, also outside. baseline: b of (returns, episodes), by default
+    the mean of a task's other episodes; a recorded baseline goes before it. lam: λ of loaded_dice.
+    policy: a SoftmaxPolicy by default. The score's J is the query's mean return less that of the
+    other tasks. Raises ValueError if recorded log-probabilities are not those of θ adapted so far.
     """
     theta = require_array("theta", theta) * 1.0
     require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
-    fits = isinstance(support, (list, tuple)) and all(
-        isinstance(r, dict) and {"states", "mask"} <= set(r) for r in (*support, query)
-    )
-    require(
-        fits,
-        "support, query",
-        "expected a list of `record`s, one for each inner step, and one `record`",
-    )
-    records = [*support, query]
+    listed = isinstance(support, (list, tuple))
+    fits = listed and all(_is_record(r) for r in (*support, query))
+    expected = "expected a list of `record`s, one for each inner step, and one `record`"
+    require(fits, "support, query", expected)
     policy = SoftmaxPolicy(*theta.shape) if policy is None else policy
     validate(policy=policy, baseline=baseline)
-    episodes = [
-        Episodes(*(r[name] for name in ("states", "actions", "rewards", "mask")), None, None, None)
-        for r in records
-    ]
-    for e, r in zip(episodes, records):  # the users' own, in place of those of a table
-        e.__dict__.update(log_probs=r.get("log_probs"), baseline=r.get("baseline"))
-    gradients = {}
+
+    def recorded_or_given(returns, episodes):
+        return baseline(returns, episodes) if episodes.baseline is None else episodes.baseline
+
+    recorded = [_as_episodes(r) for r in (*support, query)]
     names = [f"support[{j}]" for j in range(len(support))] + ["query"]
+    found = {}
     for estimator in ESTIMATORS:
-        inner = Reinforce(
-            step_size,
-            lambda returns, e: baseline(returns, e) if e.baseline is None else e.baseline,
-            estimator,
-            lam,
-        )
-        path = replay(policy, theta, inner, episodes, discount, names=names)
-        for name, score in (("", None), ("+score", centred_returns(path.returns[-1]))):
-            gradients[estimator + name] = meta_gradient(
-                policy, path, inner, score_factor=score
-            ).mean(0)
-    return {name: gradients[name] for name in MEANING if name in gradients}
+        inner = Reinforce(step_size, recorded_or_given, estimator, lam)
+        path = replay(policy, theta, inner, recorded, discount, names=names)
+        factor = centred_returns(path.returns[-1])
+        scored = meta_gradient(policy, path, inner, score_factor=factor)
+        found[estimator] = meta_gradient(policy, path, inner).mean(0)
+        found[f"{estimator}+score"] = scored.mean(0)
+    plain_first = [name + score for score in ("", "+score") for name in ESTIMATORS]
+    return {name: found[name] for name in plain_first}
+
+
+def _is_record(x):
+    return isinstance(x, dict) and {"states", "mask"} <= set(x)
+
+
+def _as_episodes(arrays):
+    unknown = dict(log_pi=None, last_states=None, truncated=None)
+    return RecordedEpisodes(**arrays, **unknown)
 
 
 def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):
-    """{"policy gradient": ∇J(θ), "(a)": ∇J(θ_k)}, exact, mean over tasks: (F, A) each. (∇²J and its parts: `exact_meta.hessians`.)"""
+    """{"policy gradient": ∇J(θ), "(a)": ∇J(θ_k)}, exact, mean over tasks: (F, A) each.
+
+    See `meta_gradients`; there are the Hessian and its parts, too.
+    """
     validate(mdps=mdps)
     policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
-    adapted = meta_gradients.adapted_return_gradient(
-        mdps, policy, theta, step_size=step_size, steps=steps
-    )
+    sizes = dict(step_size=step_size, steps=steps)
+    adapted = meta_gradients.adapted_return_gradient(mdps, policy, theta, **sizes)
     slope = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
     return {"policy gradient": slope.mean(0), "(a)": adapted.mean(0)}
 
@@ -142,27 +134,21 @@ def expected_gradients(
     lam=1.0,
     policy=None,
 ):
-    """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b): with `exact_gradients`,
-    the candidates for a gradient that is the mean of many sampled ones. Raises ValueError on too many data sets.
+    """{name: the expectation (F, A) of each estimator over all data sets of one tiny MDP}, and (b).
+
+    With `exact_gradients` these are the candidates for a gradient that is the mean of many sampled
+    ones. Raises ValueError if there are too many data sets.
     """
     validate(mdps=mdps)
     policy = SoftmaxPolicy(*mdps.shape[1:]) if policy is None else policy
     theta = require_array("theta", theta) * 1.0
-    size = dict(episodes=episodes, steps=steps)
-    result = {
-        "(b)": meta_gradients.expected_adapted_return_gradient(
-            mdps, policy, theta, Reinforce(step_size, baseline), **size
+    sizes = dict(episodes=episodes, steps=steps)
+    naive = Reinforce(step_size, baseline, lam=lam)
+    b = meta_gradients.expected_adapted_return_gradient(mdps, policy, theta, naive, **sizes)
+    expected = {"(b)": b}
+    for name, score in product(ESTIMATORS, ("", "+score")):
+        inner = replace(naive, estimator=name)
+        expected[name + score] = meta_gradients.expected_meta_gradient(
+            mdps, policy, theta, inner, with_score=bool(score), **sizes
         )
-    }
-    return result | {
-        name
-        + score: meta_gradients.expected_meta_gradient(
-            mdps,
-            policy,
-            theta,
-            Reinforce(step_size, baseline, name, lam),
-            with_score=bool(score),
-            **size,
-        )
-        for name, score in product(ESTIMATORS, ("", "+score"))
-    }
+    return expected

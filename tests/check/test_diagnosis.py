@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metarl_np.check import finite_differences
-from metarl_np import check, estimators
+from metarl_np import check, diagnosis
 from metarl_np.check.meta_gradients import adapted_return_gradient, expected_adapted_return
 from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
@@ -64,7 +64,7 @@ def test_every_estimator_is_recognised_from_plain_arrays(rng, n, steps):
             else {name}
         )
         assert name in verdict.names and set(verdict.names) <= expected, str(verdict)
-        assert name in str(verdict) and estimators.MEANING[name] in str(verdict)
+        assert name in str(verdict) and diagnosis.MEANING[name] in str(verdict)
 
 
 def test_naive_by_hand_in_numpy(rng):
@@ -111,10 +111,10 @@ def test_a_wrong_gradient_is_none_of_them_and_a_scaled_one_is_seen_through(rng):
     scaled = check.check_gradient(-K * known["lvc"], known)
     assert (
         scaled.names == ()
-        and f"It is {-K} times lvc: the opposite sign, as of a loss and a sum where" in str(scaled)
+        and f"This is {-K} times lvc: the opposite sign, as of a loss and a sum where" in str(scaled)
     )
     flipped = check.check_gradient(-known["naive"], known)
-    assert flipped.names == () and "It is -1 times naive: the opposite sign, as of a loss?" in str(
+    assert flipped.names == () and "This is -1 times naive: the opposite sign, as of a loss?" in str(
         flipped
     )
 
