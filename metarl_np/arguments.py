@@ -69,7 +69,7 @@ _RULES = [
     ),
     (
         "a finite number of at least 0",
-        "bump_penalty reward_std ridge tolerance entropy value c scale",
+        "bump_penalty reward_std ridge tolerance entropy value c beta scale",
         _number(0),
     ),
     ("a finite number of at least 1", "memory", _number(1)),

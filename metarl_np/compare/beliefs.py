@@ -1,23 +1,35 @@
-"""Model-based meta-learning: keep the exact posterior of a new task, from what training tasks have in common (demos/priors.py), and plan.
-A belief is about N tasks at once and has three methods: `update(episodes)` → the belief after recorded Episodes, `sample(rng)` → one MDP a
-task drawn from the posterior, `mean()` → the posterior mean. `act` plans in one of them, an episode at a time.
+"""Exact posteriors of a new task, from a prior that says what tasks of the family have in common.
+
+A belief is about N tasks at once. It has three methods: `update(episodes)` → the belief after
+recorded Episodes, `sample(rng)` → one MDP a task drawn from the posterior, `mean()` → the MDP of
+the posterior mean. `priors` fits the prior to training tasks, `planners` act on a belief.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require
+from metarl_np.arguments import require, set_fields
 from metarl_np.tasks.mdp import MDP
 
 
+class Transitions(NamedTuple):
+    """Every unmasked step of some episodes, as flat arrays."""
+
+    task: np.ndarray
+    state: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    after: np.ndarray  # the next state
+
+
 def transitions(episodes):
-    """(task, s, a, r, s') of every unmasked step: five flat arrays."""
+    """The Transitions of Episodes, in the order of time."""
     after = np.concatenate([episodes.states[1:], episodes.last_states[None]])
     task = np.broadcast_to(np.arange(episodes.states.shape[1])[:, None], episodes.states.shape)
-    return tuple(
-        x[episodes.mask] for x in (task, episodes.states, episodes.actions, episodes.rewards, after)
-    )
+    every = (task, episodes.states, episodes.actions, episodes.rewards, after)
+    return Transitions(*(x[episodes.mask] for x in every))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,56 +45,71 @@ class FiniteBelief:
         require(
             w.ndim == 2 and w.shape[1] == c, "weights", f"expected shape (N, {c}), got {w.shape}"
         )
-        require(
-            (w >= 0).all(1) & (abs(w.sum(1) - 1) < 1e-6), "weights", "rows must be probabilities"
-        )
-        require(
-            not self.candidates.reward_noise.any(),
-            "candidates",
-            "rewards with Gaussian noise, where exact ones are compared",
-        )
+        distributions = (w >= 0).all(1) & (abs(w.sum(1) - 1) < 1e-6)
+        require(distributions, "weights", "rows must be probabilities")
+        noisy = "rewards with Gaussian noise, where exact ones are compared"
+        require(not self.candidates.reward_noise.any(), "candidates", noisy)
 
     def update(self, episodes):
-        """Bayes' rule: w_c ∝ w_c Π P_c(s', r | s, a) over the recorded steps, after which an episode went on or ended; where it starts is
-        not evidence. Raises ValueError if no candidate can have made the steps."""
-        task, s, a, r, after = transitions(episodes)
+        """FiniteBelief after recorded Episodes, by Bayes' rule: w_c ∝ w_c Π P_c(s', r | s, a).
+
+        That an episode went on after a step, or ended, is evidence too; where it starts is not.
+        Raises ValueError if no candidate can have made the steps.
+        """
         c = self.candidates
-        mask = episodes.mask
-        went_on = np.concatenate([mask[1:], episodes.truncated[None]])[mask]
-        last = np.nonzero(mask)[0] == c.horizon - 1  # at the horizon an episode ends in any state
-        fits = ~c.terminal[:, s] & (last | (c.terminal[:, after] != went_on))
-        seen = (c.successors[:, s, a] == after[:, None]) & (
-            c.rewards.astype(np.float32)[:, s, a] == r.astype(np.float32)[:, None]
-        )
-        with np.errstate(divide="ignore"):
-            log_w = np.log(self.weights)
-            step = np.log((c.probabilities[:, s, a] * seen).sum(-1) * fits)  # (N, C), (C, steps)
-        np.add.at(log_w, task, step.T)
+        task, s, a, r, after = transitions(episodes)
+        same_state = c.successors[:, s, a] == after[:, None]
+        same_reward = c.rewards.astype(np.float32)[:, s, a] == r.astype(np.float32)[:, None]
+        seen = same_state & same_reward  # (C, steps, Z)
+        likelihood = (c.probabilities[:, s, a] * seen).sum(-1) * self._goes_on(episodes, s, after)
+        with np.errstate(divide="ignore"):  # log 0: impossible
+            log_w = np.log(self.weights)  # (N, C)
+            log_likelihood = np.log(likelihood)  # (C, steps)
+        np.add.at(log_w, task, log_likelihood.T)
         require(np.isfinite(log_w).any(1), "episodes", "no candidate can have made them")
         w = np.exp(log_w - log_w.max(1, keepdims=True))
         return replace(self, weights=w / w.sum(1, keepdims=True))
 
+    def _goes_on(self, episodes, s, after):
+        """Is what came after each step possible: that the episode went on, or ended? (C, steps)."""
+        c = self.candidates
+        mask = episodes.mask
+        went_on = np.concatenate([mask[1:], episodes.truncated[None]])[mask]
+        at_horizon = np.nonzero(mask)[0] == c.horizon - 1  # there an episode ends in any state
+        as_terminal_says = c.terminal[:, after] != went_on
+        return ~c.terminal[:, s] & (at_horizon | as_terminal_says)
+
     def sample(self, rng):
-        """One candidate for each task, drawn with its weight: MDP."""
+        """MDP of one candidate for each task, drawn with its weight."""
         below = np.cumsum(self.weights, 1) < rng.random((len(self.weights), 1))
         return self.candidates[np.minimum(below.sum(1), len(self.candidates) - 1)]
 
     def mean(self):
-        """P̄ = Σ_c w_c P_c and R̄ likewise, for each task: MDP."""
+        """MDP of P̄ = Σ_c w_c P_c and R̄ likewise, for each task."""
         c = self.candidates
-        P = np.zeros(self.candidates.shape + self.candidates.shape[1:2])
-        np.add.at(P, (*np.indices(c.successors.shape)[:3], c.successors), c.probabilities)
-        P, R, start, goes_on = (
-            np.tensordot(self.weights, x, 1) for x in (P, c.expected_rewards, c.start, ~c.terminal)
-        )
+        P = np.zeros(c.shape + c.shape[1:2])
+        n, s, a, _ = np.indices(c.successors.shape)
+        np.add.at(P, (n, s, a, c.successors), c.probabilities)
+
+        def average(x):
+            return np.tensordot(self.weights, x, 1)
+
         return MDP.from_dense(
-            P, R, start, discount=c.discount, horizon=c.horizon, terminal=goes_on == 0
+            average(P),
+            average(c.expected_rewards),
+            average(c.start),
+            discount=c.discount,
+            horizon=c.horizon,
+            terminal=average(~c.terminal) == 0,
         )
 
 
 @dataclass(frozen=True)
 class Prior:
-    """P(·|s,a) ~ Dirichlet(α, …, α), mean reward m(s,a) ~ N(mean, std²), rewards N(m, noise²). Raises ValueError if it is no prior."""
+    """P(·|s, a) ~ Dirichlet(α, …, α), mean rewards m(s, a) ~ N(mean, std²), rewards N(m, noise²).
+
+    Raises ValueError if it is no prior.
+    """
 
     concentration: float  # α
     mean: float
@@ -91,78 +118,87 @@ class Prior:
 
     def __post_init__(self):
         fits = min(self.concentration, self.std, self.noise) > 0 and np.isfinite(self.mean)
-        require(
-            fits,
-            "concentration, std, noise, mean",
-            f"{self}: the first three must be positive, the mean finite",
-        )
+        why = f"{self}: the first three must be positive, the mean finite"
+        require(fits, "concentration, std, noise, mean", why)
 
 
-def counts(mdps_shape, episodes):
-    """(C (N, S, A, S) next-state counts, n, Σ r, Σ r² (N, S, A)) of recorded Episodes: what a posterior needs of them."""
-    n, s, a = mdps_shape
-    task, state, action, reward, after = transitions(episodes)
-    pair = (task * s + state) * a + action
-    moments = [
-        np.bincount(pair, reward.astype(float) ** power, n * s * a).reshape(n, s, a)
-        for power in (0, 1, 2)
-    ]
-    return np.bincount(pair * s + after, minlength=n * s * a * s).reshape(n, s, a, s), *moments
+class Counts(NamedTuple):
+    """What a posterior needs to know of recorded episodes."""
+
+    next_states: np.ndarray  # (N, S, A, S) how often s' followed
+    visits: np.ndarray  # (N, S, A)
+    total: np.ndarray  # (N, S, A) Σ r
+    squares: np.ndarray  # (N, S, A) Σ r²
+
+
+def counts(shape, episodes):
+    """Counts of recorded Episodes in tasks of `shape` (N, S, A)."""
+    n_tasks, n_states, n_actions = shape
+    size = n_tasks * n_states * n_actions
+    task, s, a, r, after = transitions(episodes)
+    pair = (task * n_states + s) * n_actions + a
+    next_states = np.bincount(pair * n_states + after, minlength=size * n_states)
+    moments = []
+    for power in (0, 1, 2):
+        moments.append(np.bincount(pair, r.astype(float) ** power, size).reshape(shape))
+    return Counts(next_states.reshape(*shape, n_states), *moments)
 
 
 @dataclass(frozen=True, eq=False)
 class DirichletBelief:
-    """The exact posterior under a Prior, for each of N tasks: Dirichlet(α + counts), and a normal mean reward for each (s, a)."""
+    """The exact posterior under a Prior, for each of N tasks.
+
+    It is Dirichlet(α + counts), and a normal distribution of the mean reward of each (s, a).
+    """
 
     prior: Prior
-    like: MDP  # N tasks of the right size, for the start, the terminal states, the discount and the horizon
-    seen: tuple = None  # `counts` so far
+    like: MDP  # N tasks of that size, start, terminal states, discount and horizon
+    seen: Counts = None  # so far
 
     def __post_init__(self):
-        n, s, a = self.like.shape
-        nothing = np.zeros(self.like.shape)
-        object.__setattr__(
-            self, "seen", self.seen or (np.zeros((n, s, a, s)), nothing, nothing, nothing)
-        )
+        if self.seen is None:
+            nothing = np.zeros(self.like.shape)
+            no_state = np.zeros(self.like.shape + self.like.shape[1:2])
+            set_fields(self, seen=Counts(no_state, nothing, nothing, nothing))
 
     def update(self, episodes):
-        """The belief after recorded Episodes."""
-        return replace(
-            self, seen=tuple(x + y for x, y in zip(self.seen, counts(self.like.shape, episodes)))
-        )
+        """DirichletBelief after recorded Episodes."""
+        new = counts(self.like.shape, episodes)
+        return replace(self, seen=Counts(*(x + y for x, y in zip(self.seen, new))))
 
     def posterior(self):
-        """(Dirichlet parameters (N, S, A, S), mean and variance (N, S, A) of the mean reward)."""
-        p = self.prior
-        next_counts, n, total, _ = self.seen
-        variance = 1 / (n / p.noise**2 + 1 / p.std**2)
-        return (
-            p.concentration + next_counts,
-            variance * (total / p.noise**2 + p.mean / p.std**2),
-            variance,
-        )
+        """(Dirichlet parameters (N, S, A, S), mean and variance of the mean reward (N, S, A))."""
+        prior = self.prior
+        seen = self.seen
+        variance = 1 / (seen.visits / prior.noise**2 + 1 / prior.std**2)
+        mean = variance * (seen.total / prior.noise**2 + prior.mean / prior.std**2)
+        return prior.concentration + seen.next_states, mean, variance
 
     def sample(self, rng):
-        """One MDP for each task, drawn from the posterior."""
+        """MDP drawn from the posterior, one for each task."""
         alpha, mean, variance = self.posterior()
+        # Gamma(α) = Gamma(α + 1) U^{1/α}, as logarithms: so a small α underflows no row
         log_p = (
             np.log(rng.standard_gamma(alpha + 1)) - rng.standard_exponential(alpha.shape) / alpha
-        )  # a small α underflows no row
+        )
         P = np.exp(log_p - log_p.max(-1, keepdims=True))
         return self._mdp(P / P.sum(-1, keepdims=True), rng.normal(mean, np.sqrt(variance)))
 
     def mean(self):
-        """The MDP of the posterior mean of P and R."""
+        """MDP of the posterior mean of P and R, for each task."""
         alpha, mean, _ = self.posterior()
         return self._mdp(alpha / alpha.sum(-1, keepdims=True), mean)
 
     def _mdp(self, P, R):
-        like, end = (
-            self.like,
-            self.like.terminal[..., None],
-        )  # the end is known, as the start is: absorbing and worth nothing
-        P = np.where(end[..., None], np.eye(P.shape[-1])[:, None], P)
-        R = np.where(end, 0.0, R)
+        """MDP from P (N, S, A, S) and R (N, S, A), with the known ends: they absorb and pay 0."""
+        like = self.like
+        end = like.terminal[..., None]
+        stay = np.eye(P.shape[-1])[:, None]
         return MDP.from_dense(
-            P, R, like.start, discount=like.discount, horizon=like.horizon, terminal=like.terminal
+            np.where(end[..., None], stay, P),
+            np.where(end, 0.0, R),
+            like.start,
+            discount=like.discount,
+            horizon=like.horizon,
+            terminal=like.terminal,
         )

@@ -1,6 +1,7 @@
-"""What the training tasks have in common, fitted by maximum likelihood: the priors that `model_based` starts from in a new task.
+"""Priors fitted to training tasks by maximum likelihood, to start a belief about a new task from.
 
-Of a GridWorld family the slip probability and the distribution of goals; of random MDPs the Dirichlet and the Gaussian.
+Of a GridWorld family the slip probability and the distribution of goals; of random MDPs the
+Dirichlet and the Gaussians.
 """
 
 from dataclasses import replace
@@ -12,19 +13,18 @@ from metarl_np.compare.beliefs import Prior, transitions
 
 
 def fit_slip(grid, goals, episodes, iterations=200):
-    """Maximum-likelihood slip probability of a GridWorld, from Episodes in tasks with known goals (N,), by EM: a number in [0, 1].
+    """The maximum-likelihood slip of a GridWorld, from Episodes in tasks with goals (N,).
 
-    E-step: the chance that a step slipped, given where it went; M-step: the mean of those chances. Moves that walls make
-    indistinguishable count with their chance. Raises ValueError if there is no step, or one that no slip explains.
+    By EM. E-step: the chance that a step slipped, given where it went. M-step: the mean of those
+    chances. Moves that walls make indistinguishable count with their chance. Raises ValueError if
+    there is no step, or one that no slip explains.
     """
     task, s, a, _, after = transitions(episodes)
-    ways = (
-        replace(grid, slip=0.5).mdps(goals).successors[task, s, a] == after[:, None]
-    )  # straight, and the two turns
-    if not len(ways) or not ways.any(1).all():
-        raise ValueError(
-            "episodes: no step at all, or one that this grid with these goals cannot make"
-        )
+    successors = replace(grid, slip=0.5).mdps(goals).successors
+    ways = successors[task, s, a] == after[:, None]  # straight, and the two turns
+    possible = len(ways) and ways.any(1).all()
+    why = "no step at all, or one that this grid with these goals cannot make"
+    require(possible, "episodes", why)
     slip = 0.5
     for _ in range(iterations):
         straight = (1 - slip) * ways[:, 0]
@@ -34,42 +34,63 @@ def fit_slip(grid, goals, episodes, iterations=200):
 
 
 def fit_goals(grid, goals):
-    """The distribution of goals over the F free cells, (count + 1) / total: the posterior mean under a flat prior, so that a goal that no
-    training task had keeps a chance. (N,) → (F,)."""
+    """The distribution of goals over the F free cells, from those of training tasks: (N,) → (F,).
+
+    (count + 1) / total, the posterior mean under a flat prior: so a goal that no training task had
+    keeps a chance.
+    """
     counts = (np.asarray(goals)[:, None] == grid.free_cells).sum(0) + 1
     return counts / counts.sum()
 
 
-def fit_prior(next_counts, n, total, squares, *, iterations=300):
-    """The maximum-likelihood Prior of `counts` over training tasks (type II). Raises ValueError if no pair was visited twice.
-    α: Σ log Γ(Sα)/Γ(Sα + n) + Σ log Γ(α + n_z)/Γ(α), with log Γ(α + n)/Γ(α) = Σ_{i<n} log(α + i); its derivative by bisection (Minka 2000),
-    in [1e-3, 1e3]. Rewards: EM for a normal mean with normal noise, no standard deviation falling below 1e-6.
+def fit_prior(next_counts, visits, total, squares, *, iterations=300):
+    """The maximum-likelihood Prior (type II) of the Counts of training tasks.
+
+    next_counts: (N, S, A, S); visits, total (of the rewards) and squares: (N, S, A). α lies in
+    [1e-3, 1e3], and no standard deviation falls below 1e-6. Raises ValueError if no state and
+    action was visited twice.
     """
-    require(
-        (n > 1).any(),
-        "n",
-        "no state and action was visited twice, so nothing tells noise from spread",
-    )
-    s = next_counts.shape[-1]
-    i = np.arange(n.max())
-    above, all_above = (
-        (np.ravel(x)[:, None] > i).sum(0) for x in (next_counts, n)
-    )  # how many counts exceed i
+    twice = "no state and action was visited twice, so nothing tells noise from spread"
+    require((visits > 1).any(), "visits", twice)
+    concentration = _fit_concentration(next_counts, visits)
+    met = visits > 0
+    mean, spread, noise = _fit_rewards(visits[met], total[met], squares[met], iterations)
+    return Prior(float(concentration), float(mean), float(np.sqrt(spread)), float(np.sqrt(noise)))
+
+
+def _fit_concentration(next_counts, visits):
+    """α by bisection of the derivative of Σ log Γ(Sα)/Γ(Sα + n) + Σ log Γ(α + n_z)/Γ(α).
+
+    log Γ(α + n)/Γ(α) is Σ_{i<n} log(α + i). Minka (2000).
+    """
+    n_states = next_counts.shape[-1]
+    i = np.arange(visits.max())
+    above = (np.ravel(next_counts)[:, None] > i).sum(0)  # how many counts exceed i
+    all_above = (np.ravel(visits)[:, None] > i).sum(0)
     low = 1e-3
     high = 1e3
     for _ in range(60):
         middle = np.sqrt(low * high)
-        uphill = (above / (middle + i)).sum() > (s * all_above / (s * middle + i)).sum()
-        low, high = (middle, high) if uphill else (low, middle)
-    n, total, squares = (x[n > 0].astype(float) for x in (n, total, squares))
+        gain = (above / (middle + i)).sum()
+        loss = (n_states * all_above / (n_states * middle + i)).sum()
+        if gain > loss:
+            low = middle
+        else:
+            high = middle
+    return np.sqrt(low * high)
+
+
+def _fit_rewards(n, total, squares, iterations):
+    """Mean, variance and noise variance of normal means with normal noise, by EM: (M,) each."""
+    n = n.astype(float)
     mean = total.sum() / n.sum()
     spread = 1.0
-    noise = 1.0  # spread and noise are variances
+    noise = 1.0
     for _ in range(iterations):
         variance = 1 / (n / noise + 1 / spread)
         m = variance * (total / noise + mean / spread)
-        mean, spread = m.mean(), max((variance + (m - m.mean()) ** 2).mean(), 1e-12)
-        noise = max((squares - 2 * m * total + n * (m**2 + variance)).sum() / n.sum(), 1e-12)
-    return Prior(
-        float(np.sqrt(low * high)), float(mean), float(np.sqrt(spread)), float(np.sqrt(noise))
-    )
+        mean = m.mean()
+        spread = max((variance + (m - mean) ** 2).mean(), 1e-12)
+        residual = squares - 2 * m * total + n * (m**2 + variance)
+        noise = max(residual.sum() / n.sum(), 1e-12)
+    return mean, spread, noise

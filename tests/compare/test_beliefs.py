@@ -10,7 +10,7 @@ from helpers import all_episodes, chi2_p, random_tasks
 
 from metarl_np.check import finite_differences
 from metarl_np import exact
-from metarl_np.compare.beliefs import DirichletBelief, FiniteBelief, Prior, counts, transitions
+from metarl_np.compare.beliefs import Counts, DirichletBelief, FiniteBelief, Prior, counts, transitions
 from metarl_np.compare.planners import act, mean_plan, sample_plan
 from metarl_np.compare.priors import fit_goals, fit_prior, fit_slip
 from metarl_np.learner.rollouts import Episodes, rollout
@@ -541,7 +541,7 @@ def test_prior_of_deterministic_tasks_is_finite_and_can_be_sampled(rng):
 
 def test_a_prior_needs_a_pair_seen_twice(rng):
     mdps = random_mdps(rng, 2, 3, 2)
-    with pytest.raises(ValueError, match="^n: "):
+    with pytest.raises(ValueError, match="^visits: "):
         fit_prior(*counts(mdps.shape, rollout(rng, mdps, uniform(mdps), 1, steps=1)))
 
 
@@ -607,7 +607,7 @@ def test_dirichlet_sample_has_the_moments_of_the_posterior(rng):
     )
     alpha, mean, variance = (x[0] for x in belief.posterior())
     many = replace(
-        belief, like=one[[0] * 4000], seen=tuple(np.repeat(x, 4000, 0) for x in belief.seen)
+        belief, like=one[[0] * 4000], seen=Counts(*(np.repeat(x, 4000, 0) for x in belief.seen))
     ).sample(rng)
     P = np.zeros((4000, 3, 2, 3))
     R = many.expected_rewards
