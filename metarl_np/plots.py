@@ -39,14 +39,14 @@ OUTLINE = [withStroke(linewidth=2, foreground="black")]  # legible on every colo
 
 
 def figure(width, height, columns=1, rows=1):
-    """A figure of width × height inches (float) in the common style, and its axes as a flat list."""
+    """A figure of width × height inches, in the common style, and its axes as a flat list."""
     plt.rcParams.update(STYLE)
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     return fig, list(axes.flat)
 
 
 def save(fig, folder, name):
-    """Write folder/name.png, folder a pathlib.Path, and close the figure; returns the path (str)."""
+    """Write folder/name.png, folder a pathlib.Path, and close the figure; gives the path (str)."""
     folder.mkdir(parents=True, exist_ok=True)
     fig.savefig(folder / f"{name}.png")
     plt.close(fig)
@@ -137,7 +137,7 @@ def heat_map(ax, grid, cells, *, label=None, vmin=None, vmax=None):
 
 
 def visits(ax, grid, counts, goal=None, *, label=None):
-    """Visits per episode (S,) on the map, from 0 to 1 (more looks like 1), and a star on the goal."""
+    """Visits per episode (S,) on the map, from 0 to 1 (more looks like 1), a star on the goal."""
     heat_map(ax, grid, counts, label=label, vmin=0, vmax=1)
     if goal is not None:
         _star(ax, grid, goal)
