@@ -1,4 +1,5 @@
-"""What every demo shares: its options, one line of progress, the last line as JSON; and for RL² its training and its weights."""
+"""What the demos share: options, one line of progress, the last line as JSON; and for RL² its
+training, its weights, and how any method is tuned and measured."""
 
 import argparse
 import ctypes
@@ -12,17 +13,13 @@ import sys
 import tempfile
 import time
 
-if (
-    "numpy" not in sys.modules
-):  # a recurrent step's matrices are small: BLAS's own threads would halve its speed
+# A recurrent step's matrices are small: BLAS's own threads would halve its speed.
+if "numpy" not in sys.modules:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-if os.name == "posix" and hasattr(
-    ctypes.CDLL(None), "mallopt"
-):  # what is freed stays with the process: to fetch a page again costs more
-    for option, size in (
-        (-1, 2**31 - 1),
-        (-3, 2**25),
-    ):  # than to fill it. M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of mallopt(3)
+# What is freed stays with the process, since to fetch a page again costs more than to fill it:
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3).
+if os.name == "posix" and hasattr(ctypes.CDLL(None), "mallopt"):
+    for option, size in ((-1, 2**31 - 1), (-3, 2**25)):
         ctypes.CDLL(None).mallopt(option, size)
 
 import matplotlib
@@ -36,27 +33,35 @@ from metarl_np.meta.rl2_training import RecurrentPPO, train_recurrent
 matplotlib.use("Agg")  # pictures go to files; no window is needed
 FIGURES = pathlib.Path(__file__).resolve().parent / "figures"
 WEIGHTS = FIGURES.parent / "weights"
+# streams of random numbers, default_rng((seed, TUNING)) for one: no training sees what is tuned
+# or tested on
 TRAINING = 1
 TUNING = 2
-TEST = 3  # what is tuned or tested is drawn from default_rng((seed, TUNING)) or (…, TEST), which no training sees
+TEST = 3
 
 
 class Parser(argparse.ArgumentParser):
-    """Strict with a demo's own command line; of any other, as a notebook's kernel or an editor has it, it takes what it knows: there
-    `sys.argv += ["--quick"]` sets options."""
+    """Strict with a demo's own command line.
+
+    Of any other, as a notebook's kernel or an editor has it, it takes what it knows: there
+    `sys.argv += ["--quick"]` sets options.
+    """
 
     def parse_args(self, args=None, namespace=None):
+        """The options, as argparse gives them."""
         program = pathlib.Path(sys.argv[0])
-        own = args is not None or program.is_file() and program.resolve().parent == FIGURES.parent
-        return (
-            super().parse_args(args, namespace)
-            if own
-            else self.parse_known_args(namespace=namespace)[0]
-        )
+        is_demo = program.is_file() and program.resolve().parent == FIGURES.parent
+        if args is not None or is_demo:
+            return super().parse_args(args, namespace)
+        known, _ = self.parse_known_args(namespace=namespace)
+        return known
 
 
 def parser(claim, trains=False):
-    """--seed, --quick, --json, --out, and --checkpoint of a demo that trains, with the demo's claim as the help text."""
+    """The options that every demo has, with its claim as the help text.
+
+    --seed, --quick, --json, --out, and --checkpoint of one that trains.
+    """
     p = Parser(
         description=claim, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -73,11 +78,11 @@ def parser(claim, trains=False):
         action="store_true",
         help="the last line of output is one JSON object with every number printed",
     )
-    folder = pathlib.Path(tempfile.gettempdir()) / "metarl_np" if "--quick" in sys.argv else FIGURES
+    temporary = pathlib.Path(tempfile.gettempdir()) / "metarl_np"
     p.add_argument(
         "--out",
         type=pathlib.Path,
-        default=folder,
+        default=temporary if "--quick" in sys.argv else FIGURES,
         help="folder for the pictures (default demos/figures; if quick a temporary one)",
     )
     if trains:
@@ -85,63 +90,71 @@ def parser(claim, trains=False):
             "--checkpoint",
             type=pathlib.Path,
             metavar="FILE.npz",
-            help="keep the training there, in one file each with this name and more, and go on from what is there",
+            help="keep the training there, in one file each with this name and more, "
+            "and go on from what is there",
         )
     return p
 
 
 def begin(main):
-    """main(), which Ctrl-C ends with one line: where there are checkpoints or results, with the command that goes on from them."""
+    """main(), which Ctrl-C ends with one line.
+
+    Where there are checkpoints or results, it has the command that goes on from them.
+    """
     try:
         main()
     except KeyboardInterrupt:
         kept = any(x.split("=")[0] in ("--checkpoint", "--folder") for x in sys.argv)
         going_on = f"; to go on: {shlex.join(['python', *sys.argv])}" if kept else ""
-        print("\r\033[K" * sys.stderr.isatty() + "interrupted" + going_on, file=sys.stderr)
+        clear = "\r\033[K" * sys.stderr.isatty()
+        print(f"{clear}interrupted{going_on}", file=sys.stderr)
         sys.exit(130)
 
 
 def workers():
-    """Two processes, which Ctrl-C ends at once, whatever they do: a checkpoint is whole at any instant. In a notebook, whose functions no
-    other process can import, one thread."""
+    """A pool of two processes, which Ctrl-C ends at once, whatever they do.
+
+    A checkpoint is whole at any instant. In a notebook, whose functions no other process can
+    import, it is one thread.
+    """
     if not hasattr(sys.modules["__main__"], "__file__"):
         return multiprocessing.pool.ThreadPool(1)
-    return multiprocessing.Pool(
-        2, signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    )  # leaving its block, for any reason, ends them
+    # they ignore Ctrl-C: leaving the pool's block, for any reason, ends them
+    return multiprocessing.Pool(2, signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
 
 def checkpointed(train, rng, theta, path, name, **configuration):
-    """The records of train(rng, theta, state=…, first=…), going on from the file `path` with -name added, unless it is None."""
+    """The records of train(rng, theta, state=…, first=…), kept in the file `path` with -name added.
+
+    It goes on from there; nothing is kept if path is None.
+    """
     if path is None:
         return train(rng, theta)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return checkpoint.resumable(
-        path.with_stem(f"{path.stem}-{name}"),
-        train,
-        rng,
-        theta,
-        every=10,
-        configuration=configuration,
-    )
+    path = path.with_stem(f"{path.stem}-{name}")
+    return checkpoint.resumable(path, train, rng, theta, every=10, configuration=configuration)
 
 
 class Progress:
     """One line that redraws in place on a terminal, and nothing when output is redirected."""
 
     def __init__(self):
-        self.started, self.shown = time.perf_counter(), 0.0
+        self.started = time.perf_counter()
+        self.shown = 0.0
 
     @property
     def seconds(self):
+        """Since it was made."""
         return time.perf_counter() - self.started
 
     def __call__(self, text):
+        """Show this, but not more than ten times a second."""
         if sys.stdout.isatty() and self.seconds - self.shown > 0.1:
             self.shown = self.seconds
             print(f"\r\033[K{text}  ({self.seconds:.0f} s)", end="", flush=True)
 
     def done(self):
+        """Clear the line."""
         if sys.stdout.isatty():
             print("\r\033[K", end="")
 
@@ -183,158 +196,141 @@ def rl2_parser(claim):
 
 
 def check_options(p, arguments):
-    """Refuse what would replace the weights in demos/weights by untrained ones, and checkpoints where nothing is trained."""
+    """Refuse what would replace the weights in demos/weights by untrained ones.
+
+    And checkpoints where nothing is trained.
+    """
     if arguments.checkpoint and not arguments.train:
         p.error("--checkpoint goes with --train")
     if arguments.train and arguments.quick and arguments.weights.resolve() == WEIGHTS:
         p.error(
-            "--train --quick would replace the trained weights by almost untrained ones: give another folder, --weights DIR"
+            "--train --quick would replace the trained weights by almost untrained ones: "
+            "give another folder, --weights DIR"
         )
+
+
+OF_TRAINING = ("units", "memory", "trials", "iterations", "then", "start")  # the rest is PPO's
 
 
 def train_rl2(
     tasks, episodes, settings, seed, show=lambda text: None, start=None, path=None, name="rl2"
 ):
-    """Train on trials of n episodes in tasks(rng, N) → MDP, from θ = start if given: (policy, θ, mean score of the last iterations). With
-    `path`, of checkpoints, what is in its files, one a stage, is not done again (and is not in the mean).
+    """(policy, θ, mean return in the last iterations) of training on trials of n = `episodes`.
 
-    settings: units, memory, trials (N, a batch), iterations, what `PPO` takes, and `then`, a list of changes of these: one more stage of
-    training for each, which starts, with its full step size, from where the one before ended. show(text) is given progress. What the loss
-    counts are `rl2.regrets`, not sampled rewards; the policy sees the rewards and never the regrets.
+    tasks: (rng, N) → MDP. settings: units, memory, trials (N, a batch), iterations, what
+    RecurrentPPO takes, and `then`, a list of changes of these: one more stage of training for each,
+    which starts, with its full step size, from where the one before ended. show(text) is given
+    progress. start: θ to start from. path: of checkpoints; what is in its files, one a stage, is
+    not done again (and is not in the mean). What the loss counts are `rl2.regrets`, not sampled
+    rewards; the policy sees the rewards and never the regrets.
     """
-    policy = rl2.RecurrentPolicy(*tasks(np.random.default_rng(0), 1).shape[1:], settings["units"])
+    task = tasks(np.random.default_rng(0), 1)
+    policy = rl2.RecurrentPolicy(*task.shape[1:], settings["units"])
     theta = start
-    scores = []
+    returns = []
     for stage, change in enumerate([{}, *settings.get("then", [])]):
         now = settings | change
         rng = np.random.default_rng((seed, TRAINING, stage))
         theta = policy.init(rng, memory=now["memory"]) if theta is None else theta
-        update = RecurrentPPO(
-            **{
-                name: now[name]
-                for name in now
-                if name not in ("units", "memory", "trials", "iterations", "then", "start")
-            }
-        )
+        update = RecurrentPPO(**{key: now[key] for key in now if key not in OF_TRAINING})
+
+        def sample_tasks(rng):
+            return tasks(rng, now["trials"])
 
         def run(rng, theta, **on):
-            return train_recurrent(
-                rng,
-                lambda rng: tasks(rng, now["trials"]),
-                policy,
-                theta,
-                update,
-                iterations=now["iterations"],
-                episodes=episodes,
-                **on,
-            )
+            sizes = dict(iterations=now["iterations"], episodes=episodes)
+            return train_recurrent(rng, sample_tasks, policy, theta, update, **sizes, **on)
 
-        for record in checkpointed(
-            run, rng, theta, path, f"{name}-{stage}", seed=seed, episodes=episodes, **now
-        ):
+        facts = dict(seed=seed, episodes=episodes, **now)
+        for record in checkpointed(run, rng, theta, path, f"{name}-{stage}", **facts):
             theta = record.theta
-            scores.append(record.mean_return)
-            show(
-                f"stage {stage + 1}, iteration {record.iteration + 1}, mean score {np.mean(scores[-20:]):.3f}"
-            )
-    return policy, theta, float(np.mean(scores[-20:]))
+            returns.append(record.mean_return)
+            where = f"stage {stage + 1}, iteration {record.iteration + 1}"
+            show(f"{where}, mean return {np.mean(returns[-20:]):.3f}")
+    return policy, theta, float(np.mean(returns[-20:]))
 
 
 def make_weights(path, tasks, episodes, settings, arguments):
-    """Train and write the weights, with the command, seed, seconds and settings that made them; returns a row of numbers about it. A
-    setting `start` names the weights, in the same folder, to start from."""
+    """Train and write the weights, with the command, seed, seconds and settings that made them.
+
+    A setting `start` names the weights, in the same folder, to start from. Returns a row of the
+    JSON.
+    """
+    settings = shortened(settings, arguments)
+    progress = Progress()
+    demo = f"demos/{pathlib.Path(sys.argv[0]).name}"
+    start = None
+    if "start" in settings:
+        task = tasks(np.random.default_rng(0), 1)
+        before = path.with_stem(settings["start"])
+        _, start, _ = read_weights(before, task, f"python {demo} --train")
+
+    def show(text):
+        progress(f"{path.stem}: {text}")
+
+    how = dict(show=show, start=start, path=arguments.checkpoint, name=path.stem)
+    policy, theta, mean = train_rl2(tasks, episodes, settings, arguments.seed, **how)
+    progress.done()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = []
+    for previous, x in zip(sys.argv, sys.argv[1:]):
+        if not {previous, x} & {"--weights", "--checkpoint"}:
+            options.append(x)
+    facts = dict(command=shlex.join(["python", demo, *options]), seed=arguments.seed)
+    facts |= dict(seconds=progress.seconds, settings=repr(settings))
+    save_weights(path, policy, theta, **facts)
+    print(f"{path}: {progress.seconds:.0f} s, mean return in training {mean:.3f}", flush=True)
+    row = dict(weights=str(path), seconds=progress.seconds)
+    return row | dict(training_score=mean, settings=settings)
+
+
+def shortened(settings, arguments):
+    """The settings of a training, with --iterations and --quick."""
     settings = dict(settings)
     iterations = arguments.iterations or (3 if arguments.quick else None)
     if iterations:
-        settings |= dict(
-            iterations=iterations,
-            then=[dict(change, iterations=iterations) for change in settings.get("then", [])],
-        )
+        settings["iterations"] = iterations
+        then = settings.get("then", [])
+        settings["then"] = [dict(change, iterations=iterations) for change in then]
     if arguments.quick:
         settings["trials"] = 64
-    progress = Progress()
-    before = settings.get("start")
-    make = f"python demos/{pathlib.Path(sys.argv[0]).name} --train"
-    start = (
-        read_weights(path.with_stem(before), tasks(np.random.default_rng(0), 1), make)[1]
-        if before
-        else None
-    )
-    policy, theta, score = train_rl2(
-        tasks,
-        episodes,
-        settings,
-        arguments.seed,
-        lambda text: progress(f"{path.stem}: {text}"),
-        start,
-        arguments.checkpoint,
-        path.stem,
-    )
-    progress.done()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options = [
-        x
-        for i, x in enumerate(sys.argv)
-        if i and not {x, sys.argv[i - 1]} & {"--weights", "--checkpoint"}
-    ]
-    command = shlex.join(["python", f"demos/{pathlib.Path(sys.argv[0]).name}", *options])
-    save_weights(
-        path,
-        policy,
-        theta,
-        command=command,
-        seed=arguments.seed,
-        seconds=progress.seconds,
-        settings=repr(settings),
-    )
-    print(f"{path}: {progress.seconds:.0f} s, mean score in training {score:.3f}", flush=True)
-    return dict(
-        weights=str(path), seconds=progress.seconds, training_score=score, settings=settings
-    )
+    return settings
 
 
 def save_weights(path, policy, theta, **facts):
-    """Write θ (P,), the policy's sizes and any facts about their making to one file, as `checkpoint.save` does."""
-    checkpoint.save(
-        path,
-        "weights",
-        theta=theta,
-        sizes=[policy.n_states, policy.n_actions, policy.units],
-        facts=facts,
-    )
+    """Write θ (P,), the policy's sizes, and any facts about how they were made, to one file."""
+    sizes = [policy.n_states, policy.n_actions, policy.units]
+    checkpoint.save(path, "weights", theta=theta, sizes=sizes, facts=facts)
 
 
 def load_weights(path, mdps):
-    """(policy, θ, facts) from `save_weights`, never unpickling. Raises ValueError, naming the file, if it is no such file or was made for
-    tasks of another size."""
+    """(policy, θ, facts) from `save_weights`, never unpickling.
+
+    Raises ValueError, naming the file, if it is no such file or was made for tasks of another size.
+    """
     found = checkpoint.load(path, "weights")
     try:
         policy = rl2.RecurrentPolicy(*found["sizes"])
         theta = found["theta"]
         facts = found["facts"]
         policy.net.split(theta)
-        require(
-            theta.dtype.kind == "f",
-            "theta",
-            f"{theta.dtype}, where floating-point numbers are expected",
-        )
+        other = f"{theta.dtype}, where floating-point numbers are expected"
+        require(theta.dtype.kind == "f", "theta", other)
     except Exception as error:  # entries of another making may be anything
         raise ValueError(f"{path}: not a file of trained weights ({error})") from error
     sizes = policy.n_states, policy.n_actions
-    require(
-        sizes == mdps.shape[1:],
-        str(path),
-        f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}",
-    )
+    other = f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}"
+    require(sizes == mdps.shape[1:], str(path), other)
     return policy, theta, facts
 
 
 def read_weights(path, mdps, command):
-    """(policy, θ, facts), or a message and the end: with the command that makes the file where there is none."""
+    """(policy, θ, facts), or a message and the end: with the command that makes a missing file."""
     try:
         return load_weights(path, mdps)
     except FileNotFoundError:
-        command += "" if path.parent.resolve() == WEIGHTS else f" --weights {path.parent}"
+        elsewhere = path.parent.resolve() != WEIGHTS
+        command += f" --weights {path.parent}" if elsewhere else ""
         sys.exit(f"{path}: there is no such file of trained weights; make it by `{command}`")
     except ValueError as error:
         sys.exit(str(error))
@@ -344,58 +340,54 @@ def read_weights(path, mdps, command):
 
 
 def measure(tasks, play, grid, best, seed, *, n_tuning, n_test, chunk=4096):
-    """Tune and test one method; every method is given the same tasks. tasks(rng, N) → MDP; play(rng, MDP, value) → scores (n, N) of n
-    episodes, `value` being from `grid`; best(MDP) → (N,), an episode's score when the task is known.
-    {value, tuning: {value: mean total}, mean and sem of the total, episode: (n,) means, best: mean and best_sem}.
+    """Tune and test one method; every method is given the same tasks.
+
+    tasks: (rng, N) → MDP. play: (rng, MDP, value) → what is earned in each of n episodes (n, N),
+    `value` being from `grid`. best: MDP → (N,), what an episode earns when the task is known.
+    Returns a dictionary: value; tuning, {value: mean total}; mean and sem of the total; episode,
+    (n,) means; tasks, their number; best and best_sem of n episodes.
     """
-    value, tuning = (
-        (grid[0], {})
-        if len(grid) == 1
-        else tune(
-            np.random.default_rng((seed, TUNING)),
-            lambda rng, value: play(rng, tasks(rng, n_tuning), value),
-            grid,
-        )
-    )
+    value = grid[0]
+    tuning = {}
+    if len(grid) > 1:
+
+        def play_tuning_tasks(rng, value):
+            return play(rng, tasks(rng, n_tuning), value)
+
+        value, tuning = tune(np.random.default_rng((seed, TUNING)), play_tuning_tasks, grid)
     task_rng, rng = np.random.default_rng((seed, TEST)).spawn(2)
     totals = []
     bests = []
     episode = 0.0
     for start in range(0, n_test, chunk):
         mdps = tasks(task_rng, min(chunk, n_test - start))
-        scores = play(rng, mdps, value)
-        totals.append(scores.sum(0))
-        bests.append(best(mdps) * len(scores))
-        episode = episode + scores.sum(1) / n_test
-    (mean, sem), (best_mean, best_sem) = (
-        (x.mean(), x.std() / np.sqrt(n_test)) for x in map(np.concatenate, (totals, bests))
-    )
-    return dict(
-        value=value,
-        tuning=tuning,
-        mean=float(mean),
-        sem=float(sem),
-        episode=episode.tolist(),
-        tasks=n_test,
-        best=float(best_mean),
-        best_sem=float(best_sem),
-    )
+        earned = play(rng, mdps, value)
+        totals.append(earned.sum(0))
+        bests.append(best(mdps) * len(earned))
+        episode = episode + earned.sum(1) / n_test
+    mean, sem = mean_and_sem(np.concatenate(totals))
+    best_mean, best_sem = mean_and_sem(np.concatenate(bests))
+    found = dict(value=value, tuning=tuning, mean=mean, sem=sem, best=best_mean, best_sem=best_sem)
+    return found | dict(episode=episode.tolist(), tasks=n_test)
+
+
+def mean_and_sem(x):
+    """Mean and standard error of x (N,), two numbers."""
+    return float(x.mean()), float(x.std() / np.sqrt(len(x)))
 
 
 def number(mean, sem):
     """6.6441 ± 0.0031 as 6.644±.003, with one to three decimals."""
     digits = int(np.clip(np.ceil(-np.log10(max(sem, 1e-9))), 1, 3))
-    return f"{mean:.{digits}f}" + (f"±{sem:.{digits}f}".replace("±0.", "±.") if sem else "")
+    error = f"±{sem:.{digits}f}".replace("±0.", "±.") if sem else ""
+    return f"{mean:.{digits}f}{error}"
 
 
 def tuning_of_rl2(rows):
-    """Lines on how RL² acts: its mean total on tuning tasks, by the likeliest action and by sampling."""
-    shown = [
-        f"{r['setting']}: {r['tuning']['greedy']:.3f}, {r['tuning']['sampled']:.3f}"
-        for r in rows
-        if r["method"] == "rl2"
-    ]
-    return (
-        "RL² takes its likeliest action (greedy) or samples, as was better on tuning tasks:\n  "
-        + "\n  ".join(shown)
-    )
+    Raises ValueError, naming the file, if it is no such file, or if the tasks are of another size.
+    lines = ["RL² takes its likeliest action (greedy) or samples, as was better on tuning tasks:"]
+    for r in rows:
+        if r["method"] == "rl2":
+            greedy, sampled = r["tuning"]["greedy"], r["tuning"]["sampled"]
+            lines.append(f"  {r['setting']}: {greedy:.3f}, {sampled:.3f}")
+    return "\n".join(lines)

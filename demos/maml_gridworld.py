@@ -1,8 +1,9 @@
-"""MAML learns to adapt to GridWorld goals that it has never seen; multi-task training of the same policy does not.
+"""MAML learns to adapt to GridWorld goals that it has never seen; multi-task training does not.
 
-Meta-training sees two thirds of the goals on the two far edges of a 7x7 grid; the held-out third is what is shown. Every
-number is the exact expected discounted return of the adapted policies, by dynamic programming, as a fraction of the optimum. The second
-panel is a family where meta-learning does not pay: goals anywhere on a 5x5 grid, which a random walk finds.
+Meta-training sees two thirds of the goals on the two far edges of a 7x7 grid; the held-out third is
+what is shown. Every number is the exact expected discounted return of the adapted policies, by
+dynamic programming, as a fraction of the optimum. The second panel is a family where meta-learning
+does not pay: goals anywhere on a 5x5 grid, which a random walk finds.
 """
 
 # %% What is compared
@@ -15,15 +16,8 @@ from metarl_np.learner.reinforce import Reinforce
 from metarl_np.tasks.gridworld import GridWorld
 
 STEPS = (0, 1, 2, 3, 5, 10)  # inner steps after which the policies are evaluated
-STEP_SIZES = (
-    1,
-    3,
-    10,
-    30,
-    100,
-    300,
-    1000,
-)  # each method fine-tunes with the best of these on training goals, by the mean over STEPS
+# each method fine-tunes with the best of these on training goals, by the mean over STEPS
+STEP_SIZES = (1, 3, 10, 30, 100, 300, 1000)
 EPISODES = 20  # per task and inner step
 METHODS = dict(
     maml=("MAML", "blue"),
@@ -54,102 +48,98 @@ def make_policy(name, grid):
 
 # %% Training and evaluation
 def train(rng, mdps, actor, method, iterations, checkpoint=None, **facts):
-    """(θ, curve) after `iterations` outer steps on batches of 40 tasks; MAML and multi-task training see as many episodes. curve
-    (iterations, k+1): the sampled return in training after 0..k inner steps; k = 1 for MAML, 0 for multi-task training.
+    """(θ, curve) after `iterations` outer steps on batches of 40 tasks.
+
+    MAML and multi-task training see as many episodes. curve: (iterations, k + 1), the sampled
+    return in training after 0..k inner steps; k = 1 for MAML, 0 for multi-task training.
     """
 
     def sample_tasks(rng):
         return mdps[rng.integers(len(mdps), size=40)]
 
-    def records(rng, theta, **on):
-        if method == "maml":
-            return maml.train(
-                rng,
-                sample_tasks,
-                actor,
-                theta,
-                Reinforce(10.0),
-                iterations=iterations,
-                steps=1,
-                step_size=0.05,
-                episodes=EPISODES,
-                **on,
-            )
-        return maml.train_multi_task(
-            rng,
-            sample_tasks,
-            actor,
-            theta,
-            iterations=iterations,
-            step_size=0.05,
-            episodes=2 * EPISODES,
-            **on,
-        )
+    outer = dict(iterations=iterations, step_size=0.05)
 
+    def records(rng, theta, **on):
+        start = (rng, sample_tasks, actor, theta)
+        if method == "maml":
+            inner = Reinforce(10.0)
+            return maml.train(*start, inner, steps=1, episodes=EPISODES, **outer, **on)
+        return maml.train_multi_task(*start, episodes=2 * EPISODES, **outer, **on)
+
+    start = actor.init()
+    facts = dict(facts, iterations=iterations)
     curve = []
-    for record in checkpointed(
-        records, rng, actor.init(), checkpoint, method, iterations=iterations, **facts
-    ):
-        curve.append(
-            record.returns
-        )  # a record an iteration: print it, plot it, or stop when you have seen enough
+    for record in checkpointed(records, rng, start, checkpoint, method, **facts):
+        # a record an iteration: print it, plot it, or stop when you have seen enough
+        curve.append(record.returns)
     return record.theta, np.array(curve)
 
 
 def evaluate(rng, mdps, policy, theta, step_size, repeats):
-    """Fraction of the optimum after each of STEPS inner steps, the mean over tasks and `repeats` adaptations of each: (6,)."""
+    """Fraction of the optimum after each of STEPS inner steps: (6,).
+
+    The mean over tasks and `repeats` adaptations of each.
+    """
     mdps = mdps[np.repeat(np.arange(len(mdps)), repeats)]
-    path = maml.adapt(
-        rng, mdps, policy, theta, Reinforce(step_size), steps=max(STEPS), episodes=EPISODES
-    )
+    inner = Reinforce(step_size)
+    path = maml.adapt(rng, mdps, policy, theta, inner, steps=max(STEPS), episodes=EPISODES)
     best = exact.optimal_return(mdps)
-    return np.array(
-        [(exact.expected_return(mdps, policy.log_pi(path.thetas[k])) / best).mean() for k in STEPS]
-    )
+    fractions = []
+    for k in STEPS:
+        value = exact.expected_return(mdps, policy.log_pi(path.thetas[k]))
+        fractions.append((value / best).mean())
+    return np.array(fractions)
 
 
 def fine_tuning(rng, train_mdps, policy, theta, repeats):
     """The step size of the grid with the highest mean fraction on training goals."""
-    scores = [evaluate(rng, train_mdps, policy, theta, a, repeats).mean() for a in STEP_SIZES]
-    return STEP_SIZES[int(np.argmax(scores))]
+    means = [evaluate(rng, train_mdps, policy, theta, a, repeats).mean() for a in STEP_SIZES]
+    return STEP_SIZES[int(np.argmax(means))]
 
 
 def run(job):
-    """`experiment` with a seed, keeping checkpoints in files of this name, the family, the seed and the method."""
+    """`experiment` with a seed; checkpoints are named by the family, the seed and the method."""
     seed, settings, checkpoint = job
-    checkpoint = checkpoint and checkpoint.with_stem(
-        f"{checkpoint.stem}-{settings['family']}{seed[1]}"
-    )
+    if checkpoint:
+        name = f"{checkpoint.stem}-{settings['family']}{seed[1]}"
+        checkpoint = checkpoint.with_stem(name)
     return experiment(np.random.default_rng(seed), **settings, checkpoint=checkpoint, seed=seed)
 
 
 def experiment(rng, *, family, policy, iterations, repeats, checkpoint=None, **facts):
-    """{method: {theta, step_size, held_out and train: fractions (6,), curve: see `train`}} of one family; `demos/study.py` runs it too."""
+    """{method: what it reached} in one family; `demos/study.py` runs it too.
+
+    That is theta, step_size, the fractions held_out and train (6,), and the curve of `train`.
+    """
     grid, goals, held_out = families()[family]
     actor = make_policy(policy, grid)
     train_mdps = grid.mdps(goals)
     held_out_mdps = grid.mdps(held_out)
-    trained = {
-        method: train(
-            rng, train_mdps, actor, method, iterations, checkpoint, policy=policy, **facts
-        )
-        for method in ("maml", "multi_task")
-    }
+    facts = dict(facts, policy=policy)
+    trained = {}
+    for method in ("maml", "multi_task"):
+        trained[method] = train(rng, train_mdps, actor, method, iterations, checkpoint, **facts)
     trained["scratch"] = actor.init(), np.zeros((0, 1))
     result = {}
     for name, (theta, curve) in trained.items():
         step_size = fine_tuning(rng, train_mdps, actor, theta, repeats)
+        start = (actor, theta, step_size, repeats)
         result[name] = dict(
             theta=theta,
             step_size=step_size,
-            held_out=evaluate(rng, held_out_mdps, actor, theta, step_size, repeats),
-            train=evaluate(rng, train_mdps, actor, theta, step_size, repeats),
+            held_out=evaluate(rng, held_out_mdps, *start),
+            train=evaluate(rng, train_mdps, *start),
             curve=curve,
         )
     return result
 
 
 # %% The pictures
+def steps_taken(k):
+    """0 steps, 1 step, 2 steps …"""
+    return f"{k} step{'s' * (k != 1)}"
+
+
 def draw_curves(results, out):
     """Fraction of the optimum against inner steps, one panel a family."""
     fig, axes = plots.figure(10, 4.2, columns=2)
@@ -160,14 +150,8 @@ def draw_curves(results, out):
     for ax, (family, seeds) in zip(axes, results.items()):
         for name, (label, colour) in METHODS.items():
             held_out = np.array([seed[name]["held_out"] for seed in seeds])
-            plots.curve(
-                ax,
-                STEPS,
-                held_out.mean(0),
-                held_out.std(0, ddof=1 if len(seeds) > 1 else 0),
-                label=label,
-                colour=colour,
-            )
+            std = held_out.std(0, ddof=1 if len(seeds) > 1 else 0)
+            plots.curve(ax, STEPS, held_out.mean(0), std, label=label, colour=colour)
         plots.bound(ax, 1)
         ax.set(
             title=titles[family],
@@ -181,179 +165,180 @@ def draw_curves(results, out):
 
 
 def draw_adaptation(rng, grid, goal, policy, theta, step_size, out):
-    """One held-out task before and after each inner step: visits as colours, the policy as arrows."""
+    """One held-out task before and after each inner step: visits are colours, moves are arrows."""
     mdps = grid.mdps([goal])
-    path = maml.adapt(rng, mdps, policy, theta, Reinforce(step_size), steps=3, episodes=EPISODES)
-    fig, axes = plots.figure(12, 3.6, columns=4)
+    inner = Reinforce(step_size)
+    path = maml.adapt(rng, mdps, policy, theta, inner, steps=3, episodes=EPISODES)
     gamma = mdps.discount ** np.arange(mdps.horizon)[:, None, None]
+    best = exact.optimal_return(mdps)[0]
+    fig, axes = plots.figure(12, 3.6, columns=4)
     for k, (ax, adapted) in enumerate(zip(axes, path.thetas)):
         log_pi = policy.log_pi(adapted)
-        visits = (exact.occupancy(mdps, log_pi) / gamma * ~mdps.terminal).sum(0)[0]
-        visits[goal] = exact.occupancy(mdps, log_pi)[-1, 0, goal] / gamma[-1, 0, 0]
+        chances = exact.occupancy(mdps, log_pi) / gamma
+        visits = (chances * ~mdps.terminal).sum(0)[0]
+        visits[goal] = chances[-1, 0, goal]
         plots.visits(ax, grid, visits, label="expected visits per episode" if k == 3 else None)
         plots.arrows(ax, grid, np.exp(log_pi[0]), goal)
-        fraction = (exact.expected_return(mdps, log_pi) / exact.optimal_return(mdps))[0]
-        ax.set_title(f"{k} step{'s' * (k != 1)}: {fraction:.2f} of the optimum")
+        fraction = exact.expected_return(mdps, log_pi)[0] / best
+        ax.set_title(f"{steps_taken(k)}: {fraction:.2f} of the optimum")
     return plots.save(fig, out, "maml_adaptation")
 
 
-def animate(rng, grid, goal, policy, starts, steps, stride, out):
-    """Twenty episodes of one held-out task, step by step, before and after each of `steps` inner steps, of the methods in `starts`, {name:
-    (θ, step size)}: a dot an episode, its visits as colours, the policy as arrows, and beside them the mean return.
-    """
-    mdps, best = grid.mdps([goal]), exact.optimal_return(grid.mdps([goal]))[0]
-    paths = {
-        name: maml.adapt(
-            rng, mdps, policy, theta, Reinforce(step_size), steps=steps, episodes=EPISODES
-        )
-        for name, (theta, step_size) in starts.items()
-    }
-    apart = rng.uniform(-0.3, 0.3, (2, EPISODES))  # so that dots in one cell can be told apart
-    discounts = grid.discount ** np.arange(grid.horizon)
-    fig, axes = plots.figure(10, 3.9, columns=len(paths) + 1)
+class Animation:
+    """Twenty episodes of one held-out task, step by step, before and after each inner step.
 
-    def draw(frame):
-        k, t = frame  # after k inner steps, t time steps of an episode
-        for ax in axes:
+    A dot an episode, its visits as colours, the policy as arrows; beside them the mean return.
+    starts: {method: (θ, step size)}, a panel each.
+    """
+
+    def __init__(self, rng, grid, goal, policy, starts, steps):
+        self.grid = grid
+        self.goal = goal
+        self.policy = policy
+        self.steps = steps
+        mdps = grid.mdps([goal])
+        self.best = exact.optimal_return(mdps)[0]
+        self.paths = {}
+        for name, (theta, step_size) in starts.items():
+            inner = Reinforce(step_size)
+            self.paths[name] = maml.adapt(
+                rng, mdps, policy, theta, inner, steps=steps, episodes=EPISODES
+            )
+        # so that dots in one cell can be told apart
+        self.apart = rng.uniform(-0.3, 0.3, (2, EPISODES))
+        self.fig, self.axes = plots.figure(10, 3.9, columns=len(starts) + 1)
+
+    def write(self, stride, out):
+        """Every `stride`-th time step, the last one for more than a second: the GIF's name."""
+        times = [*range(0, self.grid.horizon, stride), *[self.grid.horizon] * 5]
+        frames = [(k, t) for k in range(self.steps + 1) for t in times]
+        return plots.animate(self.fig, self.draw, frames, out, "adaptation", fps=4, dpi=70)
+
+    def draw(self, frame):
+        """frame: (k, t), after k inner steps, t time steps of an episode."""
+        k, t = frame
+        for ax in self.axes:
             ax.clear()
-        for ax, (name, path) in zip(axes, paths.items()):
-            e = path.episodes[k]
-            cells = np.concatenate(
-                [np.where(e.mask, e.states, e.last_states), e.last_states[None]]
-            )[
-                : t + 1, 0
-            ]  # (t + 1, K)
-            so_far = ((e.rewards * e.mask)[:t, 0].mean(-1) @ discounts[:t]) / best
-            plots.visits(ax, grid, (cells[..., None] == np.arange(mdps.shape[1])).any(0).mean(0))
-            y, x = np.divmod(cells[-1], grid.shape[1]) + apart
-            ax.plot(
-                x,
-                y,
-                "o",
-                markersize=6,
-                color=plots.COLOURS["purple"],
-                markeredgecolor="black",
-                markeredgewidth=0.6,
-            )
-            plots.arrows(ax, grid, np.exp(policy.log_pi(path.thetas[k])[0]), goal)
-            ax.set_title(f"{METHODS[name][0]}\nafter {k} inner step{'s' * (k != 1)}")
-            ax.set_xlabel(f"step {t} of {grid.horizon}, return so far {so_far:.2f}")
-            done = path.returns[: k + (t == grid.horizon), 0] / best
-            plots.curve(
-                axes[-1],
-                np.arange(len(done)),
-                done,
-                label=METHODS[name][0],
-                colour=METHODS[name][1],
-            )
-        plots.bound(axes[-1], 1)
-        axes[-1].set(
-            xlim=(-0.2, steps + 0.2),
+        *maps, returns = self.axes
+        for ax, (name, path) in zip(maps, self.paths.items()):
+            self.draw_map(ax, name, path, k, t)
+            label, colour = METHODS[name]
+            done = path.returns[: k + (t == self.grid.horizon), 0] / self.best
+            plots.curve(returns, np.arange(len(done)), done, label=label, colour=colour)
+        plots.bound(returns, 1)
+        returns.set(
+            xlim=(-0.2, self.steps + 0.2),
             ylim=(-0.03, 1.08),
-            xticks=range(steps + 1),
+            xticks=range(self.steps + 1),
             ylabel="fraction of the optimum",
             xlabel=f"inner steps ({EPISODES} episodes each)",
             title=f"sampled return,\nmean of {EPISODES} episodes",
         )
-        axes[-1].legend(loc="center right", bbox_to_anchor=(1, 0.3), fontsize=9)
+        returns.legend(loc="center right", bbox_to_anchor=(1, 0.3), fontsize=9)
 
-    times = [
-        *range(0, grid.horizon, stride),
-        *[grid.horizon] * 5,
-    ]  # the last is shown for more than a second
-    return plots.animate(
-        fig,
-        draw,
-        [(k, t) for k in range(steps + 1) for t in times],
-        out,
-        "adaptation",
-        fps=4,
-        dpi=70,
-    )
+    def draw_map(self, ax, name, path, k, t):
+        """One method's episodes at time t."""
+        e = path.episodes[k]
+        states = np.where(e.mask, e.states, e.last_states)
+        cells = np.concatenate([states, e.last_states[None]])[: t + 1, 0]  # (t + 1, K)
+        every_cell = np.arange(self.policy.n_states)
+        visited = (cells[..., None] == every_cell).any(0).mean(0)
+        plots.visits(ax, self.grid, visited)
+        y, x = np.divmod(cells[-1], self.grid.shape[1]) + self.apart
+        dots = dict(markersize=6, markeredgecolor="black", markeredgewidth=0.6)
+        ax.plot(x, y, "o", color=plots.COLOURS["purple"], **dots)
+        pi = np.exp(self.policy.log_pi(path.thetas[k])[0])
+        plots.arrows(ax, self.grid, pi, self.goal)
+        gamma = self.grid.discount ** np.arange(t)
+        mean_rewards = (e.rewards * e.mask)[:t, 0].mean(-1)
+        so_far = (mean_rewards @ gamma) / self.best
+        after = f"after {k} inner step{'s' * (k != 1)}"
+        ax.set_title(f"{METHODS[name][0]}\n{after}")
+        ax.set_xlabel(f"step {t} of {self.grid.horizon}, return so far {so_far:.2f}")
+
+
+def draw_all(results, arguments):
+    """The three pictures' names; the last two show the first seed on one held-out goal."""
+    quick = arguments.quick
+    out = arguments.out
+    grid, _, held_out = families()["edges"]
+    goal = held_out[1]
+    policy = make_policy(arguments.policy, grid)
+    first = results["edges"][0]
+    starts = {}
+    for name in ("maml", "multi_task"):
+        starts[name] = first[name]["theta"], first[name]["step_size"]
+    rng = np.random.default_rng(arguments.seed)
+    curves = draw_curves(results, out)
+    adaptation = draw_adaptation(rng, grid, goal, policy, *starts["maml"], out)
+    rng = np.random.default_rng(arguments.seed)
+    animation = Animation(rng, grid, goal, policy, starts, steps=1 if quick else 3)
+    return [curves, adaptation, animation.write(7 if quick else 2, out)]
 
 
 # %% The job
-def main():
+def options():
+    """The command line."""
     p = parser(__doc__, trains=True)
     p.add_argument(
         "--policy",
         choices=("softmax", "logistic"),
         default="softmax",
-        help="softmax table: any distribution over the four moves in each cell; logistic: two sigmoid units, one for the axis "
-        "and one for the direction along it, which hold every deterministic policy but only products as mixtures",
+        help="softmax table: any distribution over the four moves in each cell; logistic: two "
+        "sigmoid units, one for the axis and one for the direction along it, which hold every "
+        "deterministic policy but only products as mixtures",
     )
-    arguments = p.parse_args()
+    return p.parse_args()
+
+
+def print_family(family, seeds, policy):
+    """The table of one family; returns its numbers for the JSON."""
+    grid, goals, held_out = families()[family]
+    height, width = grid.shape
+    print(
+        f"\n{family}: {height}x{width} grid, horizon {grid.horizon}, {len(goals)} training and "
+        f"{len(held_out)} held-out goals, {policy} policy, mean ± std over {len(seeds)} seeds"
+    )
+    columns = "".join(f"{k:>6d} steps" for k in STEPS)
+    print(f"{'fraction of the optimum after':38s}{columns}   step sizes")
+    kinds = (("held_out", "", ", held-out goals"), ("train", "_train", ", training goals"))
+    numbers = {}
+    for name, (label, _) in METHODS.items():
+        step_sizes = [seed[name]["step_size"] for seed in seeds]
+        numbers[name + "_step_sizes"] = step_sizes
+        for kind, suffix, words in kinds:
+            fractions = np.array([seed[name][kind] for seed in seeds])
+            mean = fractions.mean(0)
+            std = fractions.std(0, ddof=1)
+            numbers[name + suffix] = mean.tolist()
+            numbers[name + suffix + "_std"] = std.tolist()
+            cells = "".join(f"{m:7.3f}±{s:.2f}" for m, s in zip(mean, std)).replace("±0.", "±.")
+            print(f"{label + words:38s}{cells}   {', '.join(map(str, step_sizes))}")
+    return numbers
+
+
+def main():
+    arguments = options()
     n_seeds, iterations, repeats = (2, 10, 1) if arguments.quick else (3, 800, 10)
+    common = dict(policy=arguments.policy, iterations=iterations, repeats=repeats)
     progress = Progress()
     results = {family: [] for family in families()}
-    settings = dict(policy=arguments.policy, iterations=iterations, repeats=repeats)
-    jobs = [
-        ((arguments.seed, i), dict(settings, family=family), arguments.checkpoint)
-        for family in results
-        for i in range(n_seeds)
-    ]
+    jobs = []
+    for family in results:
+        for i in range(n_seeds):
+            settings = dict(common, family=family)
+            jobs.append(((arguments.seed, i), settings, arguments.checkpoint))
     with workers() as pool:
         for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
             results[job[1]["family"]].append(result)
             progress(f"meta-training: {i + 1} of {len(jobs)} runs done")
-    grid, _, held_out = families()["edges"]
-    first = results["edges"][0]
-    policy = make_policy(arguments.policy, grid)
-    starts = {
-        name: (first[name]["theta"], first[name]["step_size"]) for name in ("maml", "multi_task")
-    }
-    pictures = [
-        draw_curves(results, arguments.out),
-        draw_adaptation(
-            np.random.default_rng(arguments.seed),
-            grid,
-            held_out[1],
-            policy,
-            *starts["maml"],
-            arguments.out,
-        ),
-        animate(
-            np.random.default_rng(arguments.seed),
-            grid,
-            held_out[1],
-            policy,
-            starts,
-            steps=1 if arguments.quick else 3,
-            stride=7 if arguments.quick else 2,
-            out=arguments.out,
-        ),
-    ]
+    pictures = draw_all(results, arguments)
     progress.done()
 
     numbers = dict(steps=STEPS, policy=arguments.policy)
     for family, seeds in results.items():
-        grid, goals, held_out = families()[family]
-        print(
-            f"\n{family}: {grid.shape[0]}x{grid.shape[1]} grid, horizon {grid.horizon}, {len(goals)} training and {len(held_out)} "
-            f"held-out goals, {arguments.policy} policy, mean ± std over {n_seeds} seeds"
-        )
-        print(
-            f"{'fraction of the optimum after':38s}"
-            + "".join(f"{k:>6d} steps" for k in STEPS)
-            + "   step sizes"
-        )
-        into = numbers if family == "edges" else numbers.setdefault(family, {})
-        for name, (label, _) in METHODS.items():
-            for which, suffix, words in (
-                ("held_out", "", ", held-out goals"),
-                ("train", "_train", ", training goals"),
-            ):
-                values = np.array([seed[name][which] for seed in seeds])
-                mean = values.mean(0)
-                std = values.std(0, ddof=1)
-                into[name + "_step_sizes"] = [seed[name]["step_size"] for seed in seeds]
-                into[name + suffix], into[name + suffix + "_std"] = mean.tolist(), std.tolist()
-                print(
-                    f"{label + words:38s}"
-                    + "".join(f"{m:7.3f}±{s:.2f}" for m, s in zip(mean, std)).replace("±0.", "±.")
-                    + "   "
-                    + ", ".join(str(seed[name]["step_size"]) for seed in seeds)
-                )
+        of_family = print_family(family, seeds, arguments.policy)
+        numbers |= of_family if family == "edges" else {family: of_family}
     numbers["seconds"] = progress.seconds
     print(f"\n{progress.seconds:.0f} s. A fraction of 1 is the optimum, known goal and all.")
     finish(arguments, numbers, pictures)

@@ -218,10 +218,10 @@ def occupancy(mdps, log_pi):
     """d_t(s) = γᵗ Pr(s_t = s), by pushing the start distribution forward: (T, N, S)."""
     require_log_pi(log_pi, mdps)
     require_memory(8, mdps.horizon, *mdps.shape[:2])
-    pi = np.exp(log_pi)
     d = [mdps.start]
     for _ in range(mdps.horizon - 1):
-        d.append(mdps.discount * push(mdps, d[-1][..., None] * pi))
+        acting = d[-1][..., None] * np.exp(log_pi)
+        d.append(mdps.discount * push(mdps, acting))
     return np.array(d)
 
 
