@@ -384,7 +384,7 @@ def number(mean, sem):
 
 
 def tuning_of_rl2(rows):
-    Raises ValueError, naming the file, if it is no such file, or if the tasks are of another size.
+    """Lines on how RL² acts: its mean total on tuning tasks, taking the likeliest action, or not."""
     lines = ["RL² takes its likeliest action (greedy) or samples, as was better on tuning tasks:"]
     for r in rows:
         if r["method"] == "rl2":
