@@ -384,7 +384,7 @@ def number(mean, sem):
 
 
 def tuning_of_rl2(rows):
-    """Lines on how RL² acts: its mean total on tuning tasks, taking the likeliest action, or not."""
+    """Lines on how RL² acts: its mean total on tuning tasks, likeliest action or sampled."""
     lines = ["RL² takes its likeliest action (greedy) or samples, as was better on tuning tasks:"]
     for r in rows:
         if r["method"] == "rl2":
