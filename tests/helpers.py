@@ -1,4 +1,6 @@
-"""What several test files need. Nothing here uses autograd or the dynamic programming that it checks."""
+"""What several test files need. Nothing here uses autograd or the dynamic programming that it
+checks.
+"""
 
 from itertools import product
 from math import erfc, sqrt
@@ -10,7 +12,8 @@ from metarl_np.tasks.mdp import MDP
 
 
 def random_tasks(rng, n, s, a, z, *, horizon, discount=0.9, reward_noise=0.0):
-    """N different tasks: random start, one terminal state at another place in each, some impossible successors.
+    """N different tasks: random start, one terminal state at another place in each, some impossible
+    successors.
 
     Slot 0 of a terminal state is impossible, yet points elsewhere and pays: nobody may look there.
     """
@@ -45,7 +48,9 @@ def random_tasks(rng, n, s, a, z, *, horizon, discount=0.9, reward_noise=0.0):
 
 
 def tiny_mdp(rng, horizon, *, ends=False):
-    """One task to enumerate, its last state terminal: 13 episodes at T = 2, 40 at T = 3; if action 1 always ends, 7 and 15."""
+    """One task to enumerate, its last state terminal: 13 episodes at T = 2, 40 at T = 3; if action
+    1 always ends, 7 and 15.
+    """
     successors = np.array([[[[0, 1], [1, 2]], [[0, 2], [0, 1]], [[2, 2], [2, 2]]]])
     probabilities = rng.dirichlet((2, 2), (1, 3, 2))
     rewards = rng.normal(0, 2, (1, 3, 2, 2))
@@ -79,7 +84,9 @@ def policies(rng, n, s, a):
 
 
 def learners(rng, n, s, a):
-    """(name, policy, θ (N, F, ·)): what PPO and TRPO improve, policies with and without a critic, every task with a θ of its own."""
+    """(name, policy, θ (N, F, ·)): what PPO and TRPO improve, policies with and without a critic,
+    every task with a θ of its own.
+    """
     features = rng.normal(size=(s, 3))
     units = a.bit_length() - 1
     softmax = SoftmaxPolicy(s, a)
@@ -94,7 +101,9 @@ def learners(rng, n, s, a):
 
 
 def plain_log_pi(policy, theta):
-    """log π(a|s), (S, A), of one task: both policies are ∝ exp(φ(s)ᵀ θ f(a)), f(a) one-hot or the bits of a."""
+    """log π(a|s), (S, A), of one task: both policies are ∝ exp(φ(s)ᵀ θ f(a)), f(a) one-hot or the
+    bits of a.
+    """
     if isinstance(policy, ActorCritic):
         return plain_log_pi(policy.actor, theta[:, :-1])
     phi, f = _features(policy)
@@ -144,7 +153,9 @@ def _features(policy):
 
 
 def all_episodes(mdps, task, pi):
-    """Every (probability, [(state, action, reward), …], last state) of a task under pi (S, A), by plain recursion."""
+    """Every (probability, [(state, action, reward), …], last state) of a task under pi (S, A), by
+    plain recursion.
+    """
     s_axis, a_axis, z_axis = mdps.successors.shape[1:]
 
     def follow(p, state, t, path):
@@ -165,7 +176,9 @@ def all_episodes(mdps, task, pi):
 
 
 def plain_return(mdps, task):
-    """The function (policy, θ) → (J, ∇J) of one task by enumeration: ∇J = E[R Σ_t ∇log π_t], with no Q and no γᵗ to get wrong."""
+    """The function (policy, θ) → (J, ∇J) of one task by enumeration: ∇J = E[R Σ_t ∇log π_t], with
+    no Q and no γᵗ to get wrong.
+    """
     episodes = list(
         all_episodes(mdps, task, np.ones(mdps.shape[1:]))
     )  # π = 1: what is left is the dynamics
@@ -190,7 +203,9 @@ def return_of(path, discount):
 
 
 def chi2_p(observed, expected, dof):
-    """p-value of Σ (o − e)²/e over the cells with e > 0, by Wilson & Hilferty (1931); impossible cells must be empty."""
+    """p-value of Σ (o − e)²/e over the cells with e > 0, by Wilson & Hilferty (1931); impossible
+    cells must be empty.
+    """
     observed = np.ravel(observed)
     expected = np.ravel(expected)
     assert (observed[expected == 0] == 0).all()

@@ -1,4 +1,5 @@
-"""Known mistakes in public meta-RL code, each as its authors would have written it, and the oracle that catches it.
+"""Known mistakes in public meta-RL code, each as its authors would have written it, and the oracle
+that catches it.
 
      1  the score term of (b) left out                             9  TRPO's line search on Σ W log π
      2  the naive loss differentiated twice                       10  conjugate gradient, residual and direction one array
@@ -9,9 +10,10 @@
      7  log-probabilities averaged over units                     21  DiCE or LVC plus the score term
      8  advantages divided by their variance
 
-Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the random MDPs of 9 and 12).
-An error is the largest absolute difference over the largest component of the right answer: at least 1% for a mistake, below
-1e-8 for the right version. `pytest -s` prints the errors, and where a mistake changes nothing.
+Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the
+random MDPs of 9 and 12). An error is the largest absolute difference over the largest component of
+the right answer: at least 1% for a mistake, below 1e-8 for the right version. `pytest -s` prints
+the errors, and where a mistake changes nothing.
 """
 
 from functools import cache
@@ -48,7 +50,9 @@ ALPHA = 0.7
 
 
 def tiny_task(seed, *, n_actions=A, discount=GAMMA, unit=1.0, ending=False):
-    """S states, any of which may start and follow any, with a reward for each transition; `ending` adds a terminal state."""
+    """S states, any of which may start and follow any, with a reward for each transition; `ending`
+    adds a terminal state.
+    """
     rng = np.random.default_rng(seed)
     size = S + ending
     P = rng.dirichlet(np.ones(size), (size, n_actions))
@@ -84,7 +88,9 @@ def error(wrong, right):
 
 
 def assert_caught(number, what, wrong, answer, right, *, tolerance=1e-8, among=None, called=()):
-    """The mistake is off by 1% at least, the right version is not off; `check` says so, and calls the mistake what it is."""
+    """The mistake is off by 1% at least, the right version is not off; `check` says so, and calls
+    the mistake what it is.
+    """
     print(f"\nmistake {number:2}: {error(wrong, answer):8.2%}  {what}", end="")
     assert error(wrong, answer) >= 0.01
     assert error(right, answer) < tolerance
@@ -102,7 +108,9 @@ def assert_unchanged(number, what, wrong, answer):
 
 
 def data_sets(task, policy, theta, K, k=1):
-    """Every history of k sets of K episodes: copies of the task (R), k Episodes (T, R, K), dynamics' part of the probability (R,)."""
+    """Every history of k sets of K episodes: copies of the task (R), k Episodes (T, R, K),
+    dynamics' part of the probability (R,).
+    """
     every, dynamics = enumeration.enumerate_episodes(task)
     draws = np.array(list(product(range(dynamics.shape[1]), repeat=k * K))).reshape(-1, k, K)
     copies = task[np.zeros(len(draws), int)]
@@ -122,7 +130,9 @@ def data_sets(task, policy, theta, K, k=1):
 
 
 def with_probability(task, policy, theta, K=2):
-    """Every data set of one inner step: θ per data set (D, F, A), Episodes (T, D, K), probability (D,)."""
+    """Every data set of one inner step: θ per data set (D, F, A), Episodes (T, D, K), probability
+    (D,).
+    """
     copies, (episodes,), dynamics = data_sets(task, policy, theta, K)
     thetas = maml.per_task(theta, len(copies))
     probability = dynamics * np.exp(surrogates.log_likelihood(policy.log_pi(thetas), episodes))
@@ -140,7 +150,9 @@ def expected_gradient(
     log_pi=None,
     hessian=False,
 ):
-    """E_D of a surrogate's first derivative (F, A), or second (F·A, F·A). surrogate: of the arguments that `losses.dice` has."""
+    """E_D of a surrogate's first derivative (F, A), or second (F·A, F·A). surrogate: of the
+    arguments that `losses.dice` has.
+    """
     thetas, e, probability = with_probability(task, policy, theta)
     rewards = e.rewards * e.mask
     log_pi = log_pi or policy.log_pi
@@ -162,7 +174,9 @@ def return_gradient(task=TASK, policy=POLICY, theta=THETA):
 
 
 def expected_meta_gradient(inner, k, K, *, objective=maml.meta_objective, with_score=True):
-    """E over all histories of the gradient of a meta-objective, with the exact return as its outer surrogate: (F, A)."""
+    """E over all histories of the gradient of a meta-objective, with the exact return as its outer
+    surrogate: (F, A).
+    """
     copies, episodes, probability = data_sets(TASK, POLICY, THETA, K, k)
     thetas = [maml.per_task(THETA, len(copies))]
     data = []
@@ -228,7 +242,9 @@ def test_01_score_term_left_out(k, K, baseline):
 
 
 def test_02_naive_loss_differentiated_twice():
-    """Its first derivative is right, its second is H₂ and not H. For (b) it is right, with the score term."""
+    """Its first derivative is right, its second is H₂ and not H. For (b) it is right, with the
+    score term.
+    """
 
     def loss(log_probs, *recorded):
         return surrogates.reinforce(log_probs, weights(*recorded))
@@ -331,7 +347,9 @@ def test_05_loaded_dice_wraps_around():
     """The first derivative, all that is usually tested, stays right."""
 
     def wrapped(log_probs, *recorded):
-        """w = log_probs.copy(); for t in range(T): w[t] += w[t − 1]. At t = 0 that adds the last row."""
+        """w = log_probs.copy(); for t in range(T): w[t] += w[t − 1]. At t = 0 that adds the last
+        row.
+        """
         w = [log_probs[0] + log_probs[-1]]
         for row in log_probs[1:]:
             w.append(row + w[-1])
@@ -356,7 +374,9 @@ def test_05_loaded_dice_wraps_around():
 
 
 def test_05_gae_wraps_around():
-    """What is added to every advantage depends on s_0 alone, hence is a baseline; but not where only long episodes get it."""
+    """What is added to every advantage depends on s_0 alone, hence is a baseline; but not where
+    only long episodes get it.
+    """
 
     def wrapped(rewards, values, mask, bootstrap, *, discount, lam):
         return reward_to_go(
@@ -435,7 +455,9 @@ def test_07_log_probabilities_averaged_over_units():
 
 @pytest.mark.parametrize("unit", [1.0, 10.0])
 def test_08_advantages_divided_by_the_variance(unit):
-    """Measured is the length of the step, which standardised is ∇J/σ, σ over all steps of all episodes; the direction is right."""
+    """Measured is the length of the step, which standardised is ∇J/σ, σ over all steps of all
+    episodes; the direction is right.
+    """
     task = tiny_task(1, unit=unit)
     _, e, probability = with_probability(task, POLICY, THETA)
     returns = reward_to_go(e.rewards, GAMMA)
@@ -462,7 +484,9 @@ def test_08_advantages_divided_by_the_variance(unit):
 
 
 def exact_step_data(tasks, policy, theta, *, centred=False):
-    """What TRPO's step is made from, without sampling: W(s, a) of returns, or of advantages if centred, and ν(s)."""
+    """What TRPO's step is made from, without sampling: W(s, a) of returns, or of advantages if
+    centred, and ν(s).
+    """
     log_pi = policy.log_pi(theta)
     table = exact.policy_gradient_table(tasks, log_pi)
     nu = np.sum(exact.occupancy(tasks, log_pi), 0)
@@ -493,7 +517,9 @@ def expected_advantage(old, new, table):
 
 
 def test_09_predicted_gain_by_the_policy_gradient_loss():
-    """E_D of what the step is said to be worth. The loss is right to first order only, where π_new = π."""
+    """E_D of what the step is said to be worth. The loss is right to first order only, where π_new
+    = π.
+    """
     _, e, probability = with_probability(TASK, POLICY, THETA)
     sampled = np.tensordot(
         probability,
@@ -518,8 +544,9 @@ def test_09_predicted_gain_by_the_policy_gradient_loss():
     "radius, centred, harmful", [(0.01, False, False), (0.1, False, True), (0.1, True, False)]
 )
 def test_09_line_search_on_the_policy_gradient_loss(radius, centred, harmful, n=300):
-    """Random problems with exact weights, and the gain in J of the steps taken. Σ W log π has an optimum of its own, at π ∝ W: where W is
-    that of returns, it is soon passed, and good steps are refused; where it is that of advantages the verdicts are the same.
+    """Random problems with exact weights, and the gain in J of the steps taken. Σ W log π has an
+    optimum of its own, at π ∝ W: where W is that of returns, it is soon passed, and good steps are
+    refused; where it is that of advantages the verdicts are the same.
     """
     tasks = random_mdps(np.random.default_rng(0), n, discount=0.95)
     policy = SoftmaxPolicy(10, 5)
@@ -546,7 +573,9 @@ def test_09_line_search_on_the_policy_gradient_loss(radius, centred, harmful, n=
 
 
 def one_array(matvec, b, iterations, *, in_place=True):
-    """p = r = b.copy(); x += αp; r −= αAp; p ×= β; p += r. Not in place, p = r + βp parts the two after a step, which only loses time."""
+    """p = r = b.copy(); x += αp; r −= αAp; p ×= β; p += r. Not in place, p = r + βp parts the two
+    after a step, which only loses time.
+    """
     x = np.zeros(b.shape)
     p = r = b.copy()
     for _ in range(iterations):
@@ -565,7 +594,9 @@ def one_array(matvec, b, iterations, *, in_place=True):
 
 
 def test_10_conjugate_gradient_with_residual_and_direction_in_one_array(damping=0.01):
-    """x = (F + λI)⁻¹∇J of a random problem, against a dense solve. The first step is right, so a test that takes one would pass."""
+    """x = (F + λI)⁻¹∇J of a random problem, against a dense solve. The first step is right, so a
+    test that takes one would pass.
+    """
     task = random_mdps(np.random.default_rng(0), 1)
     policy = SoftmaxPolicy(10, 5)
     theta = np.random.default_rng(1).normal(size=(1, 10, 5))
@@ -597,7 +628,9 @@ def test_10_conjugate_gradient_with_residual_and_direction_in_one_array(damping=
 
 
 def test_11_baseline_fitted_on_the_episodes_it_scores():
-    """With as many features as steps, a linear baseline explains most of the returns away, and of the gradient with them."""
+    """With as many features as steps, a linear baseline explains most of the returns away, and of
+    the gradient with them.
+    """
     assert_caught(
         11,
         "linear baseline, fitted on the K=2 episodes it scores",
@@ -641,7 +674,9 @@ def test_12_held_out_goals_drawn_with_the_training_seed():
 
 
 def test_12_held_out_random_mdps_drawn_with_the_training_seed():
-    """Rewards have mean 1: on new tasks *any* policy that has not seen them is worth E J = Σ γᵗ, exactly."""
+    """Rewards have mean 1: on new tasks *any* policy that has not seen them is worth E J = Σ γᵗ,
+    exactly.
+    """
     policy = SoftmaxPolicy(4, 3)
     sizes = dict(n_states=4, n_actions=3, horizon=5, discount=GAMMA)
     train, same_seed = (random_mdps(np.random.default_rng(7), 5, **sizes) for _ in range(2))
@@ -662,7 +697,9 @@ def test_12_held_out_random_mdps_drawn_with_the_training_seed():
 
 
 def test_14_one_over_length_weights():
-    """A factor 1/T where all episodes are as long; where some end early no factor mends it, and the best is taken before comparing."""
+    """A factor 1/T where all episodes are as long; where some end early no factor mends it, and the
+    best is taken before comparing.
+    """
 
     def one_over_length(log_probs, rewards, baseline, mask, discount):
         return surrogates.reinforce(

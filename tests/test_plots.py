@@ -1,4 +1,6 @@
-"""What is drawn is read back from the axes: the numbers that were given, in the places where they belong."""
+"""What is drawn is read back from the axes: the numbers that were given, in the places where they
+belong.
+"""
 
 import pathlib
 

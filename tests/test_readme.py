@@ -1,5 +1,6 @@
-"""What README.md and demos/README.md say is true: their Python runs, their names and pictures exist,
-and the two commands that CI reads are one line each."""
+"""What README.md and demos/README.md say is true: their Python runs, their names and pictures
+exist, and the two commands that CI reads are one line each.
+"""
 
 import pathlib
 import re

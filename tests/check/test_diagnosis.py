@@ -1,4 +1,6 @@
-"""`check` names each estimator and each exact answer, sees through wrong gradients, and refuses what does not fit."""
+"""`check` names each estimator and each exact answer, sees through wrong gradients, and refuses
+what does not fit.
+"""
 
 import numpy as np
 import pytest
@@ -68,7 +70,9 @@ def test_every_estimator_is_recognised_from_plain_arrays(rng, n, steps):
 
 
 def test_naive_by_hand_in_numpy(rng):
-    """One task, one inner step: (I + αH)ᵀg with H by finite differences of a softmax score written out here."""
+    """One task, one inner step: (I + αH)ᵀg with H by finite differences of a softmax score written
+    out here.
+    """
     _, theta, _, records = experience(rng, 1, 1)
 
     def gradient(x, r):
@@ -111,11 +115,13 @@ def test_a_wrong_gradient_is_none_of_them_and_a_scaled_one_is_seen_through(rng):
     scaled = check.check_gradient(-K * known["lvc"], known)
     assert (
         scaled.names == ()
-        and f"This is {-K} times lvc: the opposite sign, as of a loss and a sum where" in str(scaled)
+        and f"This is {-K} times lvc: the opposite sign, as of a loss and a sum where"
+        in str(scaled)
     )
     flipped = check.check_gradient(-known["naive"], known)
-    assert flipped.names == () and "This is -1 times naive: the opposite sign, as of a loss?" in str(
-        flipped
+    assert (
+        flipped.names == ()
+        and "This is -1 times naive: the opposite sign, as of a loss?" in str(flipped)
     )
 
 

@@ -1,4 +1,6 @@
-"""The ladder: every data set of a tiny MDP is an entry of the task axis, so an estimator's expectation is an exact sum over it."""
+"""The ladder: every data set of a tiny MDP is an entry of the task axis, so an estimator's
+expectation is an exact sum over it.
+"""
 
 from dataclasses import replace
 from itertools import product
@@ -52,10 +54,12 @@ def as_episodes(mdps, states, actions, rewards, mask):
 
 
 def histories(mdps, policy, theta, inner, *, steps, episodes, query=None):
-    """Every sequence of k = `steps` data sets of K episodes and a query: (copies of the task, Adaptation, probabilities).
+    """Every sequence of k = `steps` data sets of K episodes and a query: (copies of the task,
+    Adaptation, probabilities).
 
-    A data set's probability is that under the parameters which the data sets before it led to. Without a number of query
-    episodes the query is a dummy, for those who use the exact return instead.
+    A data set's probability is that under the parameters which the data sets before it led to.
+    Without a number of query episodes the query is a dummy, for those who use the exact return
+    instead.
     """
     every, dynamics = enumerate_episodes(mdps)
     sizes = [episodes] * steps + ([query] if query else [])
@@ -119,7 +123,9 @@ def sampled_gradient(e, i, score, others):
 
 
 def cross_terms(mdps, policy, theta, lam):
-    """E Σ_t Σ_{t'<t} λ^{t−t'} γᵗ G_t ∇log π_t' ∇log π_tᵀ: what Loaded DiCE has of H₁₂, which is this at λ = 1."""
+    """E Σ_t Σ_{t'<t} λ^{t−t'} γᵗ G_t ∇log π_t' ∇log π_tᵀ: what Loaded DiCE has of H₁₂, which is
+    this at λ = 1.
+    """
     score = plain_score(policy, theta).reshape(3, 2, -1)
     total = 0.0
     for p, path, _ in all_episodes(mdps, 0, np.exp(plain_log_pi(policy, theta))):
@@ -208,7 +214,9 @@ def test_first_derivative_is_one_on_every_data_set(rng, policy, episodes, baseli
 
 
 def sampled(rng, garbage=None):
-    """Three tasks with terminal states, and episodes of them; `garbage`, a generator, fills the masked steps."""
+    """Three tasks with terminal states, and episodes of them; `garbage`, a generator, fills the
+    masked steps.
+    """
     mdps = random_tasks(rng, 3, 4, 4, 2, horizon=5)
     e = rollout(rng, mdps, np.full((4, 4), -np.log(4)), 6)
     assert not e.mask.all((0, 2)).any()
@@ -301,7 +309,9 @@ def test_no_derivative_passes_through_a_masked_step(rng, estimator):
 
 
 def expectations(mdps, policy, theta, baseline, **size):
-    """{name: E_D of the meta-gradient with an exact query}, for each estimator with and without the score term."""
+    """{name: E_D of the meta-gradient with an exact query}, for each estimator with and without the
+    score term.
+    """
     result = {}
     for estimator in ESTIMATORS:
         inner = Reinforce(ALPHA, baseline, estimator)
@@ -351,7 +361,8 @@ def test_naive_with_the_score_is_exact_and_nothing_else_is(
         min(errors[name] for name in ("naive", "lvc+score", "dice+score", "loaded_dice+score"))
         > 0.01
     ), errors
-    # the others come nearer by chance, or as DiCE alone does since E[Ĥ] = H makes it right to first order in α; right they are not
+    # the others come nearer by chance, or as DiCE alone does since E[Ĥ] = H makes it right to first
+    # order in α; right they are not
     assert min(errors.values()) > 0.001, errors
 
 
@@ -373,7 +384,9 @@ def test_expected_meta_gradient_is_that_sum(rng, policy):
 
 @POLICIES
 def test_naive_with_the_score_is_exact_with_a_sampled_query_too(rng, policy):
-    """The query's surrogate in the place of J, and its return in the score: 40 data sets of one episode, 40 queries each."""
+    """The query's surrogate in the place of J, and its return in the score: 40 data sets of one
+    episode, 40 queries each.
+    """
     mdps = tiny_mdp(rng, 3)
     theta = rng.normal(size=policy.init().shape)
     inner = Reinforce(ALPHA, no_baseline)

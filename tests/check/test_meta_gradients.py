@@ -1,4 +1,6 @@
-"""The exact meta-gradients against their objectives, written again here by enumeration, with neither autograd nor dynamic programming."""
+"""The exact meta-gradients against their objectives, written again here by enumeration, with
+neither autograd nor dynamic programming.
+"""
 
 from itertools import product
 from math import prod
@@ -111,7 +113,9 @@ def action_values(mdps, i, policy, theta):
 
 
 def parts_by_definition(mdps, i, policy, theta):
-    """{"H1": E Σ γᵗ ∇log π_t ∇log π_tᵀ G_t, "H2": E Σ γᵗ ∇²log π_t G_t, "H12": E Σ γᵗ ∇log π_t (∇Q_t)ᵀ}, as loops."""
+    """{"H1": E Σ γᵗ ∇log π_t ∇log π_tᵀ G_t, "H2": E Σ γᵗ ∇²log π_t G_t, "H12": E Σ γᵗ ∇log π_t
+    (∇Q_t)ᵀ}, as loops.
+    """
     P = theta.size
     score = plain_score(policy, theta).reshape(S, -1, P)
     curvature = finite_differences(lambda x: plain_score(policy, x), theta).reshape(S, -1, P, P)
@@ -155,7 +159,8 @@ def test_hessian_and_its_three_parts_are_what_they_are_defined_to_be(rng):
 
 
 def trained_objective(J, mdps, policy, theta, *, episodes, steps, others):
-    """E_D[J(U(…U(θ, D_1)…, D_k))]: over every data set D of this step, its probability times what follows from θ'.
+    """E_D[J(U(…U(θ, D_1)…, D_k))]: over every data set D of this step, its probability times what
+    follows from θ'.
 
     others: with the leave-one-out baseline.
     """
@@ -185,7 +190,9 @@ def trained_objective(J, mdps, policy, theta, *, episodes, steps, others):
 
 
 def assert_agrees_with_loops(mdps, policy, theta, directions, *, others, **size):
-    """The library's objective (b), and its slope along some directions (B, F, A), are those of the loops."""
+    """The library's objective (b), and its slope along some directions (B, F, A), are those of the
+    loops.
+    """
     J = plain_return(mdps, 0)
 
     def loops(x):
@@ -252,7 +259,9 @@ def test_trained_objective_of_many_histories_against_loops_along_one_direction(
 
 @POLICIES
 def test_trained_objective_is_smooth_where_there_are_too_many_histories_for_loops(rng, policy):
-    """k = 2, K = 2 on 13 episodes, 28,561 histories: the gradient is at least that of the library's own objective."""
+    """k = 2, K = 2 on 13 episodes, 28,561 histories: the gradient is at least that of the library's
+    own objective.
+    """
     mdps = tiny_mdp(rng, 2)
     theta = rng.normal(size=policy.init().shape)
     inner = Reinforce(ALPHA)
@@ -268,7 +277,9 @@ def test_trained_objective_is_smooth_where_there_are_too_many_histories_for_loop
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_gradient_of_what_is_trained_does_not_depend_on_the_estimator(rng, estimator):
-    """All surrogates lead to the same θ', so the objective is one; only naive's second derivative is that of the step."""
+    """All surrogates lead to the same θ', so the objective is one; only naive's second derivative
+    is that of the step.
+    """
     mdps = tiny_mdp(rng, 2)
     policy = SoftmaxPolicy(3, 2)
     theta = rng.normal(size=(3, 2))
@@ -338,7 +349,9 @@ def test_the_trained_gradient_is_that_of_the_inner_update_whatever_its_wrapper()
 
 
 def test_enumerated_histories_are_consistent_with_themselves():
-    """The second data set is drawn with the parameters that the first led to; returns carry γᵗ; each episode ends where it ends."""
+    """The second data set is drawn with the parameters that the first led to; returns carry γᵗ;
+    each episode ends where it ends.
+    """
     mdps = tiny_mdp(np.random.default_rng(1), 2)
     policy = SoftmaxPolicy(3, 2)
     theta = np.random.default_rng(2).normal(size=(3, 2))

@@ -1,4 +1,6 @@
-"""Model-based meta-learning: fits against likelihoods written out, posteriors against Bayes' rule by loops, acts against exact returns."""
+"""Model-based meta-learning: fits against likelihoods written out, posteriors against Bayes' rule
+by loops, acts against exact returns.
+"""
 
 from dataclasses import replace
 from itertools import product
@@ -10,7 +12,14 @@ from helpers import all_episodes, chi2_p, random_tasks
 
 from metarl_np.check import finite_differences
 from metarl_np import exact
-from metarl_np.compare.beliefs import Counts, DirichletBelief, FiniteBelief, Prior, counts, transitions
+from metarl_np.compare.beliefs import (
+    Counts,
+    DirichletBelief,
+    FiniteBelief,
+    Prior,
+    counts,
+    transitions,
+)
 from metarl_np.compare.planners import act, mean_plan, sample_plan
 from metarl_np.compare.priors import fit_goals, fit_prior, fit_slip
 from metarl_np.learner.rollouts import Episodes, rollout
@@ -34,7 +43,9 @@ def steps_of(e, task):
 
 
 def with_rubbish(e):
-    """The same steps taken, and nonsense in all that is masked but the state in which an episode ended."""
+    """The same steps taken, and nonsense in all that is masked but the state in which an episode
+    ended.
+    """
     after_end = ~e.mask & np.pad(~e.mask, ((1, 0), (0, 0), (0, 0)))[:-1]
     assert after_end.any()
     actions = np.where(e.mask, e.actions, 1)
@@ -55,8 +66,9 @@ def test_transitions_against_loops(rng):
 
 
 def candidates(rng, n=4):
-    """Tasks over the same successors and rewards, so that nothing is certain; state 3 ends in all, 2 in every other. (0, 0): s' = 1
-    twice with reward 0 and once with 1. Some outcomes are impossible in some, and the starts differ.
+    """Tasks over the same successors and rewards, so that nothing is certain; state 3 ends in all,
+    2 in every other. (0, 0): s' = 1 twice with reward 0 and once with 1. Some outcomes are
+    impossible in some, and the starts differ.
     """
     z = np.array(
         [
@@ -93,7 +105,9 @@ def chance(c, i, s, a, r, after):
 
 
 def bayes(belief, e):
-    """Bayes' rule, an episode and a step at a time; a step leaves a state that does not end, and an early end is in one that does."""
+    """Bayes' rule, an episode and a step at a time; a step leaves a state that does not end, and an
+    early end is in one that does.
+    """
     w = belief.weights.copy()
     c = belief.candidates
     for n, k in np.ndindex(e.last_states.shape):
@@ -145,8 +159,9 @@ def test_posterior_against_loops(rng):
     ],
 )
 def test_an_end_is_evidence(states, ended, truncated, horizon, weight):
-    """State 1 is where all steps lead from it and pays nothing; it ends an episode in the second of two candidates only. At the
-    horizon every state does."""
+    """State 1 is where all steps lead from it and pays nothing; it ends an episode in the second of
+    two candidates only. At the horizon every state does.
+    """
     mdps = MDP(
         [[[[0, 1]], [[1, 1]]]] * 2,
         np.full((2, 2, 1, 2), 0.5),
@@ -202,7 +217,9 @@ def test_posterior_of_goals_against_loops(rng, slip):
 
 
 def test_posterior_averages_to_the_prior(rng):
-    """E[w'] = w over everything that may be seen when the candidates have the chances w: Bayes' rule as a whole."""
+    """E[w'] = w over everything that may be seen when the candidates have the chances w: Bayes'
+    rule as a whole.
+    """
     c = replace(candidates(rng), horizon=3)
     w = np.array([0.1, 0.4, 0.2, 0.3])
     pi = rng.dirichlet((1, 1), 4)
@@ -420,7 +437,9 @@ def test_counts_against_loops(rng):
 
 
 def polya(alpha, c):
-    """log ∫ Π p_z^c_z Dirichlet(p; α) dp of counts c (S,) with a parameter for each: Γ(Σα)/Γ(Σα + n) Π Γ(α + c)/Γ(α)."""
+    """log ∫ Π p_z^c_z Dirichlet(p; α) dp of counts c (S,) with a parameter for each: Γ(Σα)/Γ(Σα +
+    n) Π Γ(α + c)/Γ(α).
+    """
     return (
         lgamma(sum(alpha))
         - lgamma(sum(alpha) + sum(c))
@@ -429,7 +448,9 @@ def polya(alpha, c):
 
 
 def reward_likelihood(groups, mean, std, noise):
-    """Σ log N(r; mean · 1, std² 1 1ᵀ + noise² I) over the rewards r of each state and action, densely."""
+    """Σ log N(r; mean · 1, std² 1 1ᵀ + noise² I) over the rewards r of each state and action,
+    densely.
+    """
     total = 0.0
     for r in groups:
         cov = std**2 + noise**2 * np.eye(len(r))
@@ -478,7 +499,9 @@ def test_fitted_prior_maximises_the_likelihoods_written_out(rng):
 
 @pytest.mark.parametrize("alpha, mean, std, noise", [(1, 1, 1, 1), (0.3, -2, 0.5, 2)])
 def test_fitted_prior_recovers_what_made_the_tasks(rng, alpha, mean, std, noise):
-    """Within five standard errors: of a mean and a standard deviation, and for α what the curvature of its likelihood says."""
+    """Within five standard errors: of a mean and a standard deviation, and for α what the curvature
+    of its likelihood says.
+    """
     n = 60
     s = 5
     a = 3
@@ -546,7 +569,9 @@ def test_a_prior_needs_a_pair_seen_twice(rng):
 
 
 def test_dirichlet_posterior_exact(rng):
-    """P(s' | all seen) is a ratio of marginal likelihoods; the mean reward is conditioned on the rewards in a dense joint normal."""
+    """P(s' | all seen) is a ratio of marginal likelihoods; the mean reward is conditioned on the
+    rewards in a dense joint normal.
+    """
     mdps = random_tasks(rng, 2, 4, 2, 2, horizon=6, reward_noise=0.8)
     prior = Prior(0.6, -1.0, 0.7, 0.8)
     e = with_rubbish(rollout(rng, mdps, uniform(mdps), 16))
@@ -667,7 +692,9 @@ def test_act_plans_optimally_in_the_mean_or_in_a_candidate(rng):
 
 @pytest.mark.parametrize("kind", ["finite", "dirichlet"])
 def test_act_learns_from_the_episode_that_its_policy_made(kind):
-    """Planning in the mean draws no number, so the episodes can be made again, and their steps put together by loops."""
+    """Planning in the mean draws no number, so the episodes can be made again, and their steps put
+    together by loops.
+    """
     rng = np.random.default_rng(7)
     again = np.random.default_rng(7)
     setup = np.random.default_rng(1)
@@ -708,7 +735,9 @@ def test_act_learns_from_the_episode_that_its_policy_made(kind):
 
 
 def test_exact_return_agrees_with_sampled_returns(rng):
-    """Of three policies, 4000 episodes a task, within 4.5 standard errors, or five episodes where a goal is hardly ever reached."""
+    """Of three policies, 4000 episodes a task, within 4.5 standard errors, or five episodes where a
+    goal is hardly ever reached.
+    """
     mdps = GRID.mdps(EDGE)
     for value, log_pi, _ in act(rng, mdps, grid_belief(len(EDGE)), episodes=3):
         e = rollout(rng, mdps.with_time(), log_pi, 4000)
@@ -719,9 +748,10 @@ def test_exact_return_agrees_with_sampled_returns(rng):
 
 @pytest.mark.parametrize("plan", [sample_plan, mean_plan])
 def test_fitted_prior_acts_as_well_as_the_true_one_in_grids(rng, plan):
-    """Fitted on 60 tasks; 25 new draws of each goal, episode by episode within 4 standard errors of the difference plus 2%, which
-    is left to the goals that the flat prior keeps possible though no task of the family has them. (The mean plan's first episodes
-    hang on which goals happen to be the likelier, because in a mean model a goal pays its share again at each visit.)
+    """Fitted on 60 tasks; 25 new draws of each goal, episode by episode within 4 standard errors of
+    the difference plus 2%, which is left to the goals that the flat prior keeps possible though no
+    task of the family has them. (The mean plan's first episodes hang on which goals happen to be
+    the likelier, because in a mean model a goal pays its share again at each visit.)
     """
     goals = rng.choice(EDGE, 60)
     training = rollout(rng, GRID.mdps(goals), np.full((12, 4), -np.log(4)), 30)
@@ -741,7 +771,9 @@ def test_fitted_prior_acts_as_well_as_the_true_one_in_grids(rng, plan):
 
 
 def test_fitted_prior_acts_as_well_as_the_true_one_in_random_mdps(rng):
-    """PSRL with the prior fitted on 40 training tasks, episode by episode within 4 standard errors of the difference."""
+    """PSRL with the prior fitted on 40 training tasks, episode by episode within 4 standard errors
+    of the difference.
+    """
     train = random_mdps(rng, 40, 4, 3, horizon=6)
     mdps = random_mdps(rng, 200, 4, 3, horizon=6)
     fitted = fit_prior(*counts(train.shape, rollout(rng, train, uniform(train), 60)))
@@ -772,8 +804,10 @@ def test_posterior_concentrates_on_the_truth(rng):
 
 
 def test_psrl_on_random_mdps_earns_its_published_kind_of_return():
-    """10 states, 5 actions, 10 episodes of 10 steps, the true prior: 134.5 ± .8 over 1000 MDPs, computed elsewhere (Duan et al. 2016,
-    Table 2, print 138.1); 300 here, within 4 standard errors of the difference."""
+    """10 states, 5 actions, 10 episodes of 10 steps, the true prior: 134.5 ± .8 over 1000 MDPs,
+    computed elsewhere (Duan et al. 2016, Table 2, print 138.1); 300 here, within 4 standard errors
+    of the difference.
+    """
     rng = np.random.default_rng(0)
     mdps = random_mdps(rng, 300)
     total = np.sum(
@@ -789,7 +823,9 @@ def test_psrl_on_random_mdps_earns_its_published_kind_of_return():
 
 
 def test_act_follows_any_plan_that_it_is_handed(rng):
-    """One that goes nowhere but down, told so by the belief before each episode, and with the caller's generator."""
+    """One that goes nowhere but down, told so by the belief before each episode, and with the
+    caller's generator.
+    """
     mdps = GRID.mdps(EDGE)
     seen = []
 

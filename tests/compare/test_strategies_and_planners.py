@@ -1,4 +1,6 @@
-"""Baselines: dynamic programming and indices against recursions written differently, runners against plain loops, figures against print."""
+"""Baselines: dynamic programming and indices against recursions written differently, runners
+against plain loops, figures against print.
+"""
 
 from fractions import Fraction
 from functools import lru_cache
@@ -99,7 +101,9 @@ def moments(difficulty, s, f):
 
 @pytest.mark.parametrize("difficulty", ["uniform", "easy", "medium", "hard"])
 def test_dependent_optimum_by_recursion(difficulty):
-    """A pull of arm 0 that pays, or of arm 1 that doesn't, is a sign for p; the best arm is sought at each step, greedy or not."""
+    """A pull of arm 0 that pays, or of arm 1 that doesn't, is a sign for p; the best arm is sought
+    at each step, greedy or not.
+    """
 
     @lru_cache(None)
     def value(s, f, left):
@@ -116,7 +120,9 @@ def test_dependent_optimum_by_recursion(difficulty):
 
 
 def test_dependent_optimum_is_reached_and_not_exceeded(rng):
-    """Greedy in the posterior of p, n = 100, 4000 tasks, within 4 standard errors; Thompson sampling stays below it."""
+    """Greedy in the posterior of p, n = 100, 4000 tasks, within 4 standard errors; Thompson
+    sampling stays below it.
+    """
     means = dependent(rng, 4000).expected_rewards[:, 0]
 
     def both(rng, a, b, t, _):  # arm 1's failures are arm 0's successes
@@ -130,7 +136,9 @@ def test_dependent_optimum_is_reached_and_not_exceeded(rng):
 
 
 def restart_index(s, f, discount, depth=160):
-    """(1 − γ) V(s, f) where at every step one may restart in (s, f). Katehakis & Veinott (1987), by bisection on that value."""
+    """(1 − γ) V(s, f) where at every step one may restart in (s, f). Katehakis & Veinott (1987), by
+    bisection on that value.
+    """
     low = 0.0
     high = 1 / (1 - discount)
     for _ in range(40):
@@ -271,7 +279,9 @@ def test_strategies_by_hand(rng):
 
 @pytest.mark.parametrize("name", BANDITS)
 def test_nobody_beats_the_bayes_optimum(name):
-    """k = 5, n = 10, every value of every grid: at most 4 standard errors above it, and the good ones close to it."""
+    """k = 5, n = 10, every value of every grid: at most 4 standard errors above it, and the good
+    ones close to it.
+    """
     strategy, grid = BANDITS[name]
     tasks = 1500 if name == "ots" else 20000
     means = independent(np.random.default_rng(7), tasks, 5).expected_rewards[:, 0]
@@ -299,7 +309,9 @@ PUBLISHED = {  # Duan et al. (2016), Table 1: means over 1000 tasks
 @pytest.mark.parametrize("name", BANDITS)
 @pytest.mark.parametrize("pulls, arms", PUBLISHED)
 def test_tuned_bandits_are_those_in_print(name, pulls, arms):
-    """1000 tasks (300 of the slow OTS), tuned on other ones: within 3 standard errors of the two means and half a digit."""
+    """1000 tasks (300 of the slow OTS), tuned on other ones: within 3 standard errors of the two
+    means and half a digit.
+    """
     strategy, grid = BANDITS[name]
     grid, tasks = (grid[1:], 300) if name == "ots" else (grid, 1000)
 
@@ -371,7 +383,9 @@ def test_action_values_are_optimal_ones(rng):
 
 
 def test_optimistic_sum_against_all_distributions(rng):
-    """P and half the slack are multiples of 1/24, so that the best distribution is one of those that are enumerated."""
+    """P and half the slack are multiples of 1/24, so that the best distribution is one of those
+    that are enumerated.
+    """
     grid = np.array([(i, j, 24 - i - j) for i in range(25) for j in range(25 - i)])
     P = grid[rng.integers(len(grid), size=(4, 3, 2))]
     half = rng.integers(0, 20, (4, 3, 2))
@@ -399,7 +413,9 @@ def beliefs_of(rng, mdps, belief, episodes, plan, value):
 
 
 def test_episodes_are_scored_and_learned_from(rng):
-    """Steps can be told from the visits: they are worth what is scored, one an unmasked step, by an action that the plan found best."""
+    """Steps can be told from the visits: they are worth what is scored, one an unmasked step, by an
+    action that the plan found best.
+    """
     mdps = random_tasks(rng, 3, 4, 2, 2, horizon=5, discount=1.0, reward_noise=0.5)
     score, plans, seen = beliefs_of(rng, mdps, DirichletBelief(TRUE, mdps), 30, opsrl, 1)
     steps = np.diff(seen, axis=0)
@@ -466,7 +482,9 @@ def test_plans_by_hand(rng):
 
 
 def test_ucrl2_by_a_loop(rng):
-    """Confidence sets, and extended value iteration state by state, from the recorded visits; .2 of the widths, so that the sets matter."""
+    """Confidence sets, and extended value iteration state by state, from the recorded visits; .2 of
+    the widths, so that the sets matter.
+    """
     mdps = random_mdps(rng, 3, 4, 2, horizon=4)
     beliefs = []
 
@@ -499,7 +517,9 @@ def test_ucrl2_by_a_loop(rng):
 
 @pytest.mark.parametrize("prior", [FLAT, TRUE])
 def test_ucrl2_is_optimistic(rng, prior):
-    """Its value of the start is above the optimal one in 95 of 100 tasks at least, at the start and after 20 episodes."""
+    """Its value of the start is above the optimal one in 95 of 100 tasks at least, at the start and
+    after 20 episodes.
+    """
     mdps = random_mdps(rng, 100, 5, 3, horizon=6)
     best = exact.optimal_return(mdps)
     start = []
@@ -515,7 +535,9 @@ def test_ucrl2_is_optimistic(rng, prior):
 
 
 def test_psrl_is_that_of_act(rng):
-    """The same tasks by `model_based.act`, which scores exactly: the difference of 200 tasks within 4 standard errors."""
+    """The same tasks by `model_based.act`, which scores exactly: the difference of 200 tasks within
+    4 standard errors.
+    """
     mdps = random_mdps(rng, 200, 5, 3, horizon=6)
     belief = DirichletBelief(TRUE, mdps)
     other = sum(value for value, *_ in act(rng, mdps, belief, episodes=8))
@@ -546,7 +568,9 @@ PUBLISHED_MDPS = {  # Duan et al. (2016), Table 2
 
 @pytest.mark.parametrize("name", MDPS)
 def test_tuned_mdps_are_those_in_print(name):
-    """300 tasks, tuned on 60 others, within 3 standard errors of the two means at both lengths; and below the known-model optimum."""
+    """300 tasks, tuned on 60 others, within 3 standard errors of the two means at both lengths; and
+    below the known-model optimum.
+    """
     plan, grid, prior = MDPS[name]
     mdps = random_mdps(np.random.default_rng(12), 300)
     for n, published in PUBLISHED_MDPS.items():
@@ -566,7 +590,9 @@ def test_tuned_mdps_are_those_in_print(name):
 
 
 def test_the_true_prior_is_worth_much():
-    """What the README says of Table 2: greedy and BEB with the prior that the tasks come from, and not the one in print."""
+    """What the README says of Table 2: greedy and BEB with the prior that the tasks come from, and
+    not the one in print.
+    """
     mdps = random_mdps(np.random.default_rng(12), 500)
     for plan, value, want in ((greedy_plan, 0, 153.8), (MDPS["beb"][0], 10, 155.7)):
         total = play_mdps(

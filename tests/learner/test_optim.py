@@ -1,4 +1,6 @@
-"""Ascent and Adam against loops over single numbers and on a hill; conjugate gradient against dense solves."""
+"""Ascent and Adam against loops over single numbers and on a hill; conjugate gradient against dense
+solves.
+"""
 
 import math
 
@@ -121,7 +123,9 @@ def test_conjugate_gradient_is_the_dense_solve_whatever_the_condition_and_scale(
 
 
 def test_conjugate_gradient_leaves_a_solved_problem_alone_while_others_go_on(rng):
-    """Each problem of a batch gets the bits that it would get alone; a zero right-hand side the answer zero."""
+    """Each problem of a batch gets the bits that it would get alone; a zero right-hand side the
+    answer zero.
+    """
     A, _, b = systems(rng, np.array([1.0, 50, 1e4, 10]))
     b[3] = 0
 

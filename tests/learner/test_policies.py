@@ -213,7 +213,9 @@ def test_log_softmax_derivatives(rng):
 
 @pytest.mark.parametrize("tasks", [None, 2])
 def test_actor_critic_is_the_actor_beside_the_values(rng, policy, tasks):
-    """Every function is the actor's on all columns but the last; V(s) = φ(s)ᵀw of the last; neither moves the other."""
+    """Every function is the actor's on all columns but the last; V(s) = φ(s)ᵀw of the last; neither
+    moves the other.
+    """
     both = ActorCritic(policy)
     phi = np.eye(4) if policy.features is None else policy.features
     theta = parameters(rng, both, tasks)
@@ -389,7 +391,9 @@ def test_log_softmax_of_any_strides_leaves_its_argument_alone(rng):
 
 @pytest.mark.parametrize("bad", [np.nan, INF, -INF])
 def test_parameters_that_are_not_finite(policy, bad):
-    """Bad input to who passed them, an accident of arithmetic to who computed them: either except clause catches it."""
+    """Bad input to who passed them, an accident of arithmetic to who computed them: either except
+    clause catches it.
+    """
     theta = np.full(policy.init().shape, bad)
     for error in ValueError, FloatingPointError, NotFinite:
         with pytest.raises(error, match="^theta: .*not finite"):

@@ -1,4 +1,6 @@
-"""REINFORCE and PPO against loops over single steps and finite differences. (What is differentiated through is in test_two_level.)"""
+"""REINFORCE and PPO against loops over single steps and finite differences. (What is differentiated
+through is in test_two_level.)
+"""
 
 import math
 from dataclasses import replace
@@ -34,7 +36,9 @@ GAMMA = 0.8
 
 @pytest.fixture
 def batch(rng):
-    """(name, policy, θ (N, F, ·), tasks, Episodes, noise shaped like θ); some episodes end, some are cut before the horizon."""
+    """(name, policy, θ (N, F, ·), tasks, Episodes, noise shaped like θ); some episodes end, some
+    are cut before the horizon.
+    """
     mdps = random_tasks(rng, N, S, A, 2, horizon=5, discount=GAMMA)
     cases = []
     for name, policy, theta in learners(rng, N, S, A):
@@ -97,7 +101,9 @@ def test_one_episode_has_no_others_to_take_a_baseline_from(rng):
 
 
 def test_step_by_hand():
-    """One state, two steps, one episode: actions 1 then 0, rewards 2 and 3, γ = .9: W(1) = 2 + .9·3, W(0) = .9·3."""
+    """One state, two steps, one episode: actions 1 then 0, rewards 2 and 3, γ = .9: W(1) = 2 +
+    .9·3, W(0) = .9·3.
+    """
     mdps = random_tasks(np.random.default_rng(0), 1, 2, 2, 2, horizon=2)
     actions = np.array([[[1]], [[0]]])
     zeros = np.zeros((2, 1, 1), int)
@@ -155,7 +161,9 @@ def test_step_is_differentiable_twice(rng):
 
 
 def plain_advantages(policy, theta, e, lam, i):
-    """Â of one task: GAE by recursion over each episode's own steps, or G − the others' mean. (T, K)."""
+    """Â of one task: GAE by recursion over each episode's own steps, or G − the others' mean. (T,
+    K).
+    """
     out = np.zeros(e.mask[:, i].shape)
     G = np.zeros((len(out) + 1, K))
     for t in reversed(range(len(out))):
@@ -230,7 +238,9 @@ def test_visits_and_mean_kl_by_loops(batch):
 
 
 def plain_objective(ppo, policy, theta, old, e, advantage, i, episodes=range(K)):
-    """Σ_t γᵗ [min(ρÂ, clip(ρ)Â) + c_H H − c_V ½(V − Â − V_old)²] of one task, a step at a time; mean over `episodes`."""
+    """Σ_t γᵗ [min(ρÂ, clip(ρ)Â) + c_H H − c_V ½(V − Â − V_old)²] of one task, a step at a time;
+    mean over `episodes`.
+    """
     log_pi = plain_log_pi(policy, theta)
     log_old = plain_log_pi(policy, old)
     total = 0.0
@@ -325,7 +335,9 @@ def test_at_the_old_parameters_the_gradient_is_reinforces(batch):
     ],
 )
 def test_the_clip_stops_pushing_where_the_ratio_has_gone_far_enough(advantage, logit, pushed):
-    """One step, π_old = (½, ½), action 0, ρ = 2σ(logit): 1.29, 1.10, .71 or .90, ε = .2. The gradient is ρ(1 − σ)Â or nothing."""
+    """One step, π_old = (½, ½), action 0, ρ = 2σ(logit): 1.29, 1.10, .71 or .90, ε = .2. The
+    gradient is ρ(1 − σ)Â or nothing.
+    """
     zeros = np.zeros((1, 1, 1), int)
     e = Episodes(zeros, zeros, zeros, zeros == 0, np.zeros((1, 1, 2)), zeros[0], zeros[0] > 0)
     theta = np.array([[[logit, 0.0]]])
@@ -353,7 +365,9 @@ def test_the_clip_stops_pushing_where_the_ratio_has_gone_far_enough(advantage, l
     ],
 )
 def test_epochs_and_minibatches_replayed_by_hand(batch, options):
-    """Ascent with numerical gradients of the loop above; minibatch m is the m-th cut of the episodes, its advantages those of all."""
+    """Ascent with numerical gradients of the loop above; minibatch m is the m-th cut of the
+    episodes, its advantages those of all.
+    """
     ppo = PPO(0.2, **options)
     for name, policy, theta, mdps, e, _ in batch:
         new = ppo(policy, theta, ppo.prepare(policy, theta, e, mdps.discount))
@@ -393,7 +407,9 @@ def test_a_task_stops_after_the_epoch_that_took_it_beyond_the_target_kl(rng):
         np.testing.assert_array_equal(
             stopped(policy, theta, data), [after[m - 1][i] for i, m in enumerate(done)]
         )
-        assert (replace(ppo, target_kl=1e9).prepare(policy, theta, e, mdps.discount).epochs == 5).all()
+        assert (
+            replace(ppo, target_kl=1e9).prepare(policy, theta, e, mdps.discount).epochs == 5
+        ).all()
 
 
 def test_nothing_to_gain_is_no_step(batch):

@@ -27,7 +27,9 @@ A = 3
 
 @pytest.fixture
 def data(rng):
-    """Episodes of every length from 1 to T, rewards 0 once they have ended, and their lengths (N, K)."""
+    """Episodes of every length from 1 to T, rewards 0 once they have ended, and their lengths (N,
+    K).
+    """
     lengths = rng.permuted(np.tile([1, 3, T, T, 2], (N, 1)), axis=1)
     mask = np.arange(T)[:, None, None] < lengths
     episodes = Episodes(
@@ -108,7 +110,8 @@ def test_reward_to_go_differentiated(rng):
     ids=["truncated", "terminated"],
 )
 def test_gae_by_hand(bootstrap, want):
-    # δ = (1 + .5·1 − .5, 2 + .5·1.5 − 1, 3 + .5·bootstrap − 1.5), each passing .25 of what follows on
+    # δ = (1 + .5·1 − .5, 2 + .5·1.5 − 1, 3 + .5·bootstrap − 1.5), each passing .25 of what follows
+    # on
     rewards = np.array([1.0, 2, 3])
     values = np.array([0.5, 1, 1.5])
     mask = np.ones(3, bool)
@@ -130,7 +133,9 @@ def test_gae_stops_at_a_terminal_state():
 
 @pytest.mark.parametrize("lam", [0.0, 0.6, 1.0])
 def test_gae_averages_the_n_step_advantages(rng, data, lam):
-    """(1 − λ) Σ_n λⁿ⁻¹ (n-step advantage), all the remaining weight on the longest: Schulman et al. (2016), eq. 16's first line."""
+    """(1 − λ) Σ_n λⁿ⁻¹ (n-step advantage), all the remaining weight on the longest: Schulman et al.
+    (2016), eq. 16's first line.
+    """
     episodes, lengths = data
     values = rng.normal(size=(T, N, K))
     bootstrap = rng.normal(size=(N, K))

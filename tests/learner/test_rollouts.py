@@ -15,7 +15,9 @@ STATISTICAL = 1e-3  # smallest p-value that passes; the seeds are fixed
 
 
 def coded(mdps):
-    """The same tasks with rewards that name the outcome, 1 + its index in (N, S, A, Z); float32 holds them exactly."""
+    """The same tasks with rewards that name the outcome, 1 + its index in (N, S, A, Z); float32
+    holds them exactly.
+    """
     codes = 1.0 + np.arange(mdps.rewards.size).reshape(mdps.rewards.shape)
     return replace(mdps, rewards=np.where(mdps.terminal[:, :, None, None], 0.0, codes))
 
@@ -25,7 +27,9 @@ def random_log_pi(rng, n, s, a):
 
 
 def loop_rollout(rng, mdps, log_pi, episodes):
-    """The plain sampler: one uniform number for the start, then one for the action and one for the successor of each step."""
+    """The plain sampler: one uniform number for the start, then one for the action and one for the
+    successor of each step.
+    """
     n, s, a, z = mdps.successors.shape
     pi = np.exp(np.broadcast_to(log_pi, (n, s, a)))
     states = np.zeros((mdps.horizon, n, episodes), int)
@@ -170,7 +174,9 @@ def test_no_number_draws_what_has_probability_zero(rng, width):
 
 @pytest.mark.parametrize("x, pick", [(0.0, 0), (1 - 2.0**-53, -1)])
 def test_start_states_at_the_ends_of_the_unit_interval(rng, x, pick):
-    """The first that is possible, or the last, of a task's own; the probabilities add up to a bit less than one, or more."""
+    """The first that is possible, or the last, of a task's own; the probabilities add up to a bit
+    less than one, or more.
+    """
     start = rng.dirichlet(np.ones(7), 300) * (rng.random((300, 7)) < 0.6)
     start[start.sum(1) == 0, 3] = 1
     start /= start.sum(1, keepdims=True)
@@ -321,7 +327,9 @@ def test_each_step_is_a_transition_of_its_own_task(experience, sampler):
 
 @pytest.mark.parametrize("lanes, steps", [(3, 20_001), (1001, 60), (3 * CHUNK, 4)])
 def test_steps_and_lanes_are_independent(lanes, steps):
-    """The pairs (a_t, a_{t+1}), and (a, action of the lane next to it, or a chunk away), of a fair coin are uniform."""
+    """The pairs (a_t, a_{t+1}), and (a, action of the lane next to it, or a chunk away), of a fair
+    coin are uniform.
+    """
     mdps = MDP.from_dense(np.ones((1, 2, 1)), np.zeros((1, 2)), 0, discount=1, horizon=steps)
     actions = rollout(np.random.default_rng(3), mdps, np.full((1, 2), np.log(0.5)), lanes).actions[
         :, 0
@@ -643,7 +651,9 @@ def test_step_draws_successors_as_the_table_says(rng):
 
 
 def test_step_by_inversion_at_the_ends_of_the_unit_interval(rng):
-    """No successor of probability 0, neither at u = 0 nor at the largest u below 1, and the first that is possible or the last."""
+    """No successor of probability 0, neither at u = 0 nor at the largest u below 1, and the first
+    that is possible or the last.
+    """
     mdps, states, actions = every_row(random_tasks(rng, 3, 4, 3, 4, horizon=2), 1)
     for u, pick in ((0.0, 0), (np.nextafter(1, 0), -1)):
         rewards, after = step(Fixed(u), mdps, successor_table(mdps), states, actions)

@@ -178,7 +178,9 @@ def test_folding_changes_no_value(rng, shape):
 
 
 def test_gradient_three_ways_is_one(rng):
-    """Autograd of the stepwise surrogate, autograd of the folded one, and the closed form; finite differences stand beside."""
+    """Autograd of the stepwise surrogate, autograd of the folded one, and the closed form; finite
+    differences stand beside.
+    """
     e = recorded(rng)
     weights = reinforce_weights(e, 0.9, baseline=leave_one_out_baseline)
     table = fold(weights, e.states, e.actions, S, A)

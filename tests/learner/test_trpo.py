@@ -1,4 +1,6 @@
-"""TRPO against dense matrices built from single scores, finite differences, and 1,000 random problems."""
+"""TRPO against dense matrices built from single scores, finite differences, and 1,000 random
+problems.
+"""
 
 import math
 from dataclasses import replace
@@ -46,7 +48,9 @@ def fisher(policy, theta, nu):
 
 @pytest.fixture
 def cases(rng):
-    """(name, policy, θ (N, F, ·), ν (N, S)): every kind of policy, with a critic and without; one state is never visited."""
+    """(name, policy, θ (N, F, ·), ν (N, S)): every kind of policy, with a critic and without; one
+    state is never visited.
+    """
     nu = rng.dirichlet(np.ones(S), N)
     nu[0, 1:] /= 1 - nu[0, 0]
     nu[0, 0] = 0
@@ -157,7 +161,9 @@ def surrogate_gain(policy, theta, new, table):
 
 @pytest.fixture
 def batch(rng):
-    """(name, policy, θ, tasks, Episodes, W (N, S, A) of the same steps, ν) of every kind of learner; critics start at V = 0."""
+    """(name, policy, θ, tasks, Episodes, W (N, S, A) of the same steps, ν) of every kind of
+    learner; critics start at V = 0.
+    """
     mdps = random_tasks(rng, N, S, A, 2, horizon=5)
     cases = []
     for name, policy, theta in learners(rng, N, S, A):
@@ -175,7 +181,8 @@ def batch(rng):
 
 
 def test_step_length_by_hand():
-    """Softmax, two states and two actions, π = ½: F's eigenvalue on (1, −1) in state s is ν_s/2. g = (w, −w) and x = g/(ν/2 + λ).
+    """Softmax, two states and two actions, π = ½: F's eigenvalue on (1, −1) in state s is ν_s/2. g
+    = (w, −w) and x = g/(ν/2 + λ).
 
     w = (1, 2), ν = (.8, .2), λ = .1: x = (1/.5, 2/.2) = (2, 10), xᵀFx = .8·2² + .2·10² = 23.2.
     """
@@ -258,7 +265,9 @@ def test_a_critic_shifts_the_advantages_but_is_not_moved(batch, rng):
 
 
 def plain_search(policy, theta, table, nu, trpo, *, gain=surrogate_gain, kl=plain_kl):
-    """The first exponent at which one task's step gains something and stays inside the radius, from a dense solve; −1: none."""
+    """The first exponent at which one task's step gains something and stays inside the radius, from
+    a dense solve; −1: none.
+    """
     g = np.tensordot(table, plain_score(policy, theta), 2)
     F = fisher(policy, theta, nu)
     x = np.linalg.solve(F + trpo.damping * np.eye(g.size), g.ravel())
@@ -272,7 +281,9 @@ def plain_search(policy, theta, table, nu, trpo, *, gain=surrogate_gain, kl=plai
 
 @pytest.fixture
 def rough(rng):
-    """Weights as no policy would have sampled them and a large radius: the full step often is not the one. policy, TRPO, θ, W, ν."""
+    """Weights as no policy would have sampled them and a large radius: the full step often is not
+    the one. policy, TRPO, θ, W, ν.
+    """
     policy = LogisticPolicy(S, 2, rng.normal(size=(S, 2)))
     return (
         policy,
@@ -348,7 +359,9 @@ def test_zero_advantages_are_no_step_and_no_nan(batch):
 
 
 def test_equal_returns_are_no_reason_to_move(rng):
-    """A reward of .1 whatever is done. One rounding error among the advantages would be a direction, and the step as long as any."""
+    """A reward of .1 whatever is done. One rounding error among the advantages would be a
+    direction, and the step as long as any.
+    """
     mdps = random_mdps(rng, 20, 4, 3, horizon=5, discount=0.9)
     policy = SoftmaxPolicy(4, 3)
     theta = rng.normal(size=(20, 4, 3))
@@ -372,7 +385,9 @@ def test_weights_proportional_to_pi_are_no_direction_either(rng):
 
 @pytest.mark.parametrize("radius", [0.01, 0.1])
 def test_never_leaves_its_radius_and_improves_the_exact_return(rng, radius):
-    """Exact advantages: W = Σ_t d_t π (Q_t − V_t), ν ∝ Σ_t d_t. Promised are 1% beyond the radius and 95% of the problems."""
+    """Exact advantages: W = Σ_t d_t π (Q_t − V_t), ν ∝ Σ_t d_t. Promised are 1% beyond the radius
+    and 95% of the problems.
+    """
     n = 1000
     policy = SoftmaxPolicy(10, 5)
     trpo = TRPO(radius)
@@ -413,7 +428,9 @@ def test_bad_input(options, name):
 
 
 def test_no_step_along_a_rounding_error(rng):
-    """All episodes of a bandit take the same action: with leave-one-out baselines W is 0, or 1e-17, and says nothing."""
+    """All episodes of a bandit take the same action: with leave-one-out baselines W is 0, or 1e-17,
+    and says nothing.
+    """
     rewards = np.array([[[[1.0, -0.37, 0.91]] * 2, [[0] * 3] * 2]])
     bandit = MDP(
         np.ones((1, 2, 2, 3), int),

@@ -1,4 +1,6 @@
-"""The GRU against the same equations in plain loops and in plain autograd operations; its derivatives three ways."""
+"""The GRU against the same equations in plain loops and in plain autograd operations; its
+derivatives three ways.
+"""
 
 import autograd.numpy as anp
 import numpy as np
@@ -13,7 +15,9 @@ NET = gru.GRU(inputs=3, units=4, outputs=2)
 
 @pytest.fixture
 def case(rng):
-    """θ in float64, larger than at the start so that the gates matter, x (T, D, N), and a weight for each output."""
+    """θ in float64, larger than at the start so that the gates matter, x (T, D, N), and a weight
+    for each output.
+    """
     theta = NET.init(rng, np.float64) + 0.5 * rng.normal(size=NET.size)
     return theta, rng.normal(size=(5, 3, 6)), rng.normal(size=(5, 2, 6))
 
@@ -89,7 +93,9 @@ def test_check_grads(case):
 
 
 def test_backpropagation_goes_through_all_of_time(case):
-    """Mistake 16: the gradient of the last output alone reaches W by the first input, and cutting it there changes it."""
+    """Mistake 16: the gradient of the last output alone reaches W by the first input, and cutting
+    it there changes it.
+    """
     theta, x, g = case
     g = np.where(np.arange(5)[:, None, None] == 4, g, 0)
     trace = gru.forward(NET, theta, x)[1]

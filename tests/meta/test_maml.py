@@ -74,7 +74,9 @@ def plain_gradient(policy, theta, table):
 
 
 def chain_rule(policy, theta, support, query, alpha):
-    """(I + αH_1)ᵀ … (I + αH_k)ᵀ ∇L(θ_k) of one task, H_j the Hessian of the surrogate Σ W_j log π at θ_{j−1}."""
+    """(I + αH_1)ᵀ … (I + αH_k)ᵀ ∇L(θ_k) of one task, H_j the Hessian of the surrogate Σ W_j log π
+    at θ_{j−1}.
+    """
     jacobians = []
     for table in support:
         H = finite_differences(lambda x: plain_gradient(policy, x, table), theta, 1e-3).reshape(
@@ -125,7 +127,9 @@ def test_objective_is_the_mean_over_tasks_of_the_adapted_surrogate(rng, k):
 @pytest.mark.parametrize("estimator", ["first_order", "naive", "lvc"])
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_the_closed_form_is_what_autograd_finds(rng, estimator, k):
-    """Of every policy of the family, with task parameters too; an exact query and the score are autograd's."""
+    """Of every policy of the family, with task parameters too; an exact query and the score are
+    autograd's.
+    """
     mdps = random_tasks(rng, N, S, A, 2, horizon=4)
     inner = Reinforce(ALPHA, estimator=estimator)
     actors = [policy for _, policy, _ in policies(rng, N, S, A)]
@@ -140,7 +144,9 @@ def test_the_closed_form_is_what_autograd_finds(rng, estimator, k):
 
 
 def test_an_outer_objective_of_ones_own_is_the_one_that_is_differentiated(rng):
-    """The exact J at the adapted parameters, of an inner step that has a closed form: by finite differences through both steps."""
+    """The exact J at the adapted parameters, of an inner step that has a closed form: by finite
+    differences through both steps.
+    """
     mdps = random_tasks(rng, N, S, A, 2, horizon=4)
     policy = SoftmaxPolicy(S, A)
     theta = rng.normal(size=(N, S, A))
@@ -257,7 +263,9 @@ def test_the_order_of_the_tasks_does_not_matter_but_their_data_does(rng, gradien
 
 
 def test_with_exact_tables_it_is_the_gradient_of_the_adapted_return_at_fixed_data(rng):
-    """Query W = the theorem's table at the adapted θ_i: ∇ of J(U(θ, D)) at fixed D, by finite differences of the exact return."""
+    """Query W = the theorem's table at the adapted θ_i: ∇ of J(U(θ, D)) at fixed D, by finite
+    differences of the exact return.
+    """
     mdps = random_tasks(rng, N, S, A, 2, horizon=4, discount=0.8)
     support, _ = tables(rng, 1)
     for name, policy, theta in shared(rng):
@@ -611,7 +619,9 @@ def test_train_refuses_bad_input(tasks):
 
 @pytest.mark.parametrize("policy", [SoftmaxPolicy(16, 4), LogisticPolicy(16, 2)])
 def test_meta_training_improves_the_exact_return_after_adaptation(policy):
-    """4×4, start in a corner, goals in the three other corners: one step must reach each of them from the same θ."""
+    """4×4, start in a corner, goals in the three other corners: one step must reach each of them
+    from the same θ.
+    """
     goals = GridWorld.open(4, 4, discount=0.95, horizon=8).mdps(np.array([3, 12, 15]))
 
     def fractions(theta):

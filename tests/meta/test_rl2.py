@@ -1,4 +1,6 @@
-"""The protocol of RL² against a plain loop over single trials, its derivatives, and what can be enumerated or simulated."""
+"""The protocol of RL² against a plain loop over single trials, its derivatives, and what can be
+enumerated or simulated.
+"""
 
 from dataclasses import fields, replace
 
@@ -61,7 +63,9 @@ def cell(np, parts, h, x):
 
 
 def plain_outputs(np, policy, theta, inputs, states):
-    """The outputs (T, A + 1, N) at the states (T, N) on given inputs (T, D, N), and every h_t (T, H, N)."""
+    """The outputs (T, A + 1, N) at the states (T, N) on given inputs (T, D, N), and every h_t (T,
+    H, N).
+    """
     parts = unpack(policy, theta)
     V, v = (np.concatenate(x) for x in parts[3:])
     h = np.zeros((policy.units, inputs.shape[2]))
@@ -84,8 +88,9 @@ def softmax(x):
 
 
 def replay(policy, theta, trials, lane, mistake=None):
-    """What the policy should see and answer at every step of one trial, from the recorded (s, a, r) and where episodes begin:
-    inputs (steps, D), outputs (steps, A + 1). mistake: a number of the list in REFERENCE.md, or another word.
+    """What the policy should see and answer at every step of one trial, from the recorded (s, a, r)
+    and where episodes begin: inputs (steps, D), outputs (steps, A + 1). mistake: a number of the
+    list in REFERENCE.md, or another word.
     """
     parts = unpack(policy, theta)
     h = np.zeros((policy.units, 1))
@@ -120,7 +125,9 @@ def grid_tasks():
 
 @pytest.fixture(params=["random tasks", "GridWorld"])
 def case(rng, request):
-    """Tasks with terminal states, a policy with larger weights than at the start, and trials of four episodes, none as long as another."""
+    """Tasks with terminal states, a policy with larger weights than at the start, and trials of
+    four episodes, none as long as another.
+    """
     if request.param == "GridWorld":
         mdps = grid_tasks()
     else:
@@ -146,7 +153,9 @@ def test_inputs_and_outputs_are_those_of_a_plain_loop(case):
 
 @pytest.mark.parametrize("mistake", [15, 16, 18, "no flag"])
 def test_mistakes_would_be_seen(case, mistake):
-    """15: the last (action, reward, flag) not shown; 16: hidden state cleared at each episode; 18: no null action; the flag dropped."""
+    """15: the last (action, reward, flag) not shown; 16: hidden state cleared at each episode; 18:
+    no null action; the flag dropped.
+    """
     _, policy, theta, trials = case
     wrong_inputs = wrong_outputs = right = 0
     for lane in range(trials.mask.shape[1]):
@@ -177,7 +186,9 @@ def test_null_action_at_the_first_step_only(case):
 
 
 def test_the_last_reward_of_an_episode_is_delivered(case):
-    """Where an episode begins that is not the first: flag 1, and the reward that ended the one before. Elsewhere the flag is 0."""
+    """Where an episode begins that is not the first: flag 1, and the reward that ended the one
+    before. Elsewhere the flag is 0.
+    """
     _, policy, _, trials = case
     begins = trials.mask[1:] & (trials.time[1:] == 0)
     assert begins.sum() == 3 * trials.mask.shape[1]  # four episodes, so three others than the first
@@ -187,7 +198,9 @@ def test_the_last_reward_of_an_episode_is_delivered(case):
 
 
 def test_exactly_n_episodes_with_their_times(rng):
-    """Rewards that name the outcome: every episode is followed from its start to a terminal state or the horizon, and no step further."""
+    """Rewards that name the outcome: every episode is followed from its start to a terminal state
+    or the horizon, and no step further.
+    """
     base = random_tasks(rng, 5, 4, 3, 3, horizon=4)
     codes = 0.01 * (1 + np.arange(base.rewards.size).reshape(base.rewards.shape))
     mdps = replace(base, rewards=np.where(base.terminal[:, :, None, None], 0, codes))
@@ -233,7 +246,9 @@ def test_exactly_n_episodes_with_their_times(rng):
 
 
 def test_hidden_state_lives_for_the_whole_trial(case):
-    """The recorded outputs equal one unroll over the trial; the first half alone gives the same, the second half alone does not."""
+    """The recorded outputs equal one unroll over the trial; the first half alone gives the same,
+    the second half alone does not.
+    """
     _, policy, theta, trials = case
     y, _, h = policy.unroll(theta, trials)
     np.testing.assert_allclose(y, trials.outputs, atol=1e-12)
@@ -261,7 +276,9 @@ def test_trials_do_not_meet(case):
 
 
 def test_actions_follow_the_recorded_policy(rng):
-    """Σ 1[a_t = a] − π(a|…) over all steps taken is within four standard errors of 0, also weighted by π: a martingale."""
+    """Σ 1[a_t = a] − π(a|…) over all steps taken is within four standard errors of 0, also weighted
+    by π: a martingale.
+    """
     mdps = random_tasks(rng, 3, 4, 3, 3, horizon=4, reward_noise=0.5)[np.repeat(np.arange(3), 700)]
     policy = RecurrentPolicy(4, 3, 5)
     for dtype in (np.float64, np.float32):
@@ -279,7 +296,9 @@ def test_actions_follow_the_recorded_policy(rng):
 
 
 def test_actions_and_successors_are_drawn_apart(rng):
-    """At the first step of 6000 trials from one state, the pairs (action, outcome) come with probability π(a) P(z|s, a)."""
+    """At the first step of 6000 trials from one state, the pairs (action, outcome) come with
+    probability π(a) P(z|s, a).
+    """
     base = random_tasks(rng, 1, 4, 3, 3, horizon=1)
     codes = (1 + np.arange(base.rewards.size).reshape(base.rewards.shape)) * ~base.terminal[
         :, :, None, None
@@ -366,7 +385,9 @@ def test_seeds_and_float32(case):
 
 
 def test_one_pull_is_one_step(rng):
-    """Bandits: T = n, nothing masked, the flag up from the second step on, the state always the one."""
+    """Bandits: T = n, nothing masked, the flag up from the second step on, the state always the
+    one.
+    """
     policy = RecurrentPolicy(1, 3, 4)
     trials = sample_trials(rng, independent(rng, 5, 3), policy, policy.init(rng, np.float64), 7)
     assert (
@@ -427,7 +448,9 @@ def test_check_grads(case, rng):
 
 
 def test_back_propagation_crosses_episodes(case, rng):
-    """Mistake 16: cut at the last episode's first step, with the state before it a constant, the gradient is another."""
+    """Mistake 16: cut at the last episode's first step, with the state before it a constant, the
+    gradient is another.
+    """
     _, policy, theta, trials = case
     lane = int(trials.mask.sum(0).argmax())
     one = trials.part([lane])
@@ -470,7 +493,9 @@ def test_read_out_is_that_of_the_state(rng):
 
 
 def test_masked_steps_have_no_say_in_gradients(case, rng):
-    """Outputs before the end are those of the unscrambled trial; with g = 0 where masked, so is the gradient."""
+    """Outputs before the end are those of the unscrambled trial; with g = 0 where masked, so is the
+    gradient.
+    """
     _, policy, theta, trials = case
     other = scrambled(rng, trials)
     g = rng.normal(size=trials.outputs.shape) * trials.mask[:, None]
@@ -539,7 +564,9 @@ def test_payoffs_by_loops(case):
 
 @pytest.mark.parametrize("family", ["random tasks", "GridWorld"])
 def test_performance_difference_lemma(rng, family):
-    """E Σ γᵗ A* = J(π) − J*, both summed over a trial's episodes, and E Σ γᵗ R̄ = E Σ γᵗ r, within four standard errors for each task."""
+    """E Σ γᵗ A* = J(π) − J*, both summed over a trial's episodes, and E Σ γᵗ R̄ = E Σ γᵗ r, within
+    four standard errors for each task.
+    """
     base = (
         grid_tasks()
         if family == "GridWorld"
@@ -631,7 +658,9 @@ def test_histories_show_what_the_sampler_shows(rng):
 
 
 def bandit_return(policy, theta, pulls):
-    """E Σ r over `pulls` pulls, by recursion: P(success) of an arm is (s + 1)/(s + f + 2) after s successes and f failures."""
+    """E Σ r over `pulls` pulls, by recursion: P(success) of an arm is (s + 1)/(s + f + 2) after s
+    successes and f failures.
+    """
     parts = unpack(policy, theta)
     arms = policy.n_actions
 
@@ -692,7 +721,9 @@ PAYOFFS = {
 
 @pytest.mark.parametrize("payoffs", PAYOFFS)
 def test_sampled_reinforce_gradient_is_the_exact_one(rng, payoffs):
-    """Σ_t ∇log π(a_t) Σ_{u≥t} payoff_u, mean over trials, within four standard errors in every component; from the *sum* over steps."""
+    """Σ_t ∇log π(a_t) Σ_{u≥t} payoff_u, mean over trials, within four standard errors in every
+    component; from the *sum* over steps.
+    """
     policy = RecurrentPolicy(1, 2, 3)
     batches = 120
     size = 300
@@ -732,8 +763,9 @@ def test_the_bayes_optimum_is_never_exceeded(rng):
 
 
 def test_the_bayes_optimum_is_approached_from_below():
-    """250 steps of Adam on the exact return of (k, n) = (2, 4), from about 2 to within 1e-3 of the dynamic programme, for the better of two
-    starts: some come to rest .0195 below it."""
+    """250 steps of Adam on the exact return of (k, n) = (2, 4), from about 2 to within 1e-3 of the
+    dynamic programme, for the better of two starts: some come to rest .0195 below it.
+    """
     policy = RecurrentPolicy(1, 2, 8)
     every = enumerate_bandit_trials(policy, 4)
     best = bayes_optimal(2, 4)

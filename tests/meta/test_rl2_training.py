@@ -58,8 +58,10 @@ def plain_surrogate(y, trials, advantage, target, *, clip, entropy_bonus, value)
 
 
 def plain_advantages(trials, payoffs, discount, lam, centred=True):
-    """(Â before it is standardised, Â, V̂): one trial at a time, one step at a time, with the baseline V + B, B_t = Σ_{u≥t} γᵘ⁻ᵗ of the
-    mean payoff of step u over all trials, those that are over counting with 0."""
+    """(Â before it is standardised, Â, V̂): one trial at a time, one step at a time, with the
+    baseline V + B, B_t = Σ_{u≥t} γᵘ⁻ᵗ of the mean payoff of step u over all trials, those that are
+    over counting with 0.
+    """
     steps, lanes = trials.mask.shape
     mean = [
         sum(payoffs[t, n] for n in range(lanes) if trials.mask[t, n]) / lanes for t in range(steps)
@@ -211,7 +213,9 @@ def test_float32_in_float32_out(rng):
     ],
 )
 def test_clipping_by_hand(advantage, ratio, expected):
-    """ε = .2, π_old(0) = .4: a good action's ratio counts up to 1.2 and a bad one's down to .8; what makes things worse counts in full."""
+    """ε = .2, π_old(0) = .4: a good action's ratio counts up to 1.2 and a bad one's down to .8;
+    what makes things worse counts in full.
+    """
     zero = np.zeros((1, 1), int)
     old, new = (np.log([[[p], [1 - p], [1.0]]]) for p in (0.4, 0.4 * ratio))
     trials = Trials(None, old, zero, zero, zero, zero, zero, zero == 0)
@@ -346,7 +350,9 @@ def test_mean_kl_by_hand():
 
 
 def test_masked_steps_add_nothing(case, rng):
-    """Nonsense where the mask is False: the same advantages, surrogate, KL, gradients, Fisher-vector products and steps."""
+    """Nonsense where the mask is False: the same advantages, surrogate, KL, gradients,
+    Fisher-vector products and steps.
+    """
     mdps, policy, theta, trials = case
     other = scrambled(rng, trials)
     payoffs = rl2.regrets(mdps, trials)
@@ -387,7 +393,9 @@ def exact_bandit_gradient(policy, theta, pulls):
 
 @pytest.mark.parametrize("payoffs", PAYOFFS)
 def test_ppo_gradient_at_ratio_one_is_the_exact_one(rng, payoffs):
-    """∇ of the surrogate at the old outputs with Â the undiscounted payoff-to-go, times the n steps over which it takes the mean."""
+    """∇ of the surrogate at the old outputs with Â the undiscounted payoff-to-go, times the n steps
+    over which it takes the mean.
+    """
     policy = RecurrentPolicy(1, 2, 3)
     batches = 120
     pulls = 3
@@ -447,7 +455,9 @@ def trial_return(mdps, policy, theta, episodes):
 
 @pytest.fixture(scope="module")
 def uneven():
-    """A task whose episodes end early or late as the policy chooses, 2 a trial: (task, policy, θ, exact ∇J by differences, 150 batches)."""
+    """A task whose episodes end early or late as the policy chooses, 2 a trial: (task, policy, θ,
+    exact ∇J by differences, 150 batches).
+    """
     rng = np.random.default_rng(8)
     mdps = tiny_mdp(rng, 3, ends=True)
     rewards = (
@@ -478,7 +488,9 @@ def test_trial_return_is_what_is_sampled(uneven):
 
 
 def standard_errors_off(uneven, of_batch):
-    """Per component, how far the mean over batches is from the exact gradient, and how far the exact one is from 0, in standard errors."""
+    """Per component, how far the mean over batches is from the exact gradient, and how far the
+    exact one is from 0, in standard errors.
+    """
     _, policy, theta, exact, batches = uneven
     sampled = np.array(
         [policy.unroll(theta, trials)[1](of_batch(mdps, trials)) for mdps, trials in batches]
@@ -491,7 +503,9 @@ def standard_errors_off(uneven, of_batch):
 
 @pytest.mark.parametrize("payoffs", PAYOFFS)
 def test_the_gradient_that_training_takes_is_exact_where_trials_differ_in_length(uneven, payoffs):
-    """Through `advantages` at γ = λ = 1 and the surrogate: ∇J, times the spread that Â was divided by, over the steps of a trial."""
+    """Through `advantages` at γ = λ = 1 and the surrogate: ∇J, times the spread that Â was divided
+    by, over the steps of a trial.
+    """
 
     def of_batch(mdps, trials):
         paid = (
@@ -513,7 +527,9 @@ def test_the_gradient_that_training_takes_is_exact_where_trials_differ_in_length
 
 
 def test_a_baseline_of_the_living_only_would_be_wrong(uneven):
-    """The mean payoff taken off each step that was taken, and nothing at a trial's end, pays for lasting long: another gradient."""
+    """The mean payoff taken off each step that was taken, and nothing at a trial's end, pays for
+    lasting long: another gradient.
+    """
 
     def of_batch(mdps, trials):
         paid = rl2.expected_rewards(mdps, trials)
@@ -531,7 +547,9 @@ def test_a_baseline_of_the_living_only_would_be_wrong(uneven):
 
 
 def test_one_ppo_step_by_hand(case, rng):
-    """One epoch, one minibatch: Adam's first moment is .1 of the shortened gradient, its first step β·left uphill in every component."""
+    """One epoch, one minibatch: Adam's first moment is .1 of the shortened gradient, its first step
+    β·left uphill in every component.
+    """
     mdps, policy, theta, trials = case
     payoffs = rl2.regrets(mdps, trials)
     left = 0.25
@@ -622,7 +640,9 @@ def test_no_minibatch_is_empty(rng):
 
 
 def test_a_minibatch_is_a_mean_over_its_own_steps(case):
-    """Two minibatches, and steps too short to matter: Adam's first moment is .9·.1 of one's gradient and .1 of the other's."""
+    """Two minibatches, and steps too short to matter: Adam's first moment is .9·.1 of one's
+    gradient and .1 of the other's.
+    """
     mdps, policy, theta, trials = case
     payoffs = rl2.regrets(mdps, trials)
     update = RecurrentPPO(step_size=1e-12, epochs=1, minibatches=2, max_norm=1e6)
@@ -651,7 +671,9 @@ def test_a_minibatch_is_a_mean_over_its_own_steps(case):
 
 
 def test_the_parts_of_a_minibatch_share_its_mean(uneven, monkeypatch):
-    """Trials of unequal length in unequal parts: a step counts alike in each, and Adam's first moment is that of one part."""
+    """Trials of unequal length in unequal parts: a step counts alike in each, and Adam's first
+    moment is that of one part.
+    """
     mdps, policy, theta, _, [(many, trials), *_] = uneven
     moments = []
     for lanes in (1000, 70):
@@ -688,7 +710,9 @@ def test_ppo_does_not_move_at_the_end_of_the_run(case, rng):
 
 @pytest.fixture
 def small(rng):
-    """(policy, θ, trials of different length, payoffs, the dense Fisher matrix from differences of plain softmaxes)."""
+    """(policy, θ, trials of different length, payoffs, the dense Fisher matrix from differences of
+    plain softmaxes).
+    """
     mdps = random_tasks(rng, 8, 3, 3, 3, horizon=3, discount=0.9)
     policy = RecurrentPolicy(3, 3, 2)
     theta = policy.init(rng, np.float64) + 0.5 * rng.normal(size=policy.net.size)
@@ -739,7 +763,9 @@ def critic(policy, theta):
 
 
 def test_a_trpo_step_is_the_natural_gradient_of_the_right_length(small, rng):
-    """All but the critic moves along (F + λI)⁻¹ g by c^j √(2δ / xᵀFx), the first j that keeps KL ≤ δ and improves the surrogate."""
+    """All but the critic moves along (F + λI)⁻¹ g by c^j √(2δ / xᵀFx), the first j that keeps KL ≤
+    δ and improves the surrogate.
+    """
     policy, theta, trials, payoffs, F = small
     update = RecurrentTRPO(radius=0.005, damping=0.02, iterations=300, every=1, shrink=0.6)
     _, standard, _ = plain_advantages(trials, payoffs, update.discount, update.lam)
@@ -777,7 +803,9 @@ def test_a_trpo_step_is_the_natural_gradient_of_the_right_length(small, rng):
 
 @pytest.mark.parametrize("radius", [1e-4, 0.01, 0.3, 10.0])
 def test_trpo_improves_within_the_radius(case, rng, radius):
-    """Whatever the radius: KL(old‖new) ≤ δ and a better surrogate; where the full step is too long, it is the largest c^j that is not."""
+    """Whatever the radius: KL(old‖new) ≤ δ and a better surrogate; where the full step is too long,
+    it is the largest c^j that is not.
+    """
     mdps, policy, theta, trials = case
     payoffs = rl2.regrets(mdps, trials)
     new, _ = RecurrentTRPO(radius=radius, every=2)(rng, policy, theta, trials, payoffs, None, 1.0)
@@ -791,7 +819,9 @@ def test_trpo_improves_within_the_radius(case, rng, radius):
 
 
 def test_trpo_stays_where_the_line_search_fails(case, rng, monkeypatch):
-    """Zero payoffs and a zero critic, or a KL that is above the radius however short the step: only the critic's rows change."""
+    """Zero payoffs and a zero critic, or a KL that is above the radius however short the step: only
+    the critic's rows change.
+    """
     mdps, policy, theta, trials = case
     rows = critic(policy, theta)
     flat = np.where(rows, 0, theta)
@@ -815,7 +845,9 @@ def test_trpo_stays_where_the_line_search_fails(case, rng, monkeypatch):
 
 
 def assert_critic(policy, theta, trials, target):
-    """At each state min Σ (wᵀh + c − V̂)² + ρ (‖w‖² + c²), h the hidden states at θ of the steps taken there: by least squares."""
+    """At each state min Σ (wᵀh + c − V̂)² + ρ (‖w‖² + c²), h the hidden states at θ of the steps
+    taken there: by least squares.
+    """
     _, _, _, V, v = unpack(policy, theta)
     _, h = plain_outputs(np, policy, theta, trials.inputs, trials.states)
     visited = 0
@@ -860,7 +892,9 @@ def fresh_score(policy, theta, pulls, seed):
     ],
 )
 def test_it_learns_to_learn(update, iterations, payoffs):
-    """(n, k) = (5, 2): random gets 2.5, the best 2.91; a few seconds bring more than half of the difference."""
+    """(n, k) = (5, 2): random gets 2.5, the best 2.91; a few seconds bring more than half of the
+    difference.
+    """
     rng = np.random.default_rng(3)
     policy = RecurrentPolicy(1, 2, 12)
     theta = policy.init(rng, memory=5)

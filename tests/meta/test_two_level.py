@@ -1,4 +1,6 @@
-"""Two-level RL²: MAML with another inner algorithm, its gradient against finite differences and against every possible data set."""
+"""Two-level RL²: MAML with another inner algorithm, its gradient against finite differences and
+against every possible data set.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Callable
@@ -93,7 +95,9 @@ def test_with_inner_reinforce_it_is_maml(tasks, score):
 
 
 def test_one_epoch_of_ppo_is_maml_too(tasks):
-    """θ' = θ + α∇L at ratio 1, whose derivative goes through π_old as well: REINFORCE's, and not LVC's."""
+    """θ' = θ + α∇L at ratio 1, whose derivative goes through π_old as well: REINFORCE's, and not
+    LVC's.
+    """
     policy = SoftmaxPolicy(S, A)
     inners = PPO(0.5, epochs=1), Reinforce(0.5), Reinforce(0.5, estimator="lvc")
     ppo, maml, lvc = (trained(tasks, policy, inner)[-1].theta for inner in inners)
@@ -107,8 +111,9 @@ def test_one_epoch_of_ppo_is_maml_too(tasks):
 @every_inner
 @pytest.mark.parametrize("k", [1, 2])
 def test_second_order_gradient_by_finite_differences(tasks, rng, inner, k):
-    """Of θ ↦ Σ W log π(U(…U(θ, D_1)…, D_k)), everything that is prepared held fixed; each task's own part. (CG stops at 1e-10, which
-    differences over less than 1e-5 would see.)"""
+    """Of θ ↦ Σ W log π(U(…U(θ, D_1)…, D_k)), everything that is prepared held fixed; each task's
+    own part. (CG stops at 1e-10, which differences over less than 1e-5 would see.)
+    """
     for name, policy, theta in learners(rng, N, S, A):
         path = adapt(rng, tasks, policy, theta, inner, steps=k, episodes=K)
         g = meta_gradient(policy, path, inner)
@@ -206,7 +211,9 @@ def test_with_the_score_it_is_the_gradient_of_the_expected_adapted_return(
 
 
 def test_expected_adapted_return_of_one_ppo_step_by_loops(rng):
-    """Σ_D p(D) J(U(θ, D)) with data sets of one episode written out: the update from sums over its steps, J by plain enumeration."""
+    """Σ_D p(D) J(U(θ, D)) with data sets of one episode written out: the update from sums over its
+    steps, J by plain enumeration.
+    """
     mdps = tiny_mdp(rng, 2)
     policy = SoftmaxPolicy(3, 2)
     theta = rng.normal(size=(3, 2))
@@ -230,7 +237,9 @@ def test_expected_adapted_return_of_one_ppo_step_by_loops(rng):
 
 @pytest.mark.parametrize("inner", [PPO(3.0, epochs=3), TRPO(0.1, damping=0.1)], ids=["ppo", "trpo"])
 def test_meta_training_improves_the_exact_return_after_adaptation(inner):
-    """3×3, start in a corner, goals in the three others: one update must reach each of them from the same θ."""
+    """3×3, start in a corner, goals in the three others: one update must reach each of them from
+    the same θ.
+    """
     goals = GridWorld.open(3, 3, discount=0.95, horizon=6).mdps(np.array([2, 6, 8]))
     policy = SoftmaxPolicy(9, 4)
 
@@ -260,7 +269,9 @@ def test_meta_training_improves_the_exact_return_after_adaptation(inner):
 
 @dataclass(frozen=True)
 class Broken:
-    """An update whose value, or only whose derivative, is NaN in what is its n-th call to `prepare`."""
+    """An update whose value, or only whose derivative, is NaN in what is its n-th call to
+    `prepare`.
+    """
 
     where: str
     calls: list
@@ -310,7 +321,9 @@ def test_returns_that_are_not_finite_stop_training_and_are_named():
 
 @pytest.mark.parametrize("score", [False, True])
 def test_a_query_that_is_not_finite_is_not_blamed_on_the_parameters(score):
-    """The inner step, of negative size, leads from the action that pays 1 to the one that pays more than a float32 holds."""
+    """The inner step, of negative size, leads from the action that pays 1 to the one that pays more
+    than a float32 holds.
+    """
     tasks = MDP.from_dense(np.ones((1, 2, 1)), np.array([[1.0, 1.0]]), 0, discount=1.0, horizon=1)
     object.__setattr__(tasks, "rewards", np.array([[[[1.0], [1e300]]]]))  # which MDP refuses
     with pytest.raises(FloatingPointError, match="^iteration 0: returns"), np.errstate(

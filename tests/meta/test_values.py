@@ -1,4 +1,6 @@
-"""Meta-learned values: each step against λ-returns in their forward view, the meta-gradient against finite differences, and the truth."""
+"""Meta-learned values: each step against λ-returns in their forward view, the meta-gradient against
+finite differences, and the truth.
+"""
 
 from dataclasses import replace
 from types import GeneratorType
@@ -41,7 +43,9 @@ def log_pi(rng):
 
 
 def lambda_returns(v, e, discount, lam):
-    """V̂_t of the steps that were taken, {(t, n, k): V̂}: Sutton & Barto (2018), eq. 12.3 with 12.1, a truncated end worth V(s_T)."""
+    """V̂_t of the steps that were taken, {(t, n, k): V̂}: Sutton & Barto (2018), eq. 12.3 with
+    12.1, a truncated end worth V(s_T).
+    """
     targets = {}
     for n, k in np.ndindex(e.last_states.shape):
         length = int(e.mask[:, n, k].sum())
@@ -88,7 +92,9 @@ def plain_error(v, e, targets):
 
 
 def test_by_hand():
-    """Rewards 1 and 2 on the way 0 → 1 → 0, γ = ½, V = (4, 8): δ = (1 + 4 − 4, 2 + 2 − 8), or 2 − 8 where the way ends there."""
+    """Rewards 1 and 2 on the way 0 → 1 → 0, γ = ½, V = (4, 8): δ = (1 + 4 − 4, 2 + 2 − 8), or 2 − 8
+    where the way ends there.
+    """
 
     def path(truncated):
         column = np.array([0, 1])[:, None, None]
@@ -157,7 +163,9 @@ def test_adaptation_is_its_steps(rng, tasks, log_pi, lam):
 @pytest.mark.parametrize("steps", [0, 1, 2])
 @pytest.mark.parametrize("lam, length", [(0, 3), (1, 3), (0.5, None)])
 def test_meta_gradient_against_finite_differences(rng, tasks, log_pi, steps, lam, length):
-    """Through the loops above; the query's targets are held where V was, as they are constants of the objective."""
+    """Through the loops above; the query's targets are held where V was, as they are constants of
+    the objective.
+    """
     v = rng.normal(size=(N, S))
     values, data = adapt_values(
         rng, tasks, log_pi, v, steps=steps, step_size=0.4, episodes=3, length=length, lam=lam
@@ -186,7 +194,9 @@ def test_meta_gradient_against_finite_differences(rng, tasks, log_pi, steps, lam
 
 
 def every_episode(mdps, length, truncated):
-    """All 4^T equally likely outcomes of a task whose π and P are halves, one that ended early counting as often as it happens."""
+    """All 4^T equally likely outcomes of a task whose π and P are halves, one that ended early
+    counting as often as it happens.
+    """
     rows = []
     for p, path, last in all_episodes(replace(mdps, horizon=length), 0, np.full((S, A), 0.5)):
         ended = len(path) < length or mdps.terminal[0, last]
@@ -201,8 +211,9 @@ def every_episode(mdps, length, truncated):
 
 @pytest.mark.parametrize("lam", [0, 0.6, 1])
 def test_steps_converge_to_the_exact_values(rng, lam):
-    """On every episode there is, so with no sampling error: cut short to V^π of no horizon; and with Monte-Carlo returns of a whole
-    episode to Σ_t Pr(s_t = s) V_t(s) / Σ_t Pr(s_t = s)."""
+    """On every episode there is, so with no sampling error: cut short to V^π of no horizon; and
+    with Monte-Carlo returns of a whole episode to Σ_t Pr(s_t = s) V_t(s) / Σ_t Pr(s_t = s).
+    """
     successors = np.array([[[1, 2], [0, 3]], [[2, 0], [1, 3]], [[0, 1], [2, 1]], [[3, 3], [3, 3]]])[
         None
     ]
@@ -233,7 +244,9 @@ def test_steps_converge_to_the_exact_values(rng, lam):
 
 
 def test_sampled_steps_come_close_to_the_exact_values(rng, tasks, log_pi):
-    """Rollouts of 4 out of 1000 steps, K = 2000 at α = .2: the last of 60 steps leave less than five standard errors of a target."""
+    """Rollouts of 4 out of 1000 steps, K = 2000 at α = .2: the last of 60 steps leave less than
+    five standard errors of a target.
+    """
     long = replace(tasks, horizon=1000)
     values, data = adapt_values(
         rng, long, log_pi, np.zeros(S), steps=60, step_size=0.2, episodes=2000, length=4, lam=0.9
@@ -291,7 +304,9 @@ def test_training_is_a_lazy_reproducible_generator():
 
 
 def test_training_descends_the_mean_meta_gradient():
-    """What one iteration hands to its optimiser is −∇ of the mean objective over the tasks, and what it yields is the error."""
+    """What one iteration hands to its optimiser is −∇ of the mean objective over the tasks, and
+    what it yields is the error.
+    """
     seen = []
 
     def keep(v, g, state, step_size):

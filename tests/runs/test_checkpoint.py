@@ -1,4 +1,6 @@
-"""Files that a kill leaves whole, and training that goes on from them to the same bits. As a program, it trains children to be killed."""
+"""Files that a kill leaves whole, and training that goes on from them to the same bits. As a
+program, it trains children to be killed.
+"""
 
 import os
 import pathlib
@@ -656,8 +658,9 @@ def kill_run(path):
 
 
 def nursery(path):
-    """For each line, a delay in ms, forks a child that trains, kills it so long after its first sign of life, and says how it ended: the
-    signal, or 0 if it had finished. (A fork is faster than a new interpreter, and this one has a single thread.)
+    """For each line, a delay in ms, forks a child that trains, kills it so long after its first
+    sign of life, and says how it ended: the signal, or 0 if it had finished. (A fork is faster than
+    a new interpreter, and this one has a single thread.)
     """
     for line in sys.stdin:
         alive, birth = os.pipe()
@@ -675,7 +678,9 @@ def nursery(path):
 
 
 def test_killed_at_random_moments_it_loses_nothing(tmp_path, rng):
-    """60 kills at least, at moments from the first sign of life on, in one run or, on a fast machine, several."""
+    """60 kills at least, at moments from the first sign of life on, in one run or, on a fast
+    machine, several.
+    """
     *_, last = kill_run(tmp_path / "undisturbed")
     path = tmp_path / "killed.npz"
     kills = 0

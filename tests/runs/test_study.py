@@ -1,4 +1,6 @@
-"""A study gives the same bits wherever and in whatever order it runs, loses nothing to a failure or a kill, and goes on from disk."""
+"""A study gives the same bits wherever and in whatever order it runs, loses nothing to a failure or
+a kill, and goes on from disk.
+"""
 
 import os
 import pathlib
@@ -21,7 +23,9 @@ SETTINGS = [dict(scale=1.5, size=3), dict(scale=0.1, size=40)]
 
 
 def walk(rng, scale, size):
-    """Numbers whose every bit depends on the seed, arrays of several types, and a nested dictionary."""
+    """Numbers whose every bit depends on the seed, arrays of several types, and a nested
+    dictionary.
+    """
     steps = scale * rng.normal(size=(size, 2)).astype(np.float32)
     return dict(
         path=np.cumsum(steps, 0),
@@ -94,7 +98,9 @@ def bits(value):
 
 
 def table(results):
-    """{(seed, settings): bits}, once every result has been found to be without an error and there once."""
+    """{(seed, settings): bits}, once every result has been found to be without an error and there
+    once.
+    """
     results = list(results)
     for result in results:
         assert result.error is None, result.error
@@ -184,7 +190,9 @@ def test_in_this_process_a_task_runs_when_its_result_is_asked_for(tmp_path):
 
 
 def held_executor():
-    """An executor whose futures end when the test says so, and the list of (future, function, arguments)."""
+    """An executor whose futures end when the test says so, and the list of (future, function,
+    arguments).
+    """
 
     class Executor(ThreadPoolExecutor):
         def submit(self, function, *arguments):

@@ -1,4 +1,6 @@
-"""Bandits: the tables against what was asked for, and the means' distributions against their definitions."""
+"""Bandits: the tables against what was asked for, and the means' distributions against their
+definitions.
+"""
 
 import numpy as np
 import pytest

@@ -66,7 +66,9 @@ def recursive_value(mdps, i, s, t, act):
 
 
 def example_3_5():
-    """Sutton & Barto (2018), Example 3.5: 5×5; A = (0, 1) → (4, 1) pays 10, B = (0, 3) → (2, 3) pays 5, leaving the grid −1."""
+    """Sutton & Barto (2018), Example 3.5: 5×5; A = (0, 1) → (4, 1) pays 10, B = (0, 3) → (2, 3)
+    pays 5, leaving the grid −1.
+    """
     P = np.zeros((25, 4, 25))
     R = np.zeros((25, 4))
     for row, column in product(range(5), range(5)):
@@ -145,7 +147,9 @@ FROZEN_LAKE = "SFFF", "FHFH", "FFFH", "HFFG"
 
 
 def gymnasium_frozen_lake():
-    """{s: {a: [(p, s', r, done)]}} by Gymnasium's rule: left, down, right, up; the action or a perpendicular one, a third each."""
+    """{s: {a: [(p, s', r, done)]}} by Gymnasium's rule: left, down, right, up; the action or a
+    perpendicular one, a third each.
+    """
     cells = "".join(FROZEN_LAKE)
 
     def move(s, a):
@@ -246,7 +250,9 @@ def test_stationary_values_are_the_limit(tasks, log_pi):
 
 
 def test_stationary_values_without_discount_need_sure_termination():
-    """Action 0 ends the second task from everywhere, action 1 only leads back and forth; the first task always ends."""
+    """Action 0 ends the second task from everywhere, action 1 only leads back and forth; the first
+    task always ends.
+    """
     P = np.zeros((2, 3, 2, 3))
     P[0, :, :, 2] = P[:, 2, :, 2] = P[1, :2, 0, 2] = P[1, 0, 1, 1] = P[1, 1, 1, 0] = 1
     mdps = MDP.from_dense(
@@ -301,7 +307,9 @@ def test_optimum_bounds_every_policy_and_its_greedy_policy_reaches_it(rng):
 
 @pytest.mark.parametrize("discount", [0.8, 1])
 def test_optimal_policy_in_time_earns_the_optimum(rng, discount):
-    """By dynamic programming on the tasks with time, and by a plain recursion that follows the policy at each time."""
+    """By dynamic programming on the tasks with time, and by a plain recursion that follows the
+    policy at each time.
+    """
     mdps = random_tasks(rng, N, 4, 3, Z, horizon=5, discount=discount)
     log_pi = exact.optimal_log_pi(mdps)
     timed = mdps.with_time()
@@ -386,7 +394,9 @@ def test_expected_return_to_second_order(tasks, rng):
 
 
 def test_policy_gradient_four_ways(tasks, rng):
-    """The theorem, autograd of dynamic programming, autograd of the enumeration, finite differences of a plain recursion."""
+    """The theorem, autograd of dynamic programming, autograd of the enumeration, finite differences
+    of a plain recursion.
+    """
     episodes, dynamics = enumeration.enumerate_episodes(tasks)
     for name, policy, theta in policies(rng, N, S, A):
         theta = theta + np.zeros((N,) + theta.shape[-2:])
@@ -431,7 +441,9 @@ def test_policy_gradient_with_four_actions_of_two_units(rng):
 
 
 def test_number_of_episodes_by_hand():
-    """Task 0 branches in two at every step from two starts: 2·2³. Task 1: one start; action 0 ends, action 1 stays: 1 + 1 + 2."""
+    """Task 0 branches in two at every step from two starts: 2·2³. Task 1: one start; action 0 ends,
+    action 1 stays: 1 + 1 + 2.
+    """
     P = np.array([[[[1.0, 0], [0, 1]], [[1, 0], [0, 1]]], [[[0, 1], [1, 0]], [[0, 1], [0, 1]]]])
     R = np.array([[[1.0, 2], [3, 4]], [[5, 6], [0, 0]]])
     mdps = MDP.from_dense(
@@ -497,7 +509,9 @@ def test_enumeration_against_recursion(tasks, log_pi):
 
 
 def expected_table(mdps, pi, k, baseline):
-    """E[folded REINFORCE weights] over every data set of k episodes, each one of them a task of K = k episodes: (N, S, A)."""
+    """E[folded REINFORCE weights] over every data set of k episodes, each one of them a task of K =
+    k episodes: (N, S, A).
+    """
     episodes, dynamics = enumeration.enumerate_episodes(mdps)
     p = probability(episodes, dynamics, pi)
     tables = []
@@ -529,7 +543,9 @@ def expected_table(mdps, pi, k, baseline):
     ],
 )
 def test_expectation_of_reinforce_over_every_data_set(rng, k, baseline, share):
-    """Unbiased without a baseline and with leave-one-out; exactly (1 − 1/K)∇J with the mean of the batch itself."""
+    """Unbiased without a baseline and with leave-one-out; exactly (1 − 1/K)∇J with the mean of the
+    batch itself.
+    """
     mdps = random_tasks(rng, N, S, A, Z, horizon=2, discount=0.8)
     policy = SoftmaxPolicy(S, A)
     theta = rng.normal(size=(N, S, A))
@@ -565,7 +581,9 @@ def test_sure_termination_may_be_as_far_away_as_there_are_states():
 
 @pytest.mark.parametrize("slip", [0, 0.3])
 def test_sweeps_over_many_states_in_blocks(slip, rng):
-    """Three tasks of 6,400 states are two blocks, the border inside a task; against plain sums over all successors."""
+    """Three tasks of 6,400 states are two blocks, the border inside a task; against plain sums over
+    all successors.
+    """
     mdps = GridWorld.open(80, 80, discount=0.9, horizon=2, slip=slip).mdps([5, 77, 6399])
     assert mdps.start.size > exact.BLOCK
     pi = rng.dirichlet(np.ones(4), mdps.shape[:2])
@@ -594,7 +612,9 @@ def test_stationary_values_by_sweeps_keep_their_error_bound(tasks, log_pi):
 
 
 def test_a_coarser_tolerance_takes_fewer_sweeps():
-    """One state that pays 1 for ever, γ = ½: the n-th sweep changes V by 2¹⁻ⁿ, which is then its error too."""
+    """One state that pays 1 for ever, γ = ½: the n-th sweep changes V by 2¹⁻ⁿ, which is then its
+    error too.
+    """
     forever = MDP.from_dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0, discount=0.5, horizon=1)
     for solve in (
         lambda **options: exact.stationary_values(forever, np.zeros((1, 1)), **options),
@@ -606,7 +626,9 @@ def test_a_coarser_tolerance_takes_fewer_sweeps():
 
 
 def test_without_discount_sweeps_stop_at_a_change_below_the_tolerance():
-    """A state that ends with probability ½ and else pays 1 and stays: V = 1, the n-th sweep adds 2⁻ⁿ."""
+    """A state that ends with probability ½ and else pays 1 and stays: V = 1, the n-th sweep adds
+    2⁻ⁿ.
+    """
     coin = MDP(
         [[[[0, 1]], [[1, 1]]]],
         [[[[0.5, 0.5]], [[1, 0]]]],
@@ -627,7 +649,9 @@ def test_without_discount_sweeps_stop_at_a_change_below_the_tolerance():
 
 @pytest.mark.parametrize("seed, discount", [(37, 0.7), (372, 0.5), (442, 0.9), (808, 0.5), (1, 0)])
 def test_a_tolerance_below_rounding_is_met_to_rounding(seed, discount):
-    """In most of these the sweeps end in a cycle, where the last bit of V goes up and down for ever."""
+    """In most of these the sweeps end in a cycle, where the last bit of V goes up and down for
+    ever.
+    """
     mdps = random_tasks(np.random.default_rng(seed), 1, 3, 2, 2, horizon=2)
     log_pi = np.full((3, 2), -np.log(2))
     mdps = replace(mdps, discount=discount)
@@ -637,7 +661,9 @@ def test_a_tolerance_below_rounding_is_met_to_rounding(seed, discount):
 
 
 def test_value_iteration_keeps_its_error_bound():
-    """One state that pays 1 for ever: V = 1/(1 − γ). Stopping at a change of the tolerance would be off by 99 times that."""
+    """One state that pays 1 for ever: V = 1/(1 − γ). Stopping at a change of the tolerance would be
+    off by 99 times that.
+    """
     forever = MDP.from_dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0, discount=0.99, horizon=1)
     for tolerance in (1e-2, 1e-6):
         assert (

@@ -1,4 +1,6 @@
-"""GridWorld: what a map means, every move's target and reward by hand, goals, pictures, and the maps it refuses."""
+"""GridWorld: what a map means, every move's target and reward by hand, goals, pictures, and the
+maps it refuses.
+"""
 
 import numpy as np
 import pytest

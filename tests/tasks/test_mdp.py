@@ -1,4 +1,6 @@
-"""The batch of tabular MDPs: its constructors, sub-batches, auto-reset, and what each of them refuses."""
+"""The batch of tabular MDPs: its constructors, sub-batches, auto-reset, and what each of them
+refuses.
+"""
 
 import re
 from dataclasses import replace
@@ -29,7 +31,9 @@ def dense(mdps):
 
 
 def random_dense(rng, n=3, s=5, a=2):
-    """Sparse P and R (N, S, A, S) and terminal (N, S): the last state of every task, and state 1 of the last task."""
+    """Sparse P and R (N, S, A, S) and terminal (N, S): the last state of every task, and state 1 of
+    the last task.
+    """
     P = rng.random((n, s, a, s)) * (rng.random((n, s, a, s)) < 0.6) + 0.1 * np.eye(s)[0]
     P /= P.sum(-1, keepdims=True)
     R = rng.normal(size=P.shape)
@@ -41,7 +45,9 @@ def random_dense(rng, n=3, s=5, a=2):
 
 
 def pattern(why):
-    """'argument: words (at place)' as a regular expression: the message starts with the argument and ends in the place."""
+    """'argument: words (at place)' as a regular expression: the message starts with the argument
+    and ends in the place.
+    """
     argument, _, rest = why.partition(":")
     words, _, place = rest.strip().partition("(")
     return f"^{argument}: .*{re.escape(words.strip())}.*{re.escape('(' + place) if place else ''}"
@@ -199,14 +205,17 @@ def test_from_gymnasium_several_tables():
         assert (mdps.terminal[i, :states] == alone.terminal[0]).all() and (
             mdps.start[i, :states] == alone.start[0]
         ).all()
-        # what fills up is terminal, so that every state that matters can still be found to end at γ = 1
+        # what fills up is terminal, so that every state that matters can still be found to end at γ
+        # = 1
         assert mdps.terminal[i, states:].all() and not mdps.start[i, states:].any()
         assert not dense(mdps)[0][i, :states, :, states:].any()
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_from_gymnasium_keeps_every_return(seed):
-    """Backward induction on the dictionary, where done ends, and on the arrays, where terminal states do."""
+    """Backward induction on the dictionary, where done ends, and on the arrays, where terminal
+    states do.
+    """
     rng = np.random.default_rng(seed)
     tables = []
     horizon = 4
@@ -246,7 +255,9 @@ def test_from_gymnasium_keeps_every_return(seed):
 
 
 def frozen_lake(rows):
-    """Gymnasium's table by its rule: actions left, down, right, up; each neighbouring direction of the wanted one as likely."""
+    """Gymnasium's table by its rule: actions left, down, right, up; each neighbouring direction of
+    the wanted one as likely.
+    """
     h = len(rows)
     w = len(rows[0])
     table = {}
@@ -375,7 +386,9 @@ def test_sub_batches_do_not_inherit_what_was_computed_of_the_whole(rng, tasks):
 
 @pytest.fixture
 def timed(rng):
-    """3 tasks of 4 states, another one terminal in each, 2 actions and 3 steps; and the same with time."""
+    """3 tasks of 4 states, another one terminal in each, 2 actions and 3 steps; and the same with
+    time.
+    """
     mdps = random_tasks(rng, 3, 4, 2, 2, horizon=3, discount=0.8, reward_noise=[0.1, 0.2, 0.3])
     return mdps, mdps.with_time()
 
@@ -404,7 +417,9 @@ def test_with_time_by_loops(timed):
 
 
 def test_with_time_keeps_every_value(rng, timed):
-    """A copy's value with the whole horizon left is that of its state with T − t steps to go, since the copies at T are the end."""
+    """A copy's value with the whole horizon left is that of its state with T − t steps to go, since
+    the copies at T are the end.
+    """
     mdps, clocked = timed
     log_pi = np.log(rng.dirichlet((1, 1), (3, 4)))
     v = exact.values(mdps, log_pi)

@@ -1,4 +1,6 @@
-"""Random MDPs: the distribution they are drawn from, within five standard errors, and what is refused."""
+"""Random MDPs: the distribution they are drawn from, within five standard errors, and what is
+refused.
+"""
 
 import numpy as np
 import pytest
@@ -35,7 +37,8 @@ def test_distribution(rng):
     mdps = random_mdps(rng, n, s, a, reward_mean=2.0, reward_std=0.5)
     P = np.zeros((n, s, a, s))
     np.put_along_axis(P, mdps.successors, mdps.probabilities, -1)
-    # a flat Dirichlet's margins are Beta(1, S − 1): mean 1/S, E p² = 2/(S(S + 1)), E p³ = 6/(S(S + 1)(S + 2))
+    # a flat Dirichlet's margins are Beta(1, S − 1): mean 1/S, E p² = 2/(S(S + 1)), E p³ = 6/(S(S +
+    # 1)(S + 2))
     for power, moment in (1, 1 / s), (2, 2 / (s * (s + 1))), (3, 6 / (s * (s + 1) * (s + 2))):
         error = (P**power).std(0) / np.sqrt(n)
         assert (abs((P**power).mean(0) - moment) < 5 * error).all()
