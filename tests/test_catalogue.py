@@ -1,14 +1,31 @@
-"""Known mistakes in public meta-RL code, each as its authors would have written it, and the oracle
-that catches it.
+"""Known mistakes in public meta-RL code, each as its authors would have written it, and caught.
 
-     1  the score term of (b) left out                             9  TRPO's line search on Σ W log π
-     2  the naive loss differentiated twice                       10  conjugate gradient, residual and direction one array
-     3  score term: a product of means, or the first step only    11  a baseline fitted on the episodes that it scores
-     4  a baseline inside DiCE's product                          12  held-out tasks drawn with the training seed
-     5  index −1 is the last one; divided by K twice              14  1/length weights per trajectory
-     6  the outer step size in the inner step                     20  γᵗ dropped
-     7  log-probabilities averaged over units                     21  DiCE or LVC plus the score term
-     8  advantages divided by their variance
+This is the whole catalogue, with the file where each is caught: "here" in this one.
+
+     1  the score term of (b) is left out                                here
+     2  the naive loss is differentiated twice: "second order"           here
+     3  the score term is a product of means, or of the first step only  here
+     4  a baseline stands inside DiCE's product                          here
+     5  index −1 is taken for the one before 0; divided by K twice       here
+     6  the outer step size is used in the inner step                    here
+     7  log-probabilities are averaged over units                        here
+     8  advantages are divided by their variance                         here
+     9  TRPO's line search looks at Σ W log π                            here
+    10  conjugate gradient: residual and direction are one array         here
+    11  a baseline is fitted on the episodes that it scores              here
+    12  held-out tasks are drawn with the training seed                  here
+    13  zero observations, biases and ReLU: no unit lives                no such network here
+    14  each trajectory is weighted by 1/length                          here
+    15  RL²: the last step of an episode is never shown                  meta/test_rl2.py
+    16  RL²: the hidden state is cleared in every episode                meta/test_rl2.py
+    17  RL²: value targets come from standardised advantages             meta/test_rl2_training.py
+    18  RL²: the first input says "arm 0, reward 0"                      meta/test_rl2.py
+    19  GAE runs across two tasks that are neighbours in a buffer        meta/test_rl2_training.py
+    20  γᵗ is dropped                                                    here
+    21  the score term is added to DiCE or LVC                           here
+
+(22 to 24 of the list from which these numbers come are mistakes in what a user hands in: data of
+another step, `dones` for a mask, means over steps. No code here can make them.)
 
 Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the
 random MDPs of 9 and 12). An error is the largest absolute difference over the largest component of
@@ -564,7 +581,9 @@ def test_09_line_search_on_the_policy_gradient_loss(radius, centred, harmful, n=
         first_exponent(trpo, policy, theta, table, nu, predicted)
         for predicted in (log_loss, expected_advantage)
     )
-    what = f"gain in J, δ={radius}, W of {'advantages' if centred else 'returns'}: {np.sum(wrong != answer)} of {n} searches end elsewhere"
+    weights = "advantages" if centred else "returns"
+    elsewhere = f"{np.sum(wrong != answer)} of {n} searches end elsewhere"
+    what = f"gain in J, δ={radius}, W of {weights}: {elsewhere}"
     right = trpo.search(policy, theta, table, nu)
     (assert_caught if harmful else assert_unchanged)(
         9, what, gain(wrong), gain(answer), *[gain(right)] * harmful

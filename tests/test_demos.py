@@ -252,7 +252,8 @@ def test_study_demo_goes_on_and_names_what_it_lacks(demo, tmp_path):
     command = [
         sys.executable,
         "-c",
-        "import sys; sys.modules['mpi4py'] = None; import study; study.needed('mpi4py.futures', 'mpi4py')",
+        "import sys; sys.modules['mpi4py'] = None\n"
+        "import study; study.needed('mpi4py.futures', 'mpi4py')",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT / "demos")
     assert (

@@ -13,8 +13,8 @@ import pytest  # noqa: E402
 from matplotlib.colors import to_hex, to_rgb  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from metarl_np import plots
-from metarl_np.tasks.gridworld import GridWorld
+from metarl_np import plots  # noqa: E402
+from metarl_np.tasks.gridworld import GridWorld  # noqa: E402
 
 GRID = GridWorld("S.# .OG", discount=0.9, horizon=3)
 

@@ -625,7 +625,7 @@ def test_belief_before_anything_is_seen_is_the_prior(rng):
 
 
 def test_dirichlet_sample_has_the_moments_of_the_posterior(rng):
-    """Mean and second moments of P and of the mean reward, 4000 draws, within five standard errors."""
+    """Mean and second moments of P and of the mean reward: 4000 draws, five standard errors."""
     one = random_mdps(rng, 1, 3, 2, horizon=7, discount=0.8)
     belief = DirichletBelief(Prior(0.4, 1.0, 0.5, 1.0), one).update(
         rollout(rng, one, uniform(one), 2)

@@ -548,7 +548,7 @@ def test_psrl_is_that_of_act(rng):
 
 
 def test_psrl_with_the_true_prior_is_the_computed_one():
-    """134.5 ± .8 and 406.9 ± 1.9, computed elsewhere, within 3 standard errors of the difference."""
+    """134.5 ± .8 and 406.9 ± 1.9, computed elsewhere, within 3 standard errors of it."""
     mdps = random_mdps(np.random.default_rng(3), 600)
     score = play_mdps(np.random.default_rng(4), mdps, DirichletBelief(TRUE, mdps), 25, opsrl, 1)
     for n, want, error in ((10, 134.5, 0.8), (25, 406.9, 1.9)):

@@ -41,7 +41,7 @@ def parameters(rng, policy, tasks, scale=1.5):
 
 
 def naive_pi(policy, theta):
-    """π(a|s) of one task as products and quotients of exponentials, one number at a time: (S, A)."""
+    """π(a|s) of one task by products and quotients of exponentials, number by number: (S, A)."""
     phi = np.eye(policy.n_states) if policy.features is None else policy.features
     pi = np.zeros((policy.n_states, policy.n_actions))
     for s in range(policy.n_states):

@@ -622,7 +622,7 @@ class Fixed:
 
 
 def every_row(mdps, copies):
-    """One task for each (task, state, action) of `mdps`, times `copies`: the tasks, s and a (M,)."""
+    """A task for each (task, state, action) of `mdps`, times `copies`: the tasks, s and a (M,)."""
     n, s, a = mdps.shape
     task, state, action = (np.repeat(x.ravel(), copies) for x in np.indices((n, s, a)))
     return mdps[task], state, action

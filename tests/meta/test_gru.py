@@ -42,7 +42,7 @@ def plain(theta, x):
 
 
 def test_one_unit_by_hand():
-    """z = r = ½ at zero weights but b_c: h_1 = ½ tanh(b_c), h_2 = ½ h_1 + ½ tanh(b_c + ½ U_c h_1)."""
+    """z = r = ½ where only b_c and U_c are not 0: h_2 = ½ h_1 + ½ tanh(b_c + ½ U_c h_1)."""
     net = gru.GRU(1, 1, 1)
     U_c = 0.7
     b_c = 0.3

@@ -1,4 +1,4 @@
-"""PPO and TRPO on whole trials against loops over single steps, dense matrices and exact gradients."""
+"""PPO and TRPO on whole trials, against loops over steps, dense matrices and exact gradients."""
 
 from dataclasses import fields, replace
 
@@ -1038,7 +1038,7 @@ def test_the_steps_fall_to_zero_over_the_run():
     "update", [RecurrentPPO(), RecurrentPPO(epochs=1, minibatches=1), RecurrentTRPO()]
 )
 def test_parameters_that_are_not_finite_stop_the_run(update):
-    """At once where they come from, even between two minibatches, with the number of the iteration."""
+    """At once where they come from, even between two minibatches, with the iteration."""
     policy = RecurrentPolicy(1, 2, 3)
     rng = np.random.default_rng(0)
     calls = []
