@@ -68,8 +68,24 @@ def terminal_state(task, n_states):
     return (n_states - 1 + task) % n_states
 
 
+SHARED = ("softmax", "softmax features", "logistic", "logistic features")
+POLICIES = tuple(name + suffix for name in SHARED for suffix in ("", ", per task"))
+LEARNERS = ("softmax", "logistic features", "softmax, critic", "logistic features, critic")
+
+
+def named(cases, name):
+    """(policy, θ) of that name, from what `policies` or `learners` give."""
+    for case, policy, theta in cases:
+        if case == name:
+            return policy, theta
+    raise KeyError(name)
+
+
 def policies(rng, n, s, a):
-    """(name, policy, θ): softmax and logistic, tabular and with features, θ shared and per task."""
+    """(name, policy, θ) of each of POLICIES.
+
+    Softmax and logistic, tabular and with features, θ shared and per task.
+    """
     features = rng.normal(size=(s, 2))
     units = a.bit_length() - 1
     cases = [

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from autograd import grad
 from helpers import (
+    POLICIES,
     all_episodes,
+    named,
     plain_log_pi,
     plain_score,
     policies,
@@ -36,7 +38,7 @@ from metarl_np.tasks.exact import expected_return
 
 GAMMA = 0.9
 ALPHA = 0.8
-POLICIES = pytest.mark.parametrize(
+ACTORS = pytest.mark.parametrize(
     "policy", [SoftmaxPolicy(3, 2), LogisticPolicy(3)], ids=["softmax", "logistic"]
 )
 DATA = pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def baseline_curvature(mdps, policy, theta):
     return total
 
 
-@POLICIES
+@ACTORS
 @DATA
 def test_expected_hessians(rng, policy, episodes, baseline):
     mdps = tiny_mdp(rng, 3)
@@ -188,7 +190,7 @@ def test_expected_hessians(rng, policy, episodes, baseline):
     )  # so they do tell them apart
 
 
-@POLICIES
+@ACTORS
 @DATA
 def test_first_derivative_is_one_on_every_data_set(rng, policy, episodes, baseline):
     mdps = tiny_mdp(rng, 2)
@@ -235,41 +237,42 @@ def sampled(rng, garbage=None):
     return mdps, as_episodes(mdps, states, actions, rewards, e.mask)
 
 
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize(
     "estimator, surrogate", [("first_order", naive), ("naive", naive), ("lvc", lvc)]
 )
 @pytest.mark.parametrize("baseline", [no_baseline, leave_one_out_baseline])
-def test_folded_and_per_step_forms_are_one(rng, estimator, surrogate, baseline):
+def test_folded_and_per_step_forms_are_one(rng, estimator, surrogate, baseline, name):
     mdps, e = sampled(rng)
     inner = Reinforce(ALPHA, baseline, estimator)
     b = baseline(reward_to_go(e.rewards, GAMMA), e)
     data = inner.prepare(SoftmaxPolicy(4, 4), None, e, mdps.discount)
     assert np.shape(data) == mdps.shape  # the folded form
-    for name, policy, theta in policies(rng, 3, 4, 4):
-        theta = theta + np.zeros((3, 1, 1))
+    policy, theta = named(policies(rng, 3, 4, 4), name)
+    theta = theta + np.zeros((3, 1, 1))
 
-        def per_step(x):
-            return anp.sum(
-                surrogate(
-                    gather_log_probs(policy.log_pi(x), e.states, e.actions),
-                    e.rewards,
-                    b,
-                    e.mask,
-                    GAMMA,
-                )
+    def per_step(x):
+        return anp.sum(
+            surrogate(
+                gather_log_probs(policy.log_pi(x), e.states, e.actions),
+                e.rewards,
+                b,
+                e.mask,
+                GAMMA,
             )
+        )
 
-        np.testing.assert_allclose(
-            inner.gradient(policy, theta, data), grad(per_step)(theta), atol=1e-12, err_msg=name
-        )
-        rows = [
-            grad(lambda x: anp.sum(grad(per_step)(x)[(slice(None),) + p]))(theta)
-            for p in np.ndindex(theta.shape[1:])
-        ]
-        expected = np.stack(rows, 1).reshape(3, theta[0].size, -1) * (estimator != "first_order")
-        np.testing.assert_allclose(
-            estimated_hessians(policy, theta, inner, data), expected, atol=1e-12, err_msg=name
-        )
+    np.testing.assert_allclose(
+        inner.gradient(policy, theta, data), grad(per_step)(theta), atol=1e-12, err_msg=name
+    )
+    rows = [
+        grad(lambda x: anp.sum(grad(per_step)(x)[(slice(None),) + p]))(theta)
+        for p in np.ndindex(theta.shape[1:])
+    ]
+    expected = np.stack(rows, 1).reshape(3, theta[0].size, -1) * (estimator != "first_order")
+    np.testing.assert_allclose(
+        estimated_hessians(policy, theta, inner, data), expected, atol=1e-12, err_msg=name
+    )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -327,7 +330,7 @@ def expectations(mdps, policy, theta, baseline, **size):
     return result
 
 
-@POLICIES
+@ACTORS
 @pytest.mark.parametrize(
     "steps, episodes, horizon, baseline",
     [
@@ -366,7 +369,7 @@ def test_naive_with_the_score_is_exact_and_nothing_else_is(
     assert min(errors.values()) > 0.001, errors
 
 
-@POLICIES
+@ACTORS
 def test_expected_meta_gradient_is_that_sum(rng, policy):
     mdps = tiny_mdp(rng, 2)
     theta = rng.normal(size=policy.init().shape)
@@ -382,7 +385,7 @@ def test_expected_meta_gradient_is_that_sum(rng, policy):
             np.testing.assert_allclose(library, g, atol=1e-13, err_msg=name)
 
 
-@POLICIES
+@ACTORS
 def test_naive_with_the_score_is_exact_with_a_sampled_query_too(rng, policy):
     """The query's surrogate in the place of J, and its return in the score: 40 data sets of one
     episode, 40 queries each.
@@ -403,40 +406,41 @@ def test_naive_with_the_score_is_exact_with_a_sampled_query_too(rng, policy):
     np.testing.assert_allclose(np.tensordot(probability, shifted, 1), exact, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("scored", [False, True])
-def test_naive_meta_gradient_is_the_slope_of_its_objective_in_loops(rng, k, scored):
+def test_naive_meta_gradient_is_the_slope_of_its_objective_in_loops(rng, k, scored, name):
     mdps, e = sampled(rng)
     recorded = [replace(e, rewards=rng.normal(size=e.rewards.shape) * e.mask) for _ in range(k + 1)]
     score = rng.normal(size=3) if scored else None
     query = rng.normal(size=mdps.shape)
     inner = Reinforce(ALPHA)
-    for name, policy, theta in policies(rng, 3, 4, 4):
+    policy, theta = named(policies(rng, 3, 4, 4), name)
 
-        def objective(x, i):
-            log_p = 0.0
-            for e in recorded[:k]:
-                log_pi = plain_log_pi(policy, x)
-                log_p += sum(
-                    log_pi[e.states[step], e.actions[step]]
-                    for step in product(range(5), [i], range(6))
-                    if e.mask[step]
-                )
-                x = x + ALPHA * sampled_gradient(e, i, plain_score(policy, x), True)
-            return (plain_log_pi(policy, x) * query[i]).sum() + (score[i] * log_p if scored else 0)
+    def objective(x, i):
+        log_p = 0.0
+        for e in recorded[:k]:
+            log_pi = plain_log_pi(policy, x)
+            log_p += sum(
+                log_pi[e.states[step], e.actions[step]]
+                for step in product(range(5), [i], range(6))
+                if e.mask[step]
+            )
+            x = x + ALPHA * sampled_gradient(e, i, plain_score(policy, x), True)
+        return (plain_log_pi(policy, x) * query[i]).sum() + (score[i] * log_p if scored else 0)
 
-        def outer(x):
-            return anp.sum(policy.log_pi(x) * query, (-2, -1))
+    def outer(x):
+        return anp.sum(policy.log_pi(x) * query, (-2, -1))
 
-        path = replay(policy, theta, inner, recorded, mdps.discount)
-        own = path.thetas[0]
-        value = meta_objective(policy, own, path, inner, outer, score)
-        np.testing.assert_allclose(
-            value, [objective(own[i], i) for i in range(3)], rtol=1e-10, err_msg=name
-        )
-        g = meta_gradient(policy, path, inner, outer=outer, score_factor=score)
-        slope = [finite_differences(lambda x: objective(x, i), own[i]) for i in range(3)]
-        np.testing.assert_allclose(g, slope, atol=1e-6, err_msg=name)
+    path = replay(policy, theta, inner, recorded, mdps.discount)
+    own = path.thetas[0]
+    value = meta_objective(policy, own, path, inner, outer, score)
+    np.testing.assert_allclose(
+        value, [objective(own[i], i) for i in range(3)], rtol=1e-10, err_msg=name
+    )
+    g = meta_gradient(policy, path, inner, outer=outer, score_factor=score)
+    slope = [finite_differences(lambda x: objective(x, i), own[i]) for i in range(3)]
+    np.testing.assert_allclose(g, slope, atol=1e-6, err_msg=name)
 
 
 def test_log_likelihood_is_a_sum_over_episodes_and_unmasked_steps(rng):

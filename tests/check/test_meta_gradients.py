@@ -8,7 +8,9 @@ from math import prod
 import numpy as np
 import pytest
 from helpers import (
+    POLICIES,
     all_episodes,
+    named,
     plain_log_pi,
     plain_return,
     plain_score,
@@ -76,16 +78,17 @@ def test_adapted_return_and_its_gradient_against_enumeration_and_finite_differen
         assert abs(g[0] - g[1]).max() > 0.01, name
 
 
-def test_its_gradient_is_the_chain_rule_with_the_exact_hessian(tasks, rng):
+@pytest.mark.parametrize("name", POLICIES)
+def test_its_gradient_is_the_chain_rule_with_the_exact_hessian(tasks, rng, name):
     """(I + αH)ᵀ ∇J(θ')."""
-    for name, policy, theta in policies(rng, N, S, A):
-        H = hessians(tasks, policy, theta)["H"]
-        for i in range(N):
-            J = plain_return(tasks, i)
-            adapted = own(theta, i) + ALPHA * J(policy, own(theta, i))[1]
-            expected = (np.eye(len(H[i])) + ALPHA * H[i]).T @ J(policy, adapted)[1].ravel()
-            g = adapted_return_gradient(tasks, policy, theta, step_size=ALPHA)[i]
-            np.testing.assert_allclose(g.ravel(), expected, atol=1e-12, err_msg=name)
+    policy, theta = named(policies(rng, N, S, A), name)
+    H = hessians(tasks, policy, theta)["H"]
+    for i in range(N):
+        J = plain_return(tasks, i)
+        adapted = own(theta, i) + ALPHA * J(policy, own(theta, i))[1]
+        expected = (np.eye(len(H[i])) + ALPHA * H[i]).T @ J(policy, adapted)[1].ravel()
+        g = adapted_return_gradient(tasks, policy, theta, step_size=ALPHA)[i]
+        np.testing.assert_allclose(g.ravel(), expected, atol=1e-12, err_msg=name)
 
 
 def test_without_a_step_it_is_the_policy_gradient(tasks, rng):
@@ -132,27 +135,26 @@ def parts_by_definition(mdps, i, policy, theta):
     return dict(H1=h1, H2=h2, H12=h12)
 
 
-def test_hessian_and_its_three_parts_are_what_they_are_defined_to_be(rng):
+@pytest.mark.parametrize("name", POLICIES)
+def test_hessian_and_its_three_parts_are_what_they_are_defined_to_be(rng, name):
     tasks = random_tasks(rng, N, S, 2, 2, horizon=T)
-    for name, policy, theta in policies(rng, N, S, 2):
-        h = hessians(tasks, policy, theta)
-        P = h["H"].shape[-1]
-        np.testing.assert_allclose(h["H"], h["H"].transpose(0, 2, 1), atol=1e-14, err_msg=name)
-        np.testing.assert_allclose(
-            h["H"],
-            h["H1"] + h["H2"] + h["H12"] + h["H12"].transpose(0, 2, 1),
-            atol=1e-13,
-            err_msg=name,
-        )
-        for i in range(N):
-            J = plain_return(tasks, i)
-            H = finite_differences(lambda x: J(policy, x)[1], own(theta, i)).reshape(P, P)
-            np.testing.assert_allclose(h["H"][i], H, atol=1e-8, err_msg=name)
-            for part, expected in parts_by_definition(tasks, i, policy, own(theta, i)).items():
-                assert abs(expected).max() > 1e-4, (name, part)
-                np.testing.assert_allclose(
-                    h[part][i], expected, atol=1e-8, err_msg=f"{name} {part}"
-                )
+    policy, theta = named(policies(rng, N, S, 2), name)
+    h = hessians(tasks, policy, theta)
+    P = h["H"].shape[-1]
+    np.testing.assert_allclose(h["H"], h["H"].transpose(0, 2, 1), atol=1e-14, err_msg=name)
+    np.testing.assert_allclose(
+        h["H"],
+        h["H1"] + h["H2"] + h["H12"] + h["H12"].transpose(0, 2, 1),
+        atol=1e-13,
+        err_msg=name,
+    )
+    for i in range(N):
+        J = plain_return(tasks, i)
+        H = finite_differences(lambda x: J(policy, x)[1], own(theta, i)).reshape(P, P)
+        np.testing.assert_allclose(h["H"][i], H, atol=1e-8, err_msg=name)
+        for part, expected in parts_by_definition(tasks, i, policy, own(theta, i)).items():
+            assert abs(expected).max() > 1e-4, (name, part)
+            np.testing.assert_allclose(h[part][i], expected, atol=1e-8, err_msg=f"{name} {part}")
 
 
 # ---- (b): what is trained

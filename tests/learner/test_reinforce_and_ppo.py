@@ -10,7 +10,10 @@ import pytest
 from autograd import grad, jacobian
 from autograd.test_util import check_grads
 from helpers import (
+    LEARNERS,
+    POLICIES,
     learners,
+    named,
     plain_kl,
     plain_log_pi,
     plain_values,
@@ -129,32 +132,34 @@ def test_step_by_hand():
     )
 
 
-def test_step_goes_uphill_on_the_surrogate_by_alpha(rng):
+@pytest.mark.parametrize("name", POLICIES)
+def test_step_goes_uphill_on_the_surrogate_by_alpha(rng, name):
     table = rng.normal(size=(N, S, A))
-    for name, policy, theta in policies(rng, N, S, A):
+    policy, theta = named(policies(rng, N, S, A), name)
 
-        def surrogate(theta):
-            return (policy.log_pi(theta) * table).sum((-2, -1))
+    def surrogate(theta):
+        return (policy.log_pi(theta) * table).sum((-2, -1))
 
-        slope = finite_differences(
-            surrogate, theta
-        )  # (N,) + θ; task i has no say in what belongs to task j
-        slope = slope if theta.ndim == 2 else slope[np.arange(N), np.arange(N)]
-        np.testing.assert_allclose(
-            Reinforce(0.3)(policy, theta, table), theta + 0.3 * slope, atol=1e-8, err_msg=name
-        )
-        np.testing.assert_array_equal(
-            Reinforce(0.0)(policy, theta, table), theta + np.zeros_like(slope)
-        )
+    slope = finite_differences(
+        surrogate, theta
+    )  # (N,) + θ; task i has no say in what belongs to task j
+    slope = slope if theta.ndim == 2 else slope[np.arange(N), np.arange(N)]
+    np.testing.assert_allclose(
+        Reinforce(0.3)(policy, theta, table), theta + 0.3 * slope, atol=1e-8, err_msg=name
+    )
+    np.testing.assert_array_equal(
+        Reinforce(0.0)(policy, theta, table), theta + np.zeros_like(slope)
+    )
 
 
-def test_step_is_differentiable_twice(rng):
+@pytest.mark.parametrize("name", POLICIES)
+def test_step_is_differentiable_twice(rng, name):
     table = rng.normal(size=(N, S, A))
-    for name, policy, theta in policies(rng, N, S, A):
-        check_grads(lambda x: Reinforce(0.3)(policy, x, table), modes=["rev"], order=2)(theta)
-        by_autograd = jacobian(lambda x: Reinforce(0.3)(policy, x, table))(theta)
-        expected = finite_differences(lambda x: Reinforce(0.3)(policy, x, table), theta)
-        np.testing.assert_allclose(by_autograd, expected, atol=1e-8, err_msg=name)
+    policy, theta = named(policies(rng, N, S, A), name)
+    check_grads(lambda x: Reinforce(0.3)(policy, x, table), modes=["rev"], order=2)(theta)
+    by_autograd = jacobian(lambda x: Reinforce(0.3)(policy, x, table))(theta)
+    expected = finite_differences(lambda x: Reinforce(0.3)(policy, x, table), theta)
+    np.testing.assert_allclose(by_autograd, expected, atol=1e-8, err_msg=name)
 
 
 # ---- advantages, visits, KL
@@ -386,30 +391,27 @@ def test_epochs_and_minibatches_replayed_by_hand(batch, options):
         assert abs(new - theta).max() > 0.01
 
 
-def test_a_task_stops_after_the_epoch_that_took_it_beyond_the_target_kl(rng):
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_task_stops_after_the_epoch_that_took_it_beyond_the_target_kl(rng, name):
     mdps = random_tasks(rng, 5, S, A, 2, horizon=5, discount=GAMMA)
-    for name, policy, theta in learners(rng, 5, S, A):
-        e = rollout(rng, mdps, policy.log_pi(theta), K)
-        nu = plain_visits(e, S)
-        ppo = PPO(0.5, epochs=5, minibatches=2)
-        after = []  # every number of epochs, without a target
-        for m in range(1, 6):
-            fixed = replace(ppo, epochs=m)
-            after.append(fixed(policy, theta, fixed.prepare(policy, theta, e, mdps.discount)))
-        kl = np.array(
-            [[plain_kl(policy, theta[i], new[i], nu[i]) for i in range(5)] for new in after]
-        )
-        target = np.median(kl[2]) * 0.999
-        stopped = replace(ppo, target_kl=target)
-        data = stopped.prepare(policy, theta, e, mdps.discount)
-        done = [next((m + 1 for m in range(5) if kl[m, i] > target), 5) for i in range(5)]
-        assert data.epochs.tolist() == done and len(set(done)) > 1, name
-        np.testing.assert_array_equal(
-            stopped(policy, theta, data), [after[m - 1][i] for i, m in enumerate(done)]
-        )
-        assert (
-            replace(ppo, target_kl=1e9).prepare(policy, theta, e, mdps.discount).epochs == 5
-        ).all()
+    policy, theta = named(learners(rng, 5, S, A), name)
+    e = rollout(rng, mdps, policy.log_pi(theta), K)
+    nu = plain_visits(e, S)
+    ppo = PPO(0.5, epochs=5, minibatches=2)
+    after = []  # every number of epochs, without a target
+    for m in range(1, 6):
+        fixed = replace(ppo, epochs=m)
+        after.append(fixed(policy, theta, fixed.prepare(policy, theta, e, mdps.discount)))
+    kl = np.array([[plain_kl(policy, theta[i], new[i], nu[i]) for i in range(5)] for new in after])
+    target = np.median(kl[2]) * 0.999
+    stopped = replace(ppo, target_kl=target)
+    data = stopped.prepare(policy, theta, e, mdps.discount)
+    done = [next((m + 1 for m in range(5) if kl[m, i] > target), 5) for i in range(5)]
+    assert data.epochs.tolist() == done and len(set(done)) > 1, name
+    np.testing.assert_array_equal(
+        stopped(policy, theta, data), [after[m - 1][i] for i, m in enumerate(done)]
+    )
+    assert (replace(ppo, target_kl=1e9).prepare(policy, theta, e, mdps.discount).epochs == 5).all()
 
 
 def test_nothing_to_gain_is_no_step(batch):

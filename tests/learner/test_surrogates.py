@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from autograd import grad
 from autograd.test_util import check_grads
-from helpers import policies
+from helpers import POLICIES, named, policies
 
 from metarl_np.check import finite_differences
 from metarl_np.learner.returns import leave_one_out_baseline, time_mean_baseline
@@ -177,46 +177,42 @@ def test_folding_changes_no_value(rng, shape):
     )
 
 
-def test_gradient_three_ways_is_one(rng):
+@pytest.mark.parametrize("name", POLICIES)
+def test_gradient_three_ways_is_one(rng, name):
     """Autograd of the stepwise surrogate, autograd of the folded one, and the closed form; finite
     differences stand beside.
     """
     e = recorded(rng)
     weights = reinforce_weights(e, 0.9, baseline=leave_one_out_baseline)
     table = fold(weights, e.states, e.actions, S, A)
-    for name, policy, theta in policies(rng, N, S, A):
+    policy, theta = named(policies(rng, N, S, A), name)
 
-        def stepwise(theta):
-            return anp.sum(
-                reinforce(gather_log_probs(policy.log_pi(theta), e.states, e.actions), weights)
-            )
-
-        closed = policy.weighted_score(theta, table)
-        closed = closed if theta.ndim == 3 else closed.sum(0)
-        options = dict(rtol=1e-11, atol=1e-12, err_msg=name)
-        np.testing.assert_allclose(grad(stepwise)(theta), closed, **options)
-        np.testing.assert_allclose(
-            grad(lambda x: anp.sum(reinforce_folded(policy.log_pi(x), table)))(theta),
-            closed,
-            **options
-        )
-        np.testing.assert_allclose(
-            finite_differences(stepwise, theta), closed, atol=1e-8, err_msg=name
+    def stepwise(theta):
+        return anp.sum(
+            reinforce(gather_log_probs(policy.log_pi(theta), e.states, e.actions), weights)
         )
 
+    closed = policy.weighted_score(theta, table)
+    closed = closed if theta.ndim == 3 else closed.sum(0)
+    options = dict(rtol=1e-11, atol=1e-12, err_msg=name)
+    np.testing.assert_allclose(grad(stepwise)(theta), closed, **options)
+    np.testing.assert_allclose(
+        grad(lambda x: anp.sum(reinforce_folded(policy.log_pi(x), table)))(theta), closed, **options
+    )
+    np.testing.assert_allclose(finite_differences(stepwise, theta), closed, atol=1e-8, err_msg=name)
 
-def test_surrogates_to_second_order(rng):
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_surrogates_to_second_order(rng, name):
     e = recorded(rng)
     weights = reinforce_weights(e, 0.9)
     table = fold(weights, e.states, e.actions, S, A)
-    for _, policy, theta in policies(rng, N, S, A):
-        check_grads(
-            lambda x: reinforce(gather_log_probs(policy.log_pi(x), e.states, e.actions), weights),
-            modes=["rev"],
-        )(theta)
-        check_grads(lambda x: reinforce_folded(policy.log_pi(x), table), modes=["rev"], order=2)(
-            theta
-        )
+    policy, theta = named(policies(rng, N, S, A), name)
+    check_grads(
+        lambda x: reinforce(gather_log_probs(policy.log_pi(x), e.states, e.actions), weights),
+        modes=["rev"],
+    )(theta)
+    check_grads(lambda x: reinforce_folded(policy.log_pi(x), table), modes=["rev"], order=2)(theta)
 
 
 @pytest.mark.parametrize("surrogate", [naive, lvc, dice, loaded_dice])

@@ -5,7 +5,10 @@ import pytest
 from autograd import grad
 from autograd.test_util import check_grads
 from helpers import (
+    POLICIES,
+    SHARED,
     all_episodes,
+    named,
     plain_log_pi,
     policies,
     random_tasks,
@@ -93,35 +96,35 @@ def chain_rule(policy, theta, support, query, alpha):
 # ---- the two meta-gradients
 
 
+@pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("k", [0, 1, 2])
-def test_meta_gradient_is_the_chain_rule_and_the_slope_of_the_objective(rng, k):
+def test_meta_gradient_is_the_chain_rule_and_the_slope_of_the_objective(rng, k, name):
     support, query = tables(rng, k)
-    for name, policy, theta in shared(rng):
-        g = meta_gradient(policy, theta, support, query, ALPHA)
-        by_hand = np.mean(
-            [chain_rule(policy, theta, [w[i] for w in support], query[i], ALPHA) for i in range(N)],
-            0,
-        )
-        slope = finite_differences(
-            lambda x: meta_objective(policy, x, support, query, ALPHA), theta
-        )
-        np.testing.assert_allclose(g, by_hand, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(g, slope, atol=1e-8, err_msg=name)
+    policy, theta = named(shared(rng), name)
+    g = meta_gradient(policy, theta, support, query, ALPHA)
+    by_hand = np.mean(
+        [chain_rule(policy, theta, [w[i] for w in support], query[i], ALPHA) for i in range(N)],
+        0,
+    )
+    slope = finite_differences(lambda x: meta_objective(policy, x, support, query, ALPHA), theta)
+    np.testing.assert_allclose(g, by_hand, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(g, slope, atol=1e-8, err_msg=name)
 
 
+@pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("k", [0, 1, 2])
-def test_objective_is_the_mean_over_tasks_of_the_adapted_surrogate(rng, k):
+def test_objective_is_the_mean_over_tasks_of_the_adapted_surrogate(rng, k, name):
     support, query = tables(rng, k)
-    for name, policy, theta in shared(rng):
-        total = 0.0
-        for i in range(N):
-            adapted = theta
-            for w in support:
-                adapted = adapted + ALPHA * plain_gradient(policy, adapted, w[i])
-            total += (plain_log_pi(policy, adapted) * query[i]).sum()
-        assert meta_objective(policy, theta, support, query, ALPHA) == pytest.approx(
-            total / N, abs=1e-6
-        ), name
+    policy, theta = named(shared(rng), name)
+    total = 0.0
+    for i in range(N):
+        adapted = theta
+        for w in support:
+            adapted = adapted + ALPHA * plain_gradient(policy, adapted, w[i])
+        total += (plain_log_pi(policy, adapted) * query[i]).sum()
+    assert meta_objective(policy, theta, support, query, ALPHA) == pytest.approx(
+        total / N, abs=1e-6
+    ), name
 
 
 @pytest.mark.parametrize("estimator", ["first_order", "naive", "lvc"])
@@ -201,28 +204,30 @@ def test_what_has_no_closed_form_goes_by_autograd(rng):
     )
 
 
-def test_objective_to_second_order(rng):
+@pytest.mark.parametrize("name", SHARED)
+def test_objective_to_second_order(rng, name):
     support, query = tables(rng, 2)
-    for _, policy, theta in shared(rng):
-        check_grads(
-            lambda x: meta_objective(policy, x, support, query, ALPHA), modes=["rev"], order=2
-        )(theta)
+    policy, theta = named(shared(rng), name)
+    check_grads(lambda x: meta_objective(policy, x, support, query, ALPHA), modes=["rev"], order=2)(
+        theta
+    )
 
 
+@pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("k", [1, 2])
-def test_first_order_gradient_is_the_mean_gradient_at_the_adapted_parameters(rng, k):
+def test_first_order_gradient_is_the_mean_gradient_at_the_adapted_parameters(rng, k, name):
     support, query = tables(rng, k)
-    for name, policy, theta in shared(rng):
-        parts = []
-        for i in range(N):
-            adapted = theta
-            for w in support:
-                adapted = adapted + ALPHA * plain_gradient(policy, adapted, w[i])
-            parts.append(plain_gradient(policy, adapted, query[i]))
-        g = first_order_gradient(policy, theta, support, query, ALPHA)
-        assert g.shape == theta.shape
-        np.testing.assert_allclose(g, np.mean(parts, 0), atol=1e-6, err_msg=name)
-        assert abs(g - meta_gradient(policy, theta, support, query, ALPHA)).max() > 1e-2
+    policy, theta = named(shared(rng), name)
+    parts = []
+    for i in range(N):
+        adapted = theta
+        for w in support:
+            adapted = adapted + ALPHA * plain_gradient(policy, adapted, w[i])
+        parts.append(plain_gradient(policy, adapted, query[i]))
+    g = first_order_gradient(policy, theta, support, query, ALPHA)
+    assert g.shape == theta.shape
+    np.testing.assert_allclose(g, np.mean(parts, 0), atol=1e-6, err_msg=name)
+    assert abs(g - meta_gradient(policy, theta, support, query, ALPHA)).max() > 1e-2
 
 
 @pytest.mark.parametrize("gradient", [meta_gradient, first_order_gradient])
@@ -240,48 +245,50 @@ def test_without_inner_steps_or_with_steps_of_size_zero_it_is_the_multi_task_pol
         )
 
 
+@pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("gradient", [meta_gradient, first_order_gradient])
-def test_the_order_of_the_tasks_does_not_matter_but_their_data_does(rng, gradient):
+def test_the_order_of_the_tasks_does_not_matter_but_their_data_does(rng, gradient, name):
     support, query = tables(rng, 2)
     order = np.array([2, 0, 1])
-    for name, policy, theta in shared(rng):
-        g = gradient(policy, theta, support, query, ALPHA)
-        permuted = gradient(policy, theta, [w[order] for w in support], query[order], ALPHA)
-        np.testing.assert_allclose(permuted, g, atol=1e-13, err_msg=name)
-        assert abs(gradient(policy, theta, support, query[order], ALPHA) - g).max() > 1e-3
-        alone = [
-            gradient(policy, theta, [w[[i]] for w in support], query[[i]], ALPHA) for i in range(N)
-        ]
-        np.testing.assert_allclose(np.mean(alone, 0), g, atol=1e-13, err_msg=name)
-        own = np.stack([theta] * N)  # a θ of its own per task: each gets its own part
-        np.testing.assert_allclose(
-            grad(meta_objective, 1)(policy, own, support, query, ALPHA).sum(0),
-            meta_gradient(policy, theta, support, query, ALPHA),
-            atol=1e-13,
-            err_msg=name,
-        )
+    policy, theta = named(shared(rng), name)
+    g = gradient(policy, theta, support, query, ALPHA)
+    permuted = gradient(policy, theta, [w[order] for w in support], query[order], ALPHA)
+    np.testing.assert_allclose(permuted, g, atol=1e-13, err_msg=name)
+    assert abs(gradient(policy, theta, support, query[order], ALPHA) - g).max() > 1e-3
+    alone = [
+        gradient(policy, theta, [w[[i]] for w in support], query[[i]], ALPHA) for i in range(N)
+    ]
+    np.testing.assert_allclose(np.mean(alone, 0), g, atol=1e-13, err_msg=name)
+    own = np.stack([theta] * N)  # a θ of its own per task: each gets its own part
+    np.testing.assert_allclose(
+        grad(meta_objective, 1)(policy, own, support, query, ALPHA).sum(0),
+        meta_gradient(policy, theta, support, query, ALPHA),
+        atol=1e-13,
+        err_msg=name,
+    )
 
 
-def test_with_exact_tables_it_is_the_gradient_of_the_adapted_return_at_fixed_data(rng):
+@pytest.mark.parametrize("name", SHARED)
+def test_with_exact_tables_it_is_the_gradient_of_the_adapted_return_at_fixed_data(rng, name):
     """Query W = the theorem's table at the adapted θ_i: ∇ of J(U(θ, D)) at fixed D, by finite
     differences of the exact return.
     """
     mdps = random_tasks(rng, N, S, A, 2, horizon=4, discount=0.8)
     support, _ = tables(rng, 1)
-    for name, policy, theta in shared(rng):
+    policy, theta = named(shared(rng), name)
 
-        def adapted(theta):
-            return np.stack(
-                [theta + ALPHA * plain_gradient(policy, theta, support[0][i]) for i in range(N)]
-            )
+    def adapted(theta):
+        return np.stack(
+            [theta + ALPHA * plain_gradient(policy, theta, support[0][i]) for i in range(N)]
+        )
 
-        query = policy_gradient_table(mdps, policy.log_pi(adapted(theta)))
-        slope = finite_differences(
-            lambda x: expected_return(mdps, policy.log_pi(adapted(x))).mean(), theta
-        )
-        np.testing.assert_allclose(
-            meta_gradient(policy, theta, support, query, ALPHA), slope, atol=1e-6, err_msg=name
-        )
+    query = policy_gradient_table(mdps, policy.log_pi(adapted(theta)))
+    slope = finite_differences(
+        lambda x: expected_return(mdps, policy.log_pi(adapted(x))).mean(), theta
+    )
+    np.testing.assert_allclose(
+        meta_gradient(policy, theta, support, query, ALPHA), slope, atol=1e-6, err_msg=name
+    )
 
 
 # ---- adapt
@@ -292,27 +299,28 @@ def tasks(rng):
     return random_tasks(rng, N, S, A, 2, horizon=4, discount=0.8)
 
 
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_adapt_goes_up_its_own_tables(tasks, rng, steps):
-    for name, policy, theta in policies(rng, N, S, A):
-        path = adapt(rng, tasks, policy, theta, INNER, steps=steps, episodes=5)
-        assert (
-            len(path.thetas)
-            == len(path.episodes)
-            == len(path.returns)
-            == len(path.data) + 1
-            == steps + 1
-        )
-        assert path.returns.shape == (steps + 1, N) and path.query.shape == (N, S, A)
-        assert path.thetas[0].shape == (N,) + theta.shape[-2:] and (path.thetas[0] == theta).all()
-        tables = [*path.data, path.query]
-        for j in range(steps):
-            for i in range(N):
-                expected = path.thetas[j][i] + ALPHA * plain_gradient(
-                    policy, path.thetas[j][i], tables[j][i]
-                )
-                np.testing.assert_allclose(path.thetas[j + 1][i], expected, atol=1e-6, err_msg=name)
-        assert all((tables[j] != tables[j + 1]).any() for j in range(steps))
+def test_adapt_goes_up_its_own_tables(tasks, rng, steps, name):
+    policy, theta = named(policies(rng, N, S, A), name)
+    path = adapt(rng, tasks, policy, theta, INNER, steps=steps, episodes=5)
+    assert (
+        len(path.thetas)
+        == len(path.episodes)
+        == len(path.returns)
+        == len(path.data) + 1
+        == steps + 1
+    )
+    assert path.returns.shape == (steps + 1, N) and path.query.shape == (N, S, A)
+    assert path.thetas[0].shape == (N,) + theta.shape[-2:] and (path.thetas[0] == theta).all()
+    tables = [*path.data, path.query]
+    for j in range(steps):
+        for i in range(N):
+            expected = path.thetas[j][i] + ALPHA * plain_gradient(
+                policy, path.thetas[j][i], tables[j][i]
+            )
+            np.testing.assert_allclose(path.thetas[j + 1][i], expected, atol=1e-6, err_msg=name)
+    assert all((tables[j] != tables[j + 1]).any() for j in range(steps))
 
 
 def test_adapt_samples_with_the_adapted_policies(tasks, rng):

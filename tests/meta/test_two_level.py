@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from autograd import grad
 from helpers import (
+    LEARNERS,
     all_episodes,
     learners,
+    named,
     plain_log_pi,
     plain_return,
     random_tasks,
@@ -108,67 +110,69 @@ def test_one_epoch_of_ppo_is_maml_too(tasks):
 # ---- the derivative at fixed data
 
 
+@pytest.mark.parametrize("name", LEARNERS)
 @every_inner
 @pytest.mark.parametrize("k", [1, 2])
-def test_second_order_gradient_by_finite_differences(tasks, rng, inner, k):
+def test_second_order_gradient_by_finite_differences(tasks, rng, inner, k, name):
     """Of θ ↦ Σ W log π(U(…U(θ, D_1)…, D_k)), everything that is prepared held fixed; each task's
     own part. (CG stops at 1e-10, which differences over less than 1e-5 would see.)
     """
-    for name, policy, theta in learners(rng, N, S, A):
-        path = adapt(rng, tasks, policy, theta, inner, steps=k, episodes=K)
-        g = meta_gradient(policy, path, inner)
+    policy, theta = named(learners(rng, N, S, A), name)
+    path = adapt(rng, tasks, policy, theta, inner, steps=k, episodes=K)
+    g = meta_gradient(policy, path, inner)
 
-        def objective(theta):
-            for data in path.data:
-                theta = inner(policy, theta, data)
-            return sum(np.sum(plain_log_pi(policy, theta[i]) * path.query[i]) for i in range(N))
+    def objective(theta):
+        for data in path.data:
+            theta = inner(policy, theta, data)
+        return sum(np.sum(plain_log_pi(policy, theta[i]) * path.query[i]) for i in range(N))
 
-        slope = finite_differences(objective, theta, 1e-5)
-        assert abs(g - slope).max() < 1e-5 * abs(slope).max(), name
-        if k == 1:  # it is far from the first-order one
-            assert (
-                abs(g - meta_gradient(policy, path, FirstOrder(inner))).max()
-                > 1e-2 * abs(slope).max()
-            ), name
+    slope = finite_differences(objective, theta, 1e-5)
+    assert abs(g - slope).max() < 1e-5 * abs(slope).max(), name
+    if k == 1:  # it is far from the first-order one
+        assert (
+            abs(g - meta_gradient(policy, path, FirstOrder(inner))).max() > 1e-2 * abs(slope).max()
+        ), name
 
 
+@pytest.mark.parametrize("name", LEARNERS)
 @every_inner
 @pytest.mark.parametrize("k", [1, 2])
-def test_first_order_gradient_is_the_gradient_at_the_adapted_parameters(tasks, rng, inner, k):
-    for name, policy, theta in learners(rng, N, S, A):
-        path = adapt(rng, tasks, policy, theta, FirstOrder(inner), steps=k, episodes=K)
-        expected = policy.weighted_score(path.thetas[-1], path.query)
-        np.testing.assert_allclose(
-            meta_gradient(policy, path, FirstOrder(inner)), expected, atol=1e-13, err_msg=name
-        )
-        again = adapt(np.random.default_rng(0), tasks, policy, theta, inner, steps=k, episodes=K)
-        first = adapt(
-            np.random.default_rng(0), tasks, policy, theta, FirstOrder(inner), steps=k, episodes=K
-        )
-        np.testing.assert_allclose(first.thetas[-1], again.thetas[-1], atol=1e-12, err_msg=name)
+def test_first_order_gradient_is_the_gradient_at_the_adapted_parameters(tasks, rng, inner, k, name):
+    policy, theta = named(learners(rng, N, S, A), name)
+    path = adapt(rng, tasks, policy, theta, FirstOrder(inner), steps=k, episodes=K)
+    expected = policy.weighted_score(path.thetas[-1], path.query)
+    np.testing.assert_allclose(
+        meta_gradient(policy, path, FirstOrder(inner)), expected, atol=1e-13, err_msg=name
+    )
+    again = adapt(np.random.default_rng(0), tasks, policy, theta, inner, steps=k, episodes=K)
+    first = adapt(
+        np.random.default_rng(0), tasks, policy, theta, FirstOrder(inner), steps=k, episodes=K
+    )
+    np.testing.assert_allclose(first.thetas[-1], again.thetas[-1], atol=1e-12, err_msg=name)
 
 
+@pytest.mark.parametrize("name", LEARNERS)
 @every_inner
-def test_the_order_of_the_tasks_does_not_matter(tasks, rng, inner):
+def test_the_order_of_the_tasks_does_not_matter(tasks, rng, inner, name):
     """Each task's update and gradient are what they are in a batch of its own."""
-    for name, policy, theta in learners(rng, N, S, A):
-        path = adapt(rng, tasks, policy, theta, inner, steps=1, episodes=K)
-        g = meta_gradient(policy, path, inner)
-        for i in range(N):
-            e = path.episodes[0]
-            alone = replace(
-                e,
-                **{x: getattr(e, x)[:, [i]] for x in ("states", "actions", "rewards", "mask")},
-                **{x: getattr(e, x)[[i]] for x in ("log_pi", "last_states", "truncated")},
-            )
-            data = inner.prepare(policy, theta[[i]], alone, tasks.discount)
-            np.testing.assert_allclose(
-                inner(policy, theta[[i]], data)[0], path.thetas[1][i], atol=1e-8, err_msg=name
-            )
-            slope = grad(
-                lambda x: anp.sum(policy.log_pi(inner(policy, x, data)) * path.query[[i]])
-            )(theta[[i]])
-            np.testing.assert_allclose(slope[0], g[i], atol=1e-7, err_msg=name)
+    policy, theta = named(learners(rng, N, S, A), name)
+    path = adapt(rng, tasks, policy, theta, inner, steps=1, episodes=K)
+    g = meta_gradient(policy, path, inner)
+    for i in range(N):
+        e = path.episodes[0]
+        alone = replace(
+            e,
+            **{x: getattr(e, x)[:, [i]] for x in ("states", "actions", "rewards", "mask")},
+            **{x: getattr(e, x)[[i]] for x in ("log_pi", "last_states", "truncated")},
+        )
+        data = inner.prepare(policy, theta[[i]], alone, tasks.discount)
+        np.testing.assert_allclose(
+            inner(policy, theta[[i]], data)[0], path.thetas[1][i], atol=1e-8, err_msg=name
+        )
+        slope = grad(lambda x: anp.sum(policy.log_pi(inner(policy, x, data)) * path.query[[i]]))(
+            theta[[i]]
+        )
+        np.testing.assert_allclose(slope[0], g[i], atol=1e-7, err_msg=name)
 
 
 # ---- the gradient of E_D[J(U(θ, D))], with the score term, over every data set of a tiny MDP

@@ -7,7 +7,9 @@ import pytest
 from autograd import grad
 from autograd.test_util import check_grads
 from helpers import (
+    POLICIES,
     all_episodes,
+    named,
     policies,
     random_tasks,
     return_of,
@@ -386,55 +388,50 @@ def test_expectation_and_its_transpose_against_loops(tasks, rng):
     check_grads(lambda m: exact.push(tasks, m**2), modes=["rev"], order=2)(m)
 
 
-def test_expected_return_to_second_order(tasks, rng):
-    for _, policy, theta in policies(rng, N, S, A):
-        check_grads(
-            lambda theta: exact.expected_return(tasks, policy.log_pi(theta)), modes=["rev"], order=2
-        )(theta)
+@pytest.mark.parametrize("name", POLICIES)
+def test_expected_return_to_second_order(tasks, rng, name):
+    policy, theta = named(policies(rng, N, S, A), name)
+    check_grads(
+        lambda theta: exact.expected_return(tasks, policy.log_pi(theta)), modes=["rev"], order=2
+    )(theta)
 
 
-def test_policy_gradient_four_ways(tasks, rng):
+@pytest.mark.parametrize("name", POLICIES)
+def test_policy_gradient_four_ways(tasks, rng, name):
     """The theorem, autograd of dynamic programming, autograd of the enumeration, finite differences
     of a plain recursion.
     """
     episodes, dynamics = enumeration.enumerate_episodes(tasks)
-    for name, policy, theta in policies(rng, N, S, A):
-        theta = theta + np.zeros((N,) + theta.shape[-2:])
+    policy, theta = named(policies(rng, N, S, A), name)
+    theta = theta + np.zeros((N,) + theta.shape[-2:])
 
-        def plain(theta):
-            pi = np.exp(policy.log_pi(theta))
-            return sum(
-                p * return_of(path, 0.8)
-                for i in range(N)
-                for p, path, _ in all_episodes(tasks, i, pi[i])
-            )
-
-        theorem = policy.weighted_score(
-            theta, exact.policy_gradient_table(tasks, policy.log_pi(theta))
+    def plain(theta):
+        pi = np.exp(policy.log_pi(theta))
+        return sum(
+            p * return_of(path, 0.8)
+            for i in range(N)
+            for p, path, _ in all_episodes(tasks, i, pi[i])
         )
-        by_dp = grad(lambda x: anp.sum(exact.expected_return(tasks, policy.log_pi(x))))(theta)
-        enumerated = grad(
-            lambda x: anp.sum(
-                enumeration.enumerated_return(policy.log_pi(x), episodes, dynamics, 0.8)
-            )
-        )(theta)
-        np.testing.assert_allclose(theorem, by_dp, atol=1e-13, err_msg=name)
-        np.testing.assert_allclose(enumerated, by_dp, atol=1e-13, err_msg=name)
-        np.testing.assert_allclose(finite_differences(plain, theta), by_dp, atol=1e-8, err_msg=name)
-        assert abs(by_dp).max() > 1e-2
+
+    theorem = policy.weighted_score(theta, exact.policy_gradient_table(tasks, policy.log_pi(theta)))
+    by_dp = grad(lambda x: anp.sum(exact.expected_return(tasks, policy.log_pi(x))))(theta)
+    enumerated = grad(
+        lambda x: anp.sum(enumeration.enumerated_return(policy.log_pi(x), episodes, dynamics, 0.8))
+    )(theta)
+    np.testing.assert_allclose(theorem, by_dp, atol=1e-13, err_msg=name)
+    np.testing.assert_allclose(enumerated, by_dp, atol=1e-13, err_msg=name)
+    np.testing.assert_allclose(finite_differences(plain, theta), by_dp, atol=1e-8, err_msg=name)
+    assert abs(by_dp).max() > 1e-2
 
 
-def test_policy_gradient_with_four_actions_of_two_units(rng):
+@pytest.mark.parametrize("name", POLICIES)
+def test_policy_gradient_with_four_actions_of_two_units(rng, name):
     mdps = random_tasks(rng, N, S, 4, Z, horizon=4, discount=0.7)
-    for name, policy, theta in policies(rng, N, S, 4):
-        theorem = policy.weighted_score(
-            theta, exact.policy_gradient_table(mdps, policy.log_pi(theta))
-        )
-        differences = finite_differences(
-            lambda x: exact.expected_return(mdps, policy.log_pi(x)), theta
-        )
-        differences = differences if theta.ndim == 2 else differences[np.arange(N), np.arange(N)]
-        np.testing.assert_allclose(theorem, differences, atol=1e-8, err_msg=name)
+    policy, theta = named(policies(rng, N, S, 4), name)
+    theorem = policy.weighted_score(theta, exact.policy_gradient_table(mdps, policy.log_pi(theta)))
+    differences = finite_differences(lambda x: exact.expected_return(mdps, policy.log_pi(x)), theta)
+    differences = differences if theta.ndim == 2 else differences[np.arange(N), np.arange(N)]
+    np.testing.assert_allclose(theorem, differences, atol=1e-8, err_msg=name)
 
 
 # ---- enumeration
