@@ -162,54 +162,55 @@ def test_adaptation_is_animated(demo):
     assert (ROOT / "demos" / "figures" / "adaptation.gif").stat().st_size < 500_000
 
 
-def test_own_tasks_as_arrays_and_as_tables_are_the_same(monkeypatch):
-    """FrozenLake's rules, written out here once more: what Gymnasium's table says and what the
-    arrays say.
-    """
+def lake_map(size, seed):
+    """FrozenLake's random map, one cell in five a hole."""
+    lake = np.random.default_rng(seed).choice(list("FH"), (size, size), p=(0.8, 0.2))
+    lake[0, 0] = "S"
+    lake[-1, -1] = "G"
+    return ["".join(row) for row in lake]
 
-    def generate_random_map(size, seed):
-        lake = np.random.default_rng(seed).choice(list("FH"), (size, size), p=(0.8, 0.2))
-        lake[0, 0], lake[-1, -1] = "SG"
-        return ["".join(row) for row in lake]
+
+def lake_table(desc):
+    """FrozenLake's table, its rules being written out here once more."""
+    size = len(desc)
+    table = {}
+    for r, c in np.ndindex(size, size):
+        ended = desc[r][c] in "GH"
+        table[r * size + c] = rows = {}
+        # left, down, right, up
+        for action, (dr, dc) in enumerate([(0, -1), (1, 0), (0, 1), (-1, 0)]):
+            i = r if ended else min(max(r + dr, 0), size - 1)
+            j = c if ended else min(max(c + dc, 0), size - 1)
+            paid = float(desc[i][j] == "G" and not ended)
+            rows[action] = [(1.0, i * size + j, paid, desc[i][j] in "GH")]
+    return table
+
+
+class Holes:
+    """A generator that draws the holes of these maps."""
+
+    def __init__(self, lakes):
+        self.hole = [[cell == "H" for cell in "".join(lake)] for lake in lakes]
+
+    def random(self, shape):
+        return np.where(self.hole, 0.1, 0.9)
+
+
+def test_own_tasks_as_arrays_and_as_tables_are_the_same(monkeypatch):
+    """What Gymnasium's tables say and what the arrays say, of the same maps."""
 
     def make(name, desc, is_slippery):
         assert name == "FrozenLake-v1" and not is_slippery
-        table = {}
-        size = len(desc)
-        for r, c in np.ndindex(size, size):
-            table[r * size + c] = {}
-            for action, (dr, dc) in enumerate(
-                [(0, -1), (1, 0), (0, 1), (-1, 0)]
-            ):  # left, down, right, up
-                i, j = (
-                    (r, c)
-                    if desc[r][c] in "GH"
-                    else (min(max(r + dr, 0), size - 1), min(max(c + dc, 0), size - 1))
-                )
-                paid = desc[i][j] == "G" and desc[r][c] not in "GH"
-                table[r * size + c][action] = [(1.0, i * size + j, float(paid), desc[i][j] in "GH")]
-        return SimpleNamespace(unwrapped=SimpleNamespace(P=table))
+        return SimpleNamespace(unwrapped=SimpleNamespace(P=lake_table(desc)))
 
-    monkeypatch.setattr(your_own_task, "generate_random_map", generate_random_map, raising=False)
+    monkeypatch.setattr(your_own_task, "generate_random_map", lake_map, raising=False)
     monkeypatch.setattr(your_own_task, "gymnasium", SimpleNamespace(make=make))
     tables = your_own_task.from_gymnasium(2, 8)
-    lakes = [generate_random_map(8, 16 + i) for i in range(8)]
-
-    class Holes:
-        """Draws the holes of these maps."""
-
-        def random(self, shape):
-            return np.where([[cell == "H" for cell in "".join(lake)] for lake in lakes], 0.1, 0.9)
-
-    arrays = your_own_task.from_arrays(Holes(), 8)
+    arrays = your_own_task.from_arrays(Holes([lake_map(8, 16 + i) for i in range(8)]), 8)
     assert 1 < len(tables) == len(arrays) and tables.horizon == arrays.horizon == 20
     log_pi = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 64))
-    np.testing.assert_allclose(
-        exact.values(arrays, log_pi), exact.values(tables, log_pi), atol=1e-12
-    )
-    np.testing.assert_allclose(
-        exact.optimal_return(arrays), exact.optimal_return(tables), atol=1e-12
-    )
+    for value in (lambda mdps: exact.values(mdps, log_pi), exact.optimal_return):
+        np.testing.assert_allclose(value(arrays), value(tables), atol=1e-12)
 
 
 def test_own_task_rows_are_complete(demo):

@@ -335,49 +335,62 @@ def test_records_that_are_not(change, message):
         check.record(**good | change)
 
 
-def test_what_does_not_fit_is_named(rng):
-    _, theta, _, records = experience(rng, 2, 1)
-    known = candidates(theta, records)
-    with pytest.raises(ValueError, match="theta"):
-        candidates(theta[None], records)
-    with pytest.raises(ValueError, match="states outside"):
-        candidates(theta[:2], records)
-    with pytest.raises(ValueError, match="states outside"):
-        candidates(theta, [records[0] | dict(states=records[0]["states"] - S), records[1]])
+@pytest.mark.parametrize(
+    "message, change",
+    [
+        ("theta", lambda theta, data: dict(theta=theta[None])),
+        ("states outside", lambda theta, data: dict(theta=theta[:2])),
+        ("states outside", lambda theta, data: dict(support=[shifted(data[0], -S)])),
+        ("actions outside", lambda theta, data: dict(theta=theta[:, :1])),
+        ("query: 1 tasks", lambda theta, data: dict(query=first_task(data[1]))),
+        ("step_size", lambda theta, data: dict(step_size=np.inf)),
+        ("discount", lambda theta, data: dict(discount=2.0)),
+        ("discount", lambda theta, data: dict(discount=np.nan)),
+        ("support, query", lambda theta, data: dict(support=data[0])),
+    ],
+)
+def test_data_that_do_not_fit_are_named(rng, message, change):
+    _, theta, _, data = experience(rng, 2, 1)
+    good = dict(theta=theta, support=data[:1], query=data[1], step_size=ALPHA, discount=GAMMA)
+    assert check.estimator_gradients(**good)
+    with pytest.raises(ValueError, match=message):
+        check.estimator_gradients(**good | change(theta, data))
+
+
+def shifted(record, by):
+    return record | dict(states=record["states"] + by)
+
+
+def first_task(record):
+    return {name: x[:, :1] for name, x in record.items()}
+
+
+def test_log_probabilities_that_are_not_finite_are_named(rng):
+    _, _, _, (data, _) = experience(rng, 2, 1)
+    arrays = [data[name] for name in ("states", "actions", "rewards")]
     with pytest.raises(ValueError, match="log_probs: not finite"):
-        check.record(
-            records[0]["states"],
-            records[0]["actions"],
-            records[0]["rewards"],
-            log_probs=records[0]["rewards"] * np.nan,
-        )
-    with pytest.raises(ValueError, match="actions outside"):
-        candidates(theta[:, :1], records)
-    with pytest.raises(ValueError, match="query: 1 tasks"):
-        candidates(theta, [records[0], {k: v[:, :1] for k, v in records[1].items()}])
-    with pytest.raises(ValueError, match="step_size"):
-        candidates(theta, records, step_size=np.inf)
-    with pytest.raises(ValueError, match="gradient: shape"):
-        check.check_gradient(np.zeros(3), known)
-    with pytest.raises(ValueError, match="gradient: not finite"):
-        check.check_gradient(np.full((S, A), np.nan), known)
-    for change, message in ((dict(discount=2.0), "discount"), (dict(discount=np.nan), "discount")):
-        with pytest.raises(ValueError, match=message):
-            candidates(theta, records, **change)
-    with pytest.raises(ValueError, match="support, query"):
-        check.estimator_gradients(theta, records[0], records[1], step_size=ALPHA, discount=GAMMA)
-    with pytest.raises(ValueError, match="confidence"):
-        check.check_gradient(known["naive"], known, standard_error=1.0, confidence=99)
-    with pytest.raises(ValueError, match="candidates"):
-        check.check_gradient(known["naive"], {})
-    with pytest.raises(ValueError, match="candidates: naive is not finite"):
-        check.check_gradient(known["naive"], {"naive": known["naive"] * np.nan})
-    with pytest.raises(ValueError, match="standard_error"):
-        check.check_gradient(known["naive"], known, standard_error=-1.0)
+        check.record(*arrays, log_probs=data["rewards"] * np.nan)
+
+
+@pytest.mark.parametrize(
+    "message, change",
+    [
+        ("gradient: shape", dict(gradient=np.zeros(3))),
+        ("gradient: not finite", dict(gradient=np.full((S, A), np.nan))),
+        ("confidence", dict(standard_error=1.0, confidence=99)),
+        ("candidates", dict(candidates={})),
+        ("candidates: naive is not finite", dict(candidates={"naive": np.full((S, A), np.nan)})),
+        ("standard_error", dict(standard_error=-1.0)),
+    ],
+)
+def test_gradients_that_do_not_fit_are_named(message, change):
+    good = dict(gradient=np.ones((S, A)), candidates={"naive": np.ones((S, A))})
+    assert check.check_gradient(**good).names == ("naive",)
+    with pytest.raises(ValueError, match=message):
+        check.check_gradient(**good | change)
+
+
+def test_too_many_data_sets_are_refused_with_what_to_lower(rng):
+    mdps = random_mdps(rng, 1, 3, 3, horizon=4, reward_noise=0.0)
     with pytest.raises(ValueError, match="max_datasets.*lower"):
-        check.expected_gradients(
-            random_mdps(rng, 1, 3, 3, horizon=4, reward_noise=0.0),
-            np.zeros((3, 3)),
-            step_size=1.0,
-            episodes=2,
-        )
+        check.expected_gradients(mdps, np.zeros((3, 3)), step_size=1.0, episodes=2)

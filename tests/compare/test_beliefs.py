@@ -577,39 +577,48 @@ def test_dirichlet_posterior_exact(rng):
     e = with_rubbish(rollout(rng, mdps, uniform(mdps), 16))
     belief = DirichletBelief(prior, mdps).update(e)
     alpha, mean, variance = belief.posterior()
-    predictive = dense(belief.mean())[0]
-    np.testing.assert_allclose(
-        dense(belief.mean())[1], np.where(mdps.terminal[..., None], 0, mean), atol=1e-14
-    )
-    for plan in (
-        belief.mean(),
-        belief.sample(rng),
-    ):  # what is known to end, ends in every model, and pays nothing
-        assert (plan.terminal == mdps.terminal).all()
+    predictive, mean_rewards = dense(belief.mean())[:2]
+    known = np.where(mdps.terminal[..., None], 0, mean)
+    np.testing.assert_allclose(mean_rewards, known, atol=1e-14)
     rewards = {}
     c = np.zeros((2, 4, 2, 4))
     for i in range(2):
         for s, a, r, after in steps_of(e, i):
             rewards.setdefault((i, s, a), []).append(r)
             c[i, s, a, after] += 1
-    assert (
-        0 < len(rewards) < 16 and max(map(len, rewards.values())) > 2
-    )  # terminal states are never left
+    assert 0 < len(rewards) < 16  # terminal states are never left
+    assert max(map(len, rewards.values())) > 2
     for place in np.ndindex(2, 4, 2):
-        for z in range(4) if not mdps.terminal[place[:2]] else ():
-            ratio = np.exp(polya([0.6] * 4, c[place] + np.eye(4)[z]) - polya([0.6] * 4, c[place]))
-            assert predictive[place][z] == pytest.approx(ratio, abs=1e-12)
         assert (alpha[place] == 0.6 + c[place]).all()
+        if not mdps.terminal[place[:2]]:
+            before = polya([0.6] * 4, c[place])
+            for z in range(4):
+                after = polya([0.6] * 4, c[place] + np.eye(4)[z])
+                assert predictive[place][z] == pytest.approx(np.exp(after - before), abs=1e-12)
         r = np.array(rewards.get(place, []))
         joint = 0.7**2 + np.diag([0] + [0.8**2] * len(r))  # of (m, r_1, …, r_n)
         weights = np.linalg.solve(joint[1:, 1:], joint[1:, 0])
         assert mean[place] == pytest.approx(-1 + weights @ (r + 1), abs=1e-12)
         assert variance[place] == pytest.approx(joint[0, 0] - weights @ joint[1:, 0], abs=1e-12)
-    one_by_one = DirichletBelief(prior, mdps)
+
+
+def test_dirichlet_posterior_is_the_same_episode_by_episode(rng):
+    mdps = random_tasks(rng, 2, 4, 2, 2, horizon=6, reward_noise=0.8)
+    e = rollout(rng, mdps, uniform(mdps), 16)
+    nothing = DirichletBelief(Prior(0.6, -1.0, 0.7, 0.8), mdps)
+    one_by_one = nothing
     for k in range(16):
         one_by_one = one_by_one.update(e.part(slice(k, k + 1)))
-    for got, want in zip(one_by_one.posterior(), (alpha, mean, variance)):
+    for got, want in zip(one_by_one.posterior(), nothing.update(e).posterior()):
         np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("of", ["mean", "sample"])
+def test_what_is_known_to_end_ends_in_every_model_and_pays_nothing(rng, of):
+    mdps = random_tasks(rng, 2, 4, 2, 2, horizon=6, reward_noise=0.8)
+    belief = DirichletBelief(Prior(0.6, -1.0, 0.7, 0.8), mdps)
+    model = belief.mean() if of == "mean" else belief.sample(rng)
+    assert (model.terminal == mdps.terminal).all()
 
 
 def test_belief_before_anything_is_seen_is_the_prior(rng):

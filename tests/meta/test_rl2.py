@@ -814,54 +814,67 @@ class Evil:
         return pytest.fail, ("a pickle was loaded",)
 
 
-def test_files_that_are_no_weights_are_refused(weights, rng, tmp_path):
+@pytest.mark.parametrize(
+    "kind",
+    ["truncated", "damaged", "text", "empty", "pickled", "header", "foreign", "array", "training"],
+)
+def test_files_that_are_no_weights_are_refused(weights, rng, tmp_path, kind):
     path, policy, theta = weights
-    tasks = independent(rng, 2, 3)
-    good = path.read_bytes()
     sizes = (1, 3, 4)
-    cases = {
-        "truncated": good[: len(good) // 2],
-        "damaged": good[:200] + bytes(255 - b for b in good[200:260]) + good[260:],
-        "text": b"these are no weights\n",
-        "empty": b"",
-    }
-    for name, content in cases.items():
-        (tmp_path / name).write_bytes(content)
-    np.savez(tmp_path / "pickled.npz", **dict(np.load(path), theta=np.array([Evil()], object)))
-    np.savez(tmp_path / "pickled header.npz", metarl_np=np.array(Evil(), object), theta=theta)
-    np.savez(tmp_path / "foreign.npz", theta=theta, sizes=sizes)
-    np.save(tmp_path / "array.npy", theta)
-    checkpoint.save(tmp_path / "other kind.npz", "training", theta=theta, sizes=sizes, facts={})
-    names = [p for p in tmp_path.iterdir() if p != path]
-    assert len(names) == 9
-    for bad in names:
-        with pytest.raises(
-            ValueError,
-            match=f"{bad.name}: expected a file of metarl_np: weights, version 1; found: ",
-        ):
-            load_weights(bad, tasks)
-    entries = dict(theta=theta, sizes=sizes, facts={})
-    cases = {
-        "four sizes": dict(sizes=(1, 3, 4, 5)),
-        "negative": dict(sizes=(1, 3, -4)),
-        "other size": dict(sizes=(1, 3, 5)),
-        "None": dict(theta=None),
-        "short": dict(theta=theta[:-1]),
-        "whole numbers": dict(theta=np.zeros(len(theta), int)),
-        "NaN": dict(theta=np.where(np.arange(len(theta)) == 5, np.nan, theta)),
-        "complex": dict(theta=theta.astype(complex)),
-        "words": dict(theta=np.array(["a"] * len(theta))),
-    }
-    for name, change in cases.items():
-        checkpoint.save(tmp_path / name, "weights", **entries | change)
-        with pytest.raises(ValueError, match=f"{name}: not a file of trained weights"):
-            load_weights(tmp_path / name, tasks)
-    for name in entries:
-        checkpoint.save(
-            tmp_path / f"no {name}", "weights", **{x: entries[x] for x in entries if x != name}
-        )
-        with pytest.raises(ValueError, match=f"no {name}: not a file of trained weights"):
-            load_weights(tmp_path / f"no {name}", tasks)
+    good = path.read_bytes()
+    bad = tmp_path / f"{kind}.npz"
+    if kind == "truncated":
+        bad.write_bytes(good[: len(good) // 2])
+    elif kind == "damaged":
+        bad.write_bytes(good[:200] + bytes(255 - b for b in good[200:260]) + good[260:])
+    elif kind in ("text", "empty"):
+        bad.write_bytes(b"these are no weights\n" if kind == "text" else b"")
+    elif kind == "pickled":
+        np.savez(bad, **dict(np.load(path), theta=np.array([Evil()], object)))
+    elif kind == "header":
+        np.savez(bad, metarl_np=np.array(Evil(), object), theta=theta)
+    elif kind == "foreign":
+        np.savez(bad, theta=theta, sizes=sizes)
+    elif kind == "array":
+        with open(bad, "wb") as file:
+            np.save(file, theta)
+    else:
+        checkpoint.save(bad, kind, theta=theta, sizes=sizes, facts={})
+    expected = f"{bad.name}: expected a file of metarl_np: weights, version 1; found: "
+    with pytest.raises(ValueError, match=expected):
+        load_weights(bad, independent(rng, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda theta: dict(sizes=(1, 3, 4, 5)), id="four sizes"),
+        pytest.param(lambda theta: dict(sizes=(1, 3, -4)), id="negative"),
+        pytest.param(lambda theta: dict(sizes=(1, 3, 5)), id="other size"),
+        pytest.param(lambda theta: dict(theta=None), id="None"),
+        pytest.param(lambda theta: dict(theta=theta[:-1]), id="short"),
+        pytest.param(lambda theta: dict(theta=np.zeros(len(theta), int)), id="whole numbers"),
+        pytest.param(lambda theta: dict(theta=np.append(theta[:-1], np.nan)), id="NaN"),
+        pytest.param(lambda theta: dict(theta=theta.astype(complex)), id="complex"),
+        pytest.param(lambda theta: dict(theta=np.array(["a"] * len(theta))), id="words"),
+    ],
+)
+def test_entries_that_are_no_weights_are_refused(weights, rng, tmp_path, change):
+    _, _, theta = weights
+    entries = dict(theta=theta, sizes=(1, 3, 4), facts={})
+    checkpoint.save(tmp_path / "bad", "weights", **entries | change(theta))
+    with pytest.raises(ValueError, match="bad: not a file of trained weights"):
+        load_weights(tmp_path / "bad", independent(rng, 2, 3))
+
+
+@pytest.mark.parametrize("missing", ["theta", "sizes", "facts"])
+def test_weights_without_an_entry_are_refused(weights, rng, tmp_path, missing):
+    _, _, theta = weights
+    entries = dict(theta=theta, sizes=(1, 3, 4), facts={})
+    entries.pop(missing)
+    checkpoint.save(tmp_path / "bad", "weights", **entries)
+    with pytest.raises(ValueError, match="bad: not a file of trained weights"):
+        load_weights(tmp_path / "bad", independent(rng, 2, 3))
 
 
 def test_weights_for_other_tasks_are_refused(weights, rng):

@@ -546,7 +546,24 @@ def test_a_baseline_of_the_living_only_would_be_wrong(uneven):
 # ---- PPO
 
 
-def test_one_ppo_step_by_hand(case, rng):
+def surrogate_slope(trials, advantage, target, **settings):
+    """∂/∂outputs of the plain surrogate, mean over steps, by a difference at every number."""
+    slope = np.zeros_like(trials.outputs)
+    for t, n in steps_of(trials):
+        one = Trials(*(getattr(trials, f.name)[..., [n]][t : t + 1] for f in fields(trials)))
+        given = (one, advantage[t : t + 1, [n]], target[t : t + 1, [n]])
+        for row in range(slope.shape[1]):
+            moved = []
+            for step in (1e-5, -1e-5):
+                outputs = trials.outputs[t : t + 1, :, [n]].copy()
+                outputs[0, row] += step
+                moved.append(plain_surrogate(outputs, *given, **settings))
+            slope[t, row, n] = (moved[0] - moved[1]) / 2e-5 / trials.mask.sum()
+    return slope
+
+
+@pytest.mark.parametrize("max_norm", [0.05, 1e6])
+def test_one_ppo_step_by_hand(case, rng, max_norm):
     """One epoch, one minibatch: Adam's first moment is .1 of the shortened gradient, its first step
     β·left uphill in every component.
     """
@@ -554,60 +571,28 @@ def test_one_ppo_step_by_hand(case, rng):
     payoffs = rl2.regrets(mdps, trials)
     left = 0.25
     advantage, target = plain_advantages(trials, payoffs, 0.9, 0.8)[1:]
-    for max_norm in (0.05, 1e6):
-        update = RecurrentPPO(
-            step_size=0.01,
-            epochs=1,
-            minibatches=1,
-            discount=0.9,
-            lam=0.8,
-            entropy=0.4,
-            value=0.6,
-            max_norm=max_norm,
-        )
+    weights = dict(entropy=0.4, value=0.6, max_norm=max_norm)
+    once = dict(step_size=0.01, epochs=1, minibatches=1, discount=0.9, lam=0.8)
+    update = RecurrentPPO(**once, **weights)
+    settings = dict(clip=0.2, entropy_bonus=0.4 * left, value=0.6)
+    slope = surrogate_slope(trials, advantage, target, **settings)
+    _, pull_back, _ = policy.unroll(theta, trials)
+    g = pull_back(slope)
+    norm = np.sqrt((g**2).sum())
+    assert norm > 0.1
+    new, (m, v, count) = update(rng, policy, theta, trials, payoffs, None, left)
+    np.testing.assert_allclose(m / 0.1, g * min(1, max_norm / norm), atol=1e-7 * max(1, norm))
+    assert count == 1
+    big = abs(g) > 1e-4
+    np.testing.assert_allclose((new - theta)[big], 0.01 * left * np.sign(g[big]), rtol=1e-2)
 
-        def loss(y):
-            return plain_surrogate(
-                y, trials, advantage, target, clip=0.2, entropy_bonus=0.4 * left, value=0.6
-            )
 
-        slope = np.zeros_like(trials.outputs)
-        for t, n in steps_of(trials):
-            for row in range(slope.shape[1]):
-                up = trials.outputs.copy()
-                down = trials.outputs.copy()
-                up[t, row, n] += 1e-5
-                down[t, row, n] -= 1e-5
-                one = Trials(
-                    *(getattr(trials, f.name)[..., [n]][t : t + 1] for f in fields(trials))
-                )
-                lost = [
-                    plain_surrogate(
-                        x[t : t + 1, :, [n]],
-                        one,
-                        advantage[t : t + 1, [n]],
-                        target[t : t + 1, [n]],
-                        clip=0.2,
-                        entropy_bonus=0.4 * left,
-                        value=0.6,
-                    )
-                    for x in (up, down)
-                ]
-                slope[t, row, n] = (lost[0] - lost[1]) / 2e-5 / trials.mask.sum()
-        g = policy.unroll(theta, trials)[1](slope)
-        norm = np.sqrt((g**2).sum())
-        assert norm > 0.1
-        new, (m, v, count) = update(rng, policy, theta, trials, payoffs, None, left)
-        np.testing.assert_allclose(m / 0.1, g * min(1, max_norm / norm), atol=1e-7 * max(1, norm))
-        assert count == 1
-        big = abs(g) > 1e-4
-        np.testing.assert_allclose((new - theta)[big], 0.01 * left * np.sign(g[big]), rtol=1e-2)
-    assert np.isclose(
-        loss(trials.outputs),
-        trial_surrogate(
-            trials.outputs, trials, advantage, target, clip=0.2, entropy_bonus=0.1, value=0.6
-        ),
-    )
+def test_the_surrogate_of_the_package_is_the_plain_one(case):
+    mdps, _, _, trials = case
+    advantage, target = plain_advantages(trials, rl2.regrets(mdps, trials), 0.9, 0.8)[1:]
+    given = (trials.outputs, trials, advantage, target)
+    settings = dict(clip=0.2, entropy_bonus=0.1, value=0.6)
+    assert np.isclose(plain_surrogate(*given, **settings), trial_surrogate(*given, **settings))
 
 
 def test_ppo_shows_every_trial_once_an_epoch(rng, monkeypatch):
@@ -1062,84 +1047,58 @@ def test_parameters_that_are_not_finite_stop_the_run(update):
         next(run)
 
 
-def test_bad_settings_are_named(rng):
-    for kind, cases in (
-        (
-            RecurrentPPO,
-            dict(
-                step_size=(0, -1, np.nan, np.inf),
-                clip=(0, -0.1),
-                max_norm=(0, np.nan),
-                entropy=(-0.1, np.nan),
-                value=(-1,),
-                epochs=(0, 1.5, np.inf, np.nan),
-                minibatches=(0, -1),
-                discount=(-0.1, 1.1, np.nan),
-                lam=(-0.1, 2),
-            ),
-        ),
-        (
-            RecurrentTRPO,
-            dict(
-                radius=(0, np.nan, np.inf),
-                damping=(0, -1),
-                shrink=(0, -0.5, 1, 2),
-                iterations=(0, 2.5),
-                every=(0,),
-                max_backtracks=(0, -1),
-                discount=(1.1,),
-                lam=(np.nan,),
-            ),
-        ),
-    ):
-        for name, values in cases.items():
-            for value in values:
-                with pytest.raises(ValueError, match=f"^{name}: "):
-                    kind(**{name: value})
-    policy = RecurrentPolicy(1, 2, 3)
-    for episodes, theta, message in (
-        (0, policy.init(rng), "episodes"),
-        (2, policy.init(rng)[1:], "theta"),
-        (2, np.full(policy.net.size, np.nan), "theta"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            next(
-                train_recurrent(
-                    rng,
-                    lambda rng: independent(rng, 5, 2),
-                    policy,
-                    theta,
-                    RecurrentPPO(),
-                    iterations=1,
-                    episodes=episodes,
-                )
-            )
-    for first in (-1, 3):
-        with pytest.raises(ValueError, match=f"first: {first} is "):
-            next(
-                train_recurrent(
-                    rng,
-                    lambda rng: independent(rng, 5, 2),
-                    policy,
-                    policy.init(rng),
-                    RecurrentPPO(),
-                    iterations=2,
-                    episodes=2,
-                    first=first,
-                )
-            )
-    with pytest.raises(ValueError, match="policy: made for"):
-        next(
-            train_recurrent(
-                rng,
-                lambda rng: independent(rng, 5, 3),
-                policy,
-                policy.init(rng),
-                RecurrentPPO(),
-                iterations=1,
-                episodes=2,
-            )
-        )
+BAD_PPO = dict(
+    step_size=(0, -1, np.nan, np.inf),
+    clip=(0, -0.1),
+    max_norm=(0, np.nan),
+    entropy=(-0.1, np.nan),
+    value=(-1,),
+    epochs=(0, 1.5, np.inf, np.nan),
+    minibatches=(0, -1),
+    discount=(-0.1, 1.1, np.nan),
+    lam=(-0.1, 2),
+)
+BAD_TRPO = dict(
+    radius=(0, np.nan, np.inf),
+    damping=(0, -1),
+    shrink=(0, -0.5, 1, 2),
+    iterations=(0, 2.5),
+    every=(0,),
+    max_backtracks=(0, -1),
+    discount=(1.1,),
+    lam=(np.nan,),
+)
+BAD_SETTINGS = [(RecurrentPPO, name, x) for name, values in BAD_PPO.items() for x in values]
+BAD_SETTINGS += [(RecurrentTRPO, name, x) for name, values in BAD_TRPO.items() for x in values]
+
+
+@pytest.mark.parametrize("kind, name, value", BAD_SETTINGS)
+def test_bad_settings_are_named(kind, name, value):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        kind(**{name: value})
+
+
+THREE_UNITS = RecurrentPolicy(1, 2, 3)
+START = THREE_UNITS.init(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "message, change",
+    [
+        ("episodes", dict(episodes=0)),
+        ("theta", dict(theta=START[1:])),
+        ("theta", dict(theta=np.full(START.shape, np.nan))),
+        ("first: -1 is ", dict(first=-1)),
+        ("first: 3 is ", dict(first=3)),
+        ("policy: made for", dict(sample_tasks=lambda rng: independent(rng, 5, 3))),
+    ],
+)
+def test_bad_arguments_of_a_training_are_named(rng, message, change):
+    good = dict(rng=rng, sample_tasks=lambda rng: independent(rng, 5, 2), policy=THREE_UNITS)
+    good |= dict(theta=START, update=RecurrentPPO(), iterations=2, episodes=2)
+    assert next(train_recurrent(**good)).iteration == 0
+    with pytest.raises(ValueError, match=message):
+        next(train_recurrent(**good | change))
 
 
 def test_an_inner_update_is_told_from_one_of_batches(rng):

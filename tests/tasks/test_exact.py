@@ -437,40 +437,48 @@ def test_policy_gradient_with_four_actions_of_two_units(rng, name):
 # ---- enumeration
 
 
-def test_number_of_episodes_by_hand():
-    """Task 0 branches in two at every step from two starts: 2·2³. Task 1: one start; action 0 ends,
-    action 1 stays: 1 + 1 + 2.
+@pytest.fixture
+def two_trees():
+    """Task 0 branches in two at every step from two starts: 2·2³ episodes. Task 1: one start;
+    action 0 ends, action 1 stays: 1 + 1 + 2.
     """
-    P = np.array([[[[1.0, 0], [0, 1]], [[1, 0], [0, 1]]], [[[0, 1], [1, 0]], [[0, 1], [0, 1]]]])
+    stay = [1.0, 0]
+    go = [0, 1.0]
+    P = np.array([[[stay, go], [stay, go]], [[go, stay], [go, go]]])
     R = np.array([[[1.0, 2], [3, 4]], [[5, 6], [0, 0]]])
-    mdps = MDP.from_dense(
-        P, R, [[0.25, 0.75], [1, 0]], discount=0.5, horizon=3, terminal=[[0, 0], [0, 1]]
-    )
-    episodes, dynamics = enumeration.enumerate_episodes(mdps)
+    starts = [[0.25, 0.75], [1, 0]]
+    terminal = [[0, 0], [0, 1]]
+    return MDP.from_dense(P, R, starts, discount=0.5, horizon=3, terminal=terminal)
+
+
+def test_number_of_episodes_by_hand(two_trees):
+    episodes, dynamics = enumeration.enumerate_episodes(two_trees)
     assert (dynamics > 0).sum(1).tolist() == [16, 4]
     assert episodes.states.shape == (3, 2, 16) and dynamics.shape == (2, 16)
-    assert (
-        sorted(dynamics[0].tolist()) == [0.25] * 8 + [0.75] * 8
-        and sorted(dynamics[1, :4].tolist()) == [1] * 4
-    )
+    assert sorted(dynamics[0].tolist()) == [0.25] * 8 + [0.75] * 8
+    assert sorted(dynamics[1, :4].tolist()) == [1] * 4
     assert sorted(episodes.mask[:, 1].sum(0).tolist()) == [0] * 12 + [1, 2, 3, 3]
-    paths = {
-        tuple(zip(episodes.actions[:, 1, m].tolist(), episodes.rewards[:, 1, m].tolist()))
-        for m in range(4)
-    }
+
+
+def test_episodes_by_hand(two_trees):
+    episodes, _ = enumeration.enumerate_episodes(two_trees)
+    actions = episodes.actions[:, 1].tolist()
+    rewards = episodes.rewards[:, 1].tolist()
+    paths = {tuple((actions[t][m], rewards[t][m]) for t in range(3)) for m in range(4)}
     assert paths == {
         ((0, 5), (0, 0), (0, 0)),
         ((1, 6), (0, 5), (0, 0)),
         ((1, 6), (1, 6), (0, 5)),
         ((1, 6), (1, 6), (1, 6)),
     }
+
+
+def test_the_limit_is_the_largest_number_of_a_task(two_trees):
     with pytest.raises(ValueError, match="max_episodes.*16"):
-        enumeration.enumerate_episodes(mdps, max_episodes=15)
-    assert enumeration.enumerate_episodes(mdps, max_episodes=16)[1].shape == (2, 16)
-    assert enumeration.enumerate_episodes(mdps[1], max_episodes=4)[1].shape == (
-        1,
-        4,
-    )  # an ended episode branches no more
+        enumeration.enumerate_episodes(two_trees, max_episodes=15)
+    assert enumeration.enumerate_episodes(two_trees, max_episodes=16)[1].shape == (2, 16)
+    # an ended episode branches no more
+    assert enumeration.enumerate_episodes(two_trees[1], max_episodes=4)[1].shape == (1, 4)
 
 
 def probability(episodes, dynamics, pi):
