@@ -2,6 +2,8 @@
 checks.
 """
 
+import re
+from dataclasses import replace
 from itertools import product
 from math import erfc, sqrt
 
@@ -230,3 +232,61 @@ def chi2_p(observed, expected, dof):
     x = ((observed - expected)[possible] ** 2 / expected[possible]).sum()
     z = ((x / dof) ** (1 / 3) - (1 - 2 / (9 * dof))) / sqrt(2 / (9 * dof))
     return erfc(z / sqrt(2)) / 2
+
+
+class Shuffled:
+    """Draws that are those of another generator, task by task in another order."""
+
+    def __init__(self, seed, order):
+        self.rng, self.order = np.random.default_rng(seed), order
+
+    def __getattr__(self, name):
+        def take(x, order):
+            return (
+                np.take(x, order, np.shape(x).index(len(order)))
+                if isinstance(x, np.ndarray) and x.ndim
+                else x
+            )
+
+        def draw(*arguments):
+            return take(
+                getattr(self.rng, name)(*(take(x, np.argsort(self.order)) for x in arguments)),
+                self.order,
+            )
+
+        return draw
+
+
+ORDER = np.array([3, 0, 6, 1, 5, 2, 4])
+
+
+def dense(mdps):
+    """P(s'|s,a) and E[r; s'|s,a], both (N, S, A, S), entry by entry."""
+    n, s, a = mdps.shape
+    P, PR = np.zeros((2, n, s, a, s))
+    for place in np.ndindex(mdps.successors.shape):
+        to = place[:3] + (mdps.successors[place],)
+        P[to] += mdps.probabilities[place]
+        PR[to] += mdps.probabilities[place] * mdps.rewards[place]
+    return P, PR
+
+
+def pattern(why):
+    """'argument: words (at place)' as a regular expression: the message starts with the argument
+    and ends in the place.
+    """
+    argument, _, rest = why.partition(":")
+    words, _, place = rest.strip().partition("(")
+    return f"^{argument}: .*{re.escape(words.strip())}.*{re.escape('(' + place) if place else ''}"
+
+
+def coded(mdps):
+    """The same tasks with rewards that name the outcome, 1 + its index in (N, S, A, Z); float32
+    holds them exactly.
+    """
+    codes = 1.0 + np.arange(mdps.rewards.size).reshape(mdps.rewards.shape)
+    return replace(mdps, rewards=np.where(mdps.terminal[:, :, None, None], 0.0, codes))
+
+
+def random_log_pi(rng, n, s, a):
+    return np.log(rng.dirichlet(np.ones(a), (n, s)))

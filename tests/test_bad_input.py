@@ -798,74 +798,75 @@ def test_every_public_name_has_a_row_or_a_reason():
     assert not functions & EXEMPT
 
 
+def bad_steps(good):
+    """Arrays (T, N, K) of other shapes, and with NaN."""
+    shapes = [good[:-1], good[None, None], good[..., :-1]]
+    return [x for x in NO_ARRAY if x is not None] + shapes + [good + NAN]
+
+
+def bad_successors(good):
+    """No integers, and states that do not exist."""
+    return NO_ARRAY + [good + 0.5, good.astype(float), good - 100, good + 100]
+
+
+def bad_theta(good):
+    """Parameters may have any number of leading axes, and autograd may trace them."""
+    bad = []
+    for x in bad_values("array", good):
+        is_empty = isinstance(x, np.ndarray) and len(x) == 0
+        if getattr(x, "ndim", 2) < 4 and not is_empty:
+            bad.append(x)
+    return bad
+
+
+def bad_features(good):
+    shapes = [np.ones((2, 2)), np.ones(3), np.ones((3, 0))]
+    return NO_ARRAY + shapes + [np.full((3, 2), NAN), np.full((3, 2), INF)]
+
+
+def bad_table(good):
+    shapes = [np.ones(3), np.ones((3, 2, 2))]
+    return NO_ARRAY[:-3] + shapes + [np.full((3, 2), NAN), np.full((3, 2), -INF)]
+
+
+def bad_baselines(good):
+    """Functions whose values would broadcast."""
+    return [lambda g, e: g[:-1], lambda g, e: g[..., :1], lambda g, e: g[0, 0]]
+
+
+NO_RECORD = [None, 3, "abc", NAN, [None], {}, {"states": 1}]
+NO_MEANS = [[[NAN, 0.5]], [[-0.1, 0.5]], [[0.5, 1.1]], [[INF, 0.5]], [0.5, 0.5]]
+NO_GOALS = ["abc", {}, [1.0], [0], [-1], [3], [], [[1, 2]], 1.5, NAN, [None]]
+NO_ACTIONS = ["abc", {}, [1.0, 0, 0], [4, 0, 0], [-1, 0, 0], [0], [], NAN, np.zeros((2, 3), int)]
+OTHER_TASKS = [np.ones((3, 3, 2)), np.ones((2, 2, 3, 2)), np.ones(2), np.ones((1, 3, 2))]
+SPECIAL = {  # kind: bad values, made from the good one
+    "steps": bad_steps,
+    "integer steps": bad_steps,
+    "successors": bad_successors,
+    "theta": bad_theta,
+    "traced": lambda good: [x for x in bad_values("array", good) if isinstance(x, np.ndarray)],
+    "matrix": lambda good: NO_ARRAY + bad_values("array", good)[-3:],  # of any size
+    "means": lambda good: NO_ARRAY[:-1] + NO_MEANS,
+    "goals": lambda good: NO_GOALS,
+    "actions": lambda good: NO_ACTIONS,
+    "goal": lambda good: ["abc", {}, 1.5, -1, 3, NAN, [1, 2], np.zeros(2, int)],
+    "records": lambda good: NO_RECORD,
+    "record": lambda good: NO_RECORD,
+    "options": lambda good: [3, "abc", [1], NAN],
+    "features": bad_features,
+    "table": bad_table,
+    "last axis": lambda good: [np.concatenate([good, good], -1), np.asarray(good)[..., :1]],
+    "shape in the middle": lambda good: [good[0], good[:, :1], good[:, None], np.ones(3)],
+    "too many tasks": lambda good: ["abc", None, 3, *OTHER_TASKS],
+    "wrong baseline": bad_baselines,
+}
+
+
 def bad_values(kind, good):
+    """What must be refused in the place of a good value of this kind."""
     if kind.startswith("optional "):  # None is a good value
         return [x for x in bad_values(kind.removeprefix("optional "), good) if x is not None]
-    if kind == "steps" or kind == "integer steps":
-        return [x for x in NO_ARRAY if x is not None] + [
-            good[:-1],
-            good[None, None],
-            good[..., :-1],
-            good + NAN,
-        ]
-    if kind == "successors":
-        return NO_ARRAY + [good + 0.5, good.astype(float), good - 100, good + 100]
-    if (
-        kind == "theta"
-    ):  # with any number of leading axes; what is traced by autograd must be an array at least
-        return [
-            x
-            for x in bad_values("array", good)
-            if getattr(x, "ndim", 2) < 4 and not (isinstance(x, np.ndarray) and len(x) == 0)
-        ]
-    if kind == "traced":
-        return [x for x in bad_values("array", good) if isinstance(x, np.ndarray)]
-    if kind == "matrix":  # of any size
-        return NO_ARRAY + bad_values("array", good)[-3:]
-    if kind == "means":
-        return NO_ARRAY[:-1] + [[[NAN, 0.5]], [[-0.1, 0.5]], [[0.5, 1.1]], [[INF, 0.5]], [0.5, 0.5]]
-    if kind == "goals":
-        return ["abc", {}, [1.0], [0], [-1], [3], [], [[1, 2]], 1.5, NAN, [None]]
-    if kind == "actions":
-        return ["abc", {}, [1.0, 0, 0], [4, 0, 0], [-1, 0, 0], [0], [], np.zeros((2, 3), int), NAN]
-    if kind == "goal":
-        return ["abc", {}, 1.5, -1, 3, NAN, [1, 2], np.zeros(2, int)]
-    if kind == "records" or kind == "record":
-        return [None, 3, "abc", NAN, [None], {}, {"states": 1}]
-    if kind == "options":
-        return [3, "abc", [1], NAN]
-    if kind == "features":
-        return NO_ARRAY + [
-            np.ones((2, 2)),
-            np.full((3, 2), NAN),
-            np.full((3, 2), INF),
-            np.ones(3),
-            np.ones((3, 0)),
-        ]
-    if kind == "table":
-        return NO_ARRAY[:-3] + [
-            np.ones(3),
-            np.full((3, 2), NAN),
-            np.full((3, 2), -INF),
-            np.ones((3, 2, 2)),
-        ]
-    if kind == "last axis":
-        return [np.concatenate([good, good], -1), np.asarray(good)[..., :1]]
-    if kind == "shape in the middle":
-        return [good[0], good[:, :1], good[:, None], np.ones(3)]
-    if kind == "too many tasks":
-        return [
-            "abc",
-            None,
-            3,
-            np.ones((3, 3, 2)),
-            np.ones((2, 2, 3, 2)),
-            np.ones(2),
-            np.ones((1, 3, 2)),
-        ]
-    if kind == "wrong baseline":
-        return [lambda g, e: g[:-1], lambda g, e: g[..., :1], lambda g, e: g[0, 0]]
-    return spoiled(kind, good)
+    return SPECIAL[kind](good) if kind in SPECIAL else spoiled(kind, good)
 
 
 def run(function, arguments):

@@ -24,7 +24,7 @@ from PIL import Image
 from rl2_bandits import PUBLISHED as BANDIT_TABLE
 from rl2_mdps import PUBLISHED as MDP_TABLE
 from study import interval, student_t
-from compare.test_strategies_and_planners import PUBLISHED, PUBLISHED_MDPS
+from compare.published import PUBLISHED, PUBLISHED_MDPS
 
 from metarl_np import checkpoint, exact
 from metarl_np.meta.rl2 import RecurrentPolicy

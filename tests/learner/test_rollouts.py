@@ -1,29 +1,21 @@
+"""The sampler against a plain loop over single steps: the same distribution by χ², the same bits
+from the same generator, and what is recorded, masked and truncated.
+"""
+
 from bisect import bisect
 from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
 import pytest
-from helpers import chi2_p, random_tasks, terminal_state
+from helpers import chi2_p, coded, random_log_pi, random_tasks, terminal_state
 
-from metarl_np.learner.alias import _alias_tables, sampling_tables
+from metarl_np.learner.alias import sampling_tables
 from metarl_np.learner.rollouts import CHUNK, Episodes, rollout, step, successor_table
 from metarl_np.tasks.gridworld import GridWorld
 from metarl_np.tasks.mdp import MDP
 
 STATISTICAL = 1e-3  # smallest p-value that passes; the seeds are fixed
-
-
-def coded(mdps):
-    """The same tasks with rewards that name the outcome, 1 + its index in (N, S, A, Z); float32
-    holds them exactly.
-    """
-    codes = 1.0 + np.arange(mdps.rewards.size).reshape(mdps.rewards.shape)
-    return replace(mdps, rewards=np.where(mdps.terminal[:, :, None, None], 0.0, codes))
-
-
-def random_log_pi(rng, n, s, a):
-    return np.log(rng.dirichlet(np.ones(a), (n, s)))
 
 
 def loop_rollout(rng, mdps, log_pi, episodes):
@@ -73,65 +65,6 @@ def outcome_counts(mdps, e):
 
 
 # ---- the alias tables
-
-
-@pytest.mark.parametrize("width", [2, 4, 8, 16, 32, 64])
-def test_alias_tables_hold_the_probabilities_to_rounding(rng, width):
-    p = rng.dirichlet(np.full(width, 0.5), 60)
-    p[:20] *= rng.random((20, width)) < 0.5  # rows with zeros, not summing to one
-    p[:20, 0] += 0.1
-    p[20:30] = np.eye(width)[rng.integers(width, size=10)]
-    p[30:40] = 1 / width
-    p[40:50, width // 2 :] = 0
-    p[50:52] = [[1e-12] * (width - 1) + [1.0]]
-    p /= p.sum(1, keepdims=True)
-    threshold, alias = (x.T for x in _alias_tables(p.T))
-    column = 2**32 // width
-    bottom = np.arange(width) * (2**32 // width)
-    below = threshold.astype(np.int64) - bottom
-    assert (below >= 0).all() and (below <= column).all()
-    kept = np.zeros(p.shape)
-    for r in range(len(p)):
-        for c in range(width):
-            kept[r, c] += below[r, c]
-            kept[r, alias[r, c]] += column - below[r, c]
-    np.testing.assert_allclose(kept / 2**32, p, atol=(width / 2 + 1) * 2.0**-32, rtol=0)
-    assert (kept[p == 0] == 0).all()
-    assert (kept.sum(1) == 2**32).all()
-
-
-@pytest.mark.parametrize(
-    "p",
-    [
-        [3, 1, 3, 1],
-        [1, 3, 1, 3],
-        [0, 2, 2, 0, 0, 1, 2, 1],
-        [4, 4, 0, 0],
-        [1, 0, 3, 0],
-        [5, 1, 1, 1, 5, 1, 1, 1],
-    ],
-)
-def test_alias_tables_where_a_heavy_outcome_gives_exactly_what_it_has(p):
-    """Eighths and sixteenths are exact, so is their table."""
-    width = len(p)
-    p = np.array(p) / sum(p)
-    threshold, alias = (x[:, 0] for x in _alias_tables(p[:, None]))
-    kept = np.zeros(width)
-    column = 2**32 // width
-    for c in range(width):
-        below = (
-            -(-int(threshold[c]) // 2**8) * 2**8 - c * column
-        )  # the last threshold is 2³² − 1, a 2³² that fits
-        kept[c] += below
-        kept[alias[c]] += column - below
-    assert (kept / 2**32).tolist() == p.tolist()
-
-
-def test_alias_tables_of_rows_that_sum_to_one_only_nearly(rng):
-    p = rng.dirichlet(np.ones(16), 50).T
-    for right, left in zip(_alias_tables(p), _alias_tables(p * (1 + rng.uniform(-1e-6, 1e-6, 50)))):
-        same = abs(right.astype(np.int64) - left) <= 8
-        assert same.all()
 
 
 class Stuck(np.random.Generator):
@@ -194,36 +127,6 @@ def test_start_states_at_the_ends_of_the_unit_interval(rng, x, pick):
     )
     first = rollout(Stuck(x=x), mdps, np.zeros((7, 1)), 2).states[0]
     assert first.tolist() == [[np.flatnonzero(row)[pick]] * 2 for row in start]
-
-
-def test_sampling_tables_reconstruct_the_joint_distribution_of_action_and_successor(rng):
-    mdps = coded(random_tasks(rng, 3, 5, 3, 3, horizon=4))  # 9 outcomes in 16 columns
-    log_pi = random_log_pi(rng, 3, 5, 3)
-    tables = sampling_tables(mdps, log_pi)
-    width = 2**tables.width_bits
-    assert width == 16
-    joint = np.zeros(mdps.rewards.shape)
-    for b, threshold in enumerate(tables.thresholds[::2].tolist()):
-        row, c = divmod(b, width)
-        i, s = divmod(row, 5)
-        for below, share in ((1, threshold - c * 2**28), (0, (c + 1) * 2**28 - threshold)):
-            cell = 2 * b + below
-            action = tables.actions[cell]
-            next_state = tables.next_cell[cell] // (2 * width) - 5 * i
-            assert (
-                tables.next_cell[cell] % (2 * width) == 0 and tables.thresholds[cell] == threshold
-            )
-            if share and mdps.terminal[i, s]:
-                assert next_state == s and tables.rewards[cell] == 0
-            elif share:
-                outcome = np.unravel_index(int(tables.rewards[cell]) - 1, joint.shape)
-                assert outcome[:3] == (i, s, action) and mdps.successors[outcome] == next_state
-                joint[outcome] += share / 2**32
-    for i, s, a, z in np.ndindex(joint.shape):
-        expected = (
-            0 if mdps.terminal[i, s] else np.exp(log_pi[i, s, a]) * mdps.probabilities[i, s, a, z]
-        )
-        assert abs(joint[i, s, a, z] - expected) <= 9 * 2.0**-32, (i, s, a, z)
 
 
 def test_a_single_sure_outcome():
@@ -742,9 +645,3 @@ def test_bad_input_is_named_before_anything_is_sampled(keywords, message):
     with pytest.raises(ValueError, match=message):
         rollout(rng, two_chains(5), **arguments)
     assert rng.random() == np.random.default_rng(0).random()
-
-
-def test_tables_of_other_tasks_are_refused(rng):
-    two, three = (random_tasks(rng, n, 3, 2, 2, horizon=2) for n in (2, 3))
-    with pytest.raises(ValueError, match=r"log_pi: tables made for .*\(2, 3, 2\).*\(3, 3, 2\)"):
-        rollout(rng, three, sampling_tables(two, np.full((3, 2), -np.log(2))), 4)

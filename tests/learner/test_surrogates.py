@@ -1,3 +1,7 @@
+"""Surrogates at two steps by hand, in loops over steps, and by autograd to second order. What
+their derivatives converge to is in tests/check/test_estimators.py, by enumeration.
+"""
+
 import autograd.numpy as anp
 import numpy as np
 import pytest

@@ -59,6 +59,16 @@ def test_forward_is_the_plain_cell(case):
     np.testing.assert_allclose(gru.unroll(NET, theta, x), plain(theta, x), atol=1e-13)
 
 
+def test_the_fast_step_is_the_cell_as_its_equations_say_it(case, rng):
+    theta, x, _ = case
+    h = rng.normal(size=(4, 6))
+    W, _, b, V, v = weights = NET.split(theta)
+    fast, _ = gru.step(weights, h, W @ x[0] + b)
+    plain_h, plain_y = gru.cell(NET, theta, x[0], h)
+    np.testing.assert_allclose(fast, plain_h, atol=1e-14)
+    np.testing.assert_allclose(V @ fast + v, plain_y, atol=1e-14)
+
+
 def test_lanes_do_not_meet(case):
     theta, x, _ = case
     y = gru.unroll(NET, theta, x)

@@ -1,3 +1,7 @@
+"""MAML against loops: the chain rule with dense Jacobians, one task at a time, finite differences
+of the objective, and a training that is replayed step by step.
+"""
+
 from itertools import islice
 
 import numpy as np

@@ -1,3 +1,8 @@
+"""The oracles of `exact`, against figures printed in Sutton & Barto (2018) and for FrozenLake,
+against recursion over all episodes, finite differences, and limits by hand. The enumeration of
+episodes is checked here too, by plain recursion, since it is what most other chapters lean on.
+"""
+
 from dataclasses import replace
 from itertools import product
 
