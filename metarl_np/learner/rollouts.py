@@ -116,8 +116,14 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     def run(low, child):
         lanes = slice(low, min(low + CHUNK, n_lanes))
         task = np.arange(lanes.start, lanes.stop) // episodes
-        noise = mdps.reward_noise[task]
-        _run(child, tables, first_states[lanes], task * n_states, noise, rows.part(lanes))
+        _run(
+            child,
+            tables,
+            first_states=first_states[lanes],
+            first_row=task * n_states,
+            noise=mdps.reward_noise[task],
+            rows=rows.part(lanes),
+        )
 
     children = rng.spawn(len(chunks))  # a chunk's numbers do not depend on who runs it, or when
     if min(threads, len(chunks)) > 1:
@@ -156,7 +162,7 @@ def _start(rng, tables, episodes):
     return states.ravel()[place].astype(np.int32)
 
 
-def _run(rng, tables, first_states, first_row, noise, rows):
+def _run(rng, tables, *, first_states, first_row, noise, rows):
     """All steps of one chunk of lanes, written into its _Rows.
 
     first_states, first_row, noise: (lanes,); first_row is S·task. The loop over steps does only

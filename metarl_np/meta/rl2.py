@@ -152,11 +152,9 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
     horizon; the first input of the next one holds its last action and reward, and the flag.
     """
     validate(rng=rng, mdps=mdps, episodes=episodes)
-    _require_fit(policy, mdps)
+    _require_fit(policy, mdps, episodes)
     theta = require_array("theta", theta, kinds="f")
     n_tasks = len(mdps)
-    numbers = policy.net.inputs + policy.n_actions + 7  # of a step
-    require_memory(8, numbers, n_tasks, episodes, mdps.horizon)
     weights = policy.net.split(theta)
     W, _, b, V, v = weights
     lanes = np.arange(n_tasks)
@@ -201,10 +199,13 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
     return trials
 
 
-def _require_fit(policy, mdps):
+def _require_fit(policy, mdps, episodes):
+    """ValueError unless the policy is one for these tasks, and the trials are not too large."""
     sizes = mdps.shape[1:]
     fits = isinstance(policy, RecurrentPolicy) and (policy.n_states, policy.n_actions) == sizes
     require(fits, "policy", f"made for other than S, A = {sizes[0]}, {sizes[1]}: {policy!r:.99}")
+    numbers = policy.net.inputs + policy.n_actions + 7  # of a step
+    require_memory(8, numbers, len(mdps), episodes, mdps.horizon)
 
 
 def _starts(rng, mdps, episodes):

@@ -394,3 +394,11 @@ def test_too_many_data_sets_are_refused_with_what_to_lower(rng):
     mdps = random_mdps(rng, 1, 3, 3, horizon=4, reward_noise=0.0)
     with pytest.raises(ValueError, match="max_datasets.*lower"):
         check.expected_gradients(mdps, np.zeros((3, 3)), step_size=1.0, episodes=2)
+
+
+@pytest.mark.parametrize("dtype, names", [(np.float32, ("naive",)), (float, ())])
+def test_a_right_gradient_in_single_precision_is_right(rng, dtype, names):
+    """6e-5 of the largest component is rounding in float32, and an error in float64."""
+    right = rng.normal(size=(S, A))
+    off = right + 6e-5 * abs(right).max()
+    assert check.check_gradient(off.astype(dtype), {"naive": right}).names == names

@@ -568,6 +568,17 @@ def test_a_prior_needs_a_pair_seen_twice(rng):
         fit_prior(*counts(mdps.shape, rollout(rng, mdps, uniform(mdps), 1, steps=1)))
 
 
+def rewards_and_counts(e):
+    """{(task, s, a): rewards} and how often s' followed, (2, 4, 2, 4), by counting."""
+    rewards = {}
+    c = np.zeros((2, 4, 2, 4))
+    for i in range(2):
+        for s, a, r, after in steps_of(e, i):
+            rewards.setdefault((i, s, a), []).append(r)
+            c[i, s, a, after] += 1
+    return rewards, c
+
+
 def test_dirichlet_posterior_exact(rng):
     """P(s' | all seen) is a ratio of marginal likelihoods; the mean reward is conditioned on the
     rewards in a dense joint normal.
@@ -580,12 +591,7 @@ def test_dirichlet_posterior_exact(rng):
     predictive, mean_rewards = dense(belief.mean())[:2]
     known = np.where(mdps.terminal[..., None], 0, mean)
     np.testing.assert_allclose(mean_rewards, known, atol=1e-14)
-    rewards = {}
-    c = np.zeros((2, 4, 2, 4))
-    for i in range(2):
-        for s, a, r, after in steps_of(e, i):
-            rewards.setdefault((i, s, a), []).append(r)
-            c[i, s, a, after] += 1
+    rewards, c = rewards_and_counts(e)
     assert 0 < len(rewards) < 16  # terminal states are never left
     assert max(map(len, rewards.values())) > 2
     for place in np.ndindex(2, 4, 2):
@@ -699,6 +705,20 @@ def test_act_plans_optimally_in_the_mean_or_in_a_candidate(rng):
     assert len(plans) > 1  # not the most likely one, or the mean, each time
 
 
+def assert_dirichlet_posterior(belief, steps):
+    """Of three tasks of three states and two actions, under a prior of ones."""
+    alpha, mean, _ = belief.posterior()
+    want_alpha = np.ones((3, 3, 2, 3))
+    n = np.zeros((3, 3, 2))
+    total = np.zeros((3, 3, 2))
+    for i, state, a, r, after in steps:
+        want_alpha[i, state, a, after] += 1
+        n[i, state, a] += 1
+        total[i, state, a] += r
+    np.testing.assert_allclose(alpha, want_alpha)
+    np.testing.assert_allclose(mean, (total + 1) / (n + 1), atol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["finite", "dirichlet"])
 def test_act_learns_from_the_episode_that_its_policy_made(kind):
     """Planning in the mean draws no number, so the episodes can be made again, and their steps put
@@ -717,16 +737,7 @@ def test_act_learns_from_the_episode_that_its_policy_made(kind):
             w = first.weights * np.exp(log_c)
             np.testing.assert_allclose(belief.weights, w / w.sum(1, keepdims=True), atol=1e-12)
         else:
-            alpha, mean, _ = belief.posterior()
-            want_alpha = np.ones((3, 3, 2, 3))
-            n = np.zeros((3, 3, 2))
-            total = np.zeros((3, 3, 2))
-            for i, state, a, r, after in steps:
-                want_alpha[i, state, a, after] += 1
-                n[i, state, a] = n[i, state, a] + 1
-                total[i, state, a] = total[i, state, a] + r
-            np.testing.assert_allclose(alpha, want_alpha)
-            np.testing.assert_allclose(mean, (total + 1) / (n + 1), atol=1e-12)
+            assert_dirichlet_posterior(belief, steps)
         e = rollout(again, mdps.with_time(), log_pi, 1)
         for i in range(3):
             for clock_state, a, r, after in steps_of(e, i):
