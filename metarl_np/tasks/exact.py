@@ -48,8 +48,16 @@ def push(mdps, mass):
     return arrived.reshape(mdps.start.shape)
 
 
-defvjp(expect, lambda _, mdps, v: lambda g: push(mdps, g), argnums=[1])
-defvjp(push, lambda _, mdps, mass: lambda g: expect(mdps, g), argnums=[1])
+def _expect_vjp(_, mdps, v):
+    return lambda g: push(mdps, g)
+
+
+def _push_vjp(_, mdps, mass):
+    return lambda g: expect(mdps, g)
+
+
+defvjp(expect, _expect_vjp, argnums=[1])
+defvjp(push, _push_vjp, argnums=[1])
 
 
 def action_values(mdps, v):
