@@ -1,6 +1,6 @@
 """Tasks from Gymnasium's toy-text environments, whose tables say `done` of a transition."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def mdp_from_gymnasium(tables, start, *, discount, horizon, reward_noise=0.0):
 
     # the largest number of states, with the copies that end an episode, and of successors
     total = max(n_states, *(1 + max(ends, default=0) for _, ends in tasks))
-    width = max((len(reached) for outcomes, _ in tasks for reached in outcomes.values()), default=1)
+    width = max(1, *(len(reached) for outcomes, _ in tasks for reached in outcomes.values()))
     shape = (len(tables), total, n_actions, width)
     own = np.arange(total)[:, None, None]
     successors = np.broadcast_to(own, shape).copy()  # unless told otherwise, s stays s
@@ -65,7 +65,7 @@ def _outcomes(table, starts):
     goes_on = starts | {z for s, a, p, z, r, done in rows if not done and z != s}
     copy = {z: len(table) + i for i, z in enumerate(sorted(ends & goes_on))}
     terminal = (ends - goes_on) | set(copy.values())
-    outcomes = defaultdict(Counter)
+    outcomes = {(s, a): defaultdict(float) for s in table for a in table[s]}
     for s, a, p, z, r, done in rows:
         if s not in terminal:  # what a table says about a state that is an end is not looked at
             outcomes[s, a][copy.get(z, z) if done else z, r] += p
@@ -92,12 +92,19 @@ def _require_entries(tables, n_states):
     for n, table in enumerate(tables):
         for s in table:
             for a, entries in table[s].items():
-                where = f"(at task {n}, state {s}, action {a})"
                 for entry in entries:
-                    four = len(entry) == 4
-                    require(four, "tables", f"expected entries (p, s', r, done) {where}")
-                    p, z, _, _ = entry
-                    require(p >= 0, "tables", f"a probability that is negative or NaN {where}")
-                    inside = p == 0 or z in range(n_states)
-                    outside = f"a successor outside 0..{n_states - 1} {where}"
-                    require(inside, "tables", outside)
+                    why = _what_is_wrong(entry, n_states)
+                    if why:
+                        where = f"(at task {n}, state {s}, action {a})"
+                        raise ValueError(f"tables: {why} {where}")
+
+
+def _what_is_wrong(entry, n_states):
+    if len(entry) != 4:
+        return "expected entries (p, s', r, done)"
+    p, z, _, _ = entry
+    if not p >= 0:
+        return "a probability that is negative or NaN"
+    if p > 0 and z not in range(n_states):
+        return f"a successor outside 0..{n_states - 1}"
+    return None
