@@ -25,7 +25,7 @@ def mdp_from_gymnasium(tables, start, *, discount, horizon, reward_noise=0.0):
 
     # the largest number of states, with the copies that end an episode, and of successors
     total = max(n_states, *(1 + max(ends, default=0) for _, ends in tasks))
-    width = max(1, *(len(reached) for outcomes, _ in tasks for reached in outcomes.values()))
+    width = max([1, *(len(reached) for outcomes, _ in tasks for reached in outcomes.values())])
     shape = (len(tables), total, n_actions, width)
     own = np.arange(total)[:, None, None]
     successors = np.broadcast_to(own, shape).copy()  # unless told otherwise, s stays s
