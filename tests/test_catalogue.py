@@ -168,7 +168,7 @@ def expected_gradient(
     hessian=False,
 ):
     """E_D of a surrogate's first derivative (F, A), or second (F·A, F·A). surrogate: of the
-    arguments that `losses.dice` has.
+    arguments that `surrogates.dice` has.
     """
     thetas, e, probability = with_probability(task, policy, theta)
     rewards = e.rewards * e.mask

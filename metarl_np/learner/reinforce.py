@@ -138,7 +138,7 @@ class FirstOrder:
 
     @property
     def baseline(self):
-        """The inner update's, which scores the query too."""
+        """The inner update's; the query uses it too."""
         return getattr(self.inner, "baseline", leave_one_out_baseline)
 
     @property

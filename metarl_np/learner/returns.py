@@ -84,7 +84,7 @@ def linear_baseline(features, ridge=1e-6):
     """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, for features φ (S, F).
 
     w is fitted by ridge regression on each task's returns. Returns a function of returns (T, N, K)
-    and their Episodes. Biased: it is fitted on the very episodes that it then scores.
+    and their Episodes. Biased: it is fitted on the very episodes that it is then used on.
     """
     validate(ridge=ridge)
     features = require_array("features", features)
