@@ -37,7 +37,7 @@ class Adaptation:
     episodes: list  # k + 1 Episodes, sampled with the θ of the same place; the last is the query
     data: list  # k: what the inner update prepared from the first k Episodes, the support
     returns: np.ndarray  # (k + 1, N): mean discounted return of those Episodes
-    query: np.ndarray  # (N, S, A): folded REINFORCE weights of the query
+    query: np.ndarray  # (N, S, A): folded REINFORCE weights of the query; None if there is none
 
 
 def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):

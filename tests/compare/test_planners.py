@@ -138,8 +138,8 @@ def test_ucrl2_is_optimistic(rng, prior):
 
 
 def test_psrl_is_that_of_act(rng):
-    """The same tasks by `planners.act`, which gives exact returns: the difference of 200 tasks within
-    4 standard errors.
+    """The same tasks by `planners.act`, which gives exact returns: the difference of 200 tasks
+    within 4 standard errors.
     """
     mdps = random_mdps(rng, 200, 5, 3, horizon=6)
     belief = DirichletBelief(TRUE, mdps)
