@@ -919,6 +919,8 @@ def test_what_is_bad_is_named(name, argument):
         lambda: rl2.sample_trials(rng(), TASKS, RECURRENT, HIDDEN, 10**13),
         lambda: exact.values(replace(ONE, horizon=10**14), LOG_PI),
         lambda: exact.occupancy(replace(ONE, horizon=10**14), LOG_PI),
+        lambda: enumeration.enumerate_episodes(replace(ONE, horizon=60), max_episodes=10**99),
+        lambda: enumeration.enumerate_adaptations(**SMALL | dict(episodes=30), max_datasets=10**99),
         lambda: exact.optimal_return(replace(ONE, horizon=10**14)),
         lambda: replace(ONE, horizon=10**14).with_time(),
         lambda: random_mdps.random_mdps(rng(), 10**5, 10**5),

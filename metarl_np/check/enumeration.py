@@ -8,13 +8,21 @@ from itertools import product
 
 import autograd.numpy as np
 
-from metarl_np.arguments import require, require_finite, require_shapes, validate
+from metarl_np.arguments import (
+    require,
+    require_finite,
+    require_memory,
+    require_shapes,
+    validate,
+)
 from metarl_np.learner.returns import discounted_return
 from metarl_np.learner.rollouts import Episodes
 from metarl_np.learner.surrogates import log_likelihood, stop
 from metarl_np.meta import rl2
 from metarl_np.meta.maml import Adaptation, per_task
 from metarl_np.tasks.mdp import for_each_task
+
+STEP_BYTES = 25  # state, action, reward and mask of a step
 
 
 def enumerate_episodes(mdps, *, max_episodes=1_000_000):
@@ -30,6 +38,7 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     lower = "lower horizon, states, actions or Z"
     too_many = f"{most:.0f} episodes, above {max_episodes}; {lower}"
     require(most <= max_episodes, "max_episodes", too_many)
+    require_memory(STEP_BYTES, mdps.horizon, n_tasks, most)
     by_outcome = (n_tasks, n_states, n_actions * n_slots)  # an action and a successor slot
     chance = mdps.probabilities.reshape(by_outcome)
     pays = mdps.rewards.reshape(by_outcome)
@@ -113,6 +122,7 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
         f"{m} episodes make {m}^{power} = {m**power} data sets, above {max_datasets}; {lower}"
     )
     require(m**power <= max_datasets, "max_datasets", too_many)
+    require_memory(STEP_BYTES, mdps.horizon, steps, episodes, m**power)
 
     sets = np.array(
         list(product(range(m), repeat=episodes))
