@@ -115,18 +115,7 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
     require(not mdps.reward_noise.any(), "mdps", noise)
     require(steps > 0, "steps", "0 is not at least 1")
     every, dynamics = enumerate_episodes(mdps)
-    m = dynamics.shape[1]
-    power = episodes * steps
-    lower = "lower episodes, steps, or the MDP's horizon, states, actions or Z"
-    too_many = (
-        f"{m} episodes make {m}^{power} = {m**power} data sets, above {max_datasets}; {lower}"
-    )
-    require(m**power <= max_datasets, "max_datasets", too_many)
-    require_memory(STEP_BYTES, mdps.horizon, steps, episodes, m**power)
-
-    sets = np.array(
-        list(product(range(m), repeat=episodes))
-    )  # (D, K): which episodes it is made of
+    sets = _data_sets(every, episodes, steps, max_datasets)
     thetas = [per_task(theta, 1)]
     probability = np.ones(1)
     data = []
@@ -147,6 +136,17 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
         require_finite(thetas[-1], "adapted parameters", where)
     returns = [discounted_return(e.rewards, mdps.discount).mean(-1) for e in seen]
     return Adaptation(thetas, seen, data, np.array(returns), query=None), probability
+
+
+def _data_sets(every, episodes, steps, max_datasets):
+    """Which of the M possible episodes each data set of K is made of: (D, K), D = M^K."""
+    horizon, _, m = every.states.shape
+    power = episodes * steps
+    lower = "lower episodes, steps, or the MDP's horizon, states, actions or Z"
+    too_many = f"{m} episodes make {m}^{power} = {m**power} data sets, above {max_datasets}"
+    require(m**power <= max_datasets, "max_datasets", f"{too_many}; {lower}")
+    require_memory(STEP_BYTES, horizon, steps, episodes, m**power)
+    return np.array(list(product(range(m), repeat=episodes)))
 
 
 def enumerate_bandit_trials(policy, pulls, dtype=float):
