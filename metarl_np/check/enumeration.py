@@ -62,9 +62,8 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
         history.append([state, outcome // n_slots, reward, ~ended])
         state = np.where(ended, state, leads_to[task, state, outcome])
 
-    place = np.arange(len(task)) - np.searchsorted(
-        task, task
-    )  # of a row in its task: they are sorted
+    # of a row among those of its task: tasks are sorted
+    place = np.arange(len(task)) - np.searchsorted(task, task)
 
     def by_task(rows):
         """(all episodes,) → (N, M), filled up with 0."""

@@ -178,9 +178,8 @@ class DirichletBelief:
         """MDP drawn from the posterior, one for each task."""
         alpha, mean, variance = self.posterior()
         # Gamma(α) = Gamma(α + 1) U^{1/α}, as logarithms: so a small α underflows no row
-        log_p = (
-            np.log(rng.standard_gamma(alpha + 1)) - rng.standard_exponential(alpha.shape) / alpha
-        )
+        log_gamma = np.log(rng.standard_gamma(alpha + 1))
+        log_p = log_gamma - rng.standard_exponential(alpha.shape) / alpha
         P = np.exp(log_p - log_p.max(-1, keepdims=True))
         return self._mdp(P / P.sum(-1, keepdims=True), rng.normal(mean, np.sqrt(variance)))
 

@@ -126,9 +126,8 @@ def optimistic(P, slack, v):
     """
     order = np.argsort(-v, 1)  # the best first
     sorted_p = np.take_along_axis(P, order[:, None, None], -1)
-    mass = np.minimum(
-        np.cumsum(sorted_p, -1) + slack[..., None] / 2, 1
-    )  # on the best 1, 2, … states
+    # on the best 1, 2, … states
+    mass = np.minimum(np.cumsum(sorted_p, -1) + slack[..., None] / 2, 1)
     drops = -np.diff(np.take_along_axis(v, order, 1), append=0)
     return np.einsum("nsaz,nz->nsa", mass, drops)
 

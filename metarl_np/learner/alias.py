@@ -112,9 +112,8 @@ def _alias_tables(p):
     heavy = w > 1
     own = np.arange(width, dtype=np.int32)[:, None]
     e = np.maximum(w - 1, 0)
-    d_before = np.zeros(
-        (width + 2, rows)
-    )  # D_{i−1} in row i; the last is for one that is not found
+    # D_{i−1} stands in row i; the last row is for one that is not found
+    d_before = np.zeros((width + 2, rows))
     np.maximum(1 - w, 0, out=d_before[1:-1])
     for i in range(1, width):
         e[i] += e[i - 1]
