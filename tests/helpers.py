@@ -197,9 +197,8 @@ def plain_return(mdps, task):
     """The function (policy, θ) → (J, ∇J) of one task by enumeration: ∇J = E[R Σ_t ∇log π_t], with
     no Q and no γᵗ to get wrong.
     """
-    episodes = list(
-        all_episodes(mdps, task, np.ones(mdps.shape[1:]))
-    )  # π = 1: what is left is the dynamics
+    # π = 1: what is left is the dynamics
+    episodes = list(all_episodes(mdps, task, np.ones(mdps.shape[1:])))
     returns = np.array([return_of(path, mdps.discount) for _, path, _ in episodes])
     dynamics = np.array([p for p, _, _ in episodes])
     visits = np.zeros((len(episodes),) + mdps.shape[1:])

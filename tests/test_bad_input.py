@@ -886,9 +886,8 @@ def test_the_good_arguments_are_good(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = run(function, good)
-    assert (
-        not isinstance(result, (float, np.ndarray)) or not np.isnan(result).any()
-    )  # log 0 = −inf is right
+    # log 0 = −inf is right
+    assert not isinstance(result, (float, np.ndarray)) or not np.isnan(result).any()
 
 
 @pytest.mark.parametrize("name, argument", ROWS)

@@ -84,16 +84,15 @@ def tiny_task(seed, *, n_actions=A, discount=GAMMA, unit=1.0, ending=False):
 TASK = tiny_task(1)
 POLICY = SoftmaxPolicy(S, A)
 THETA = np.random.default_rng(0).normal(size=(S, A))
+# of 1 or 2 steps
 ENDING = (
     tiny_task(2, ending=True),
     SoftmaxPolicy(S + 1, A),
     np.random.default_rng(1).normal(size=(S + 1, A)),
-)  # of 1 or 2 steps
+)
 HESSIAN = meta_gradients.hessians(TASK, POLICY, THETA)["H"][0]
-SETTINGS = [
-    (1, 2, leave_one_out_baseline),
-    (2, 1, no_baseline),
-]  # k inner steps, K episodes each, baseline of the step
+# k inner steps, K episodes each, baseline of the step
+SETTINGS = [(1, 2, leave_one_out_baseline), (2, 1, no_baseline)]
 settings = pytest.mark.parametrize("k, K, baseline", SETTINGS, ids=["k=1 K=2", "k=2 K=1"])
 
 
@@ -323,9 +322,8 @@ def test_03_score_term_of_means_or_of_the_first_step_only(k, K, baseline):
         right,
         among=every_estimator(k, K, baseline),
     )
-    assert (
-        error(K * T * (means - unscored), right - unscored) < 1e-8
-    )  # off by the number of samples, and by nothing else
+    # off by the number of samples, and by nothing else
+    assert error(K * T * (means - unscored), right - unscored) < 1e-8
     if k == 1:
         assert_unchanged(
             3, "score of the first of several inner steps, where there is but one", first, answer
@@ -763,9 +761,10 @@ def test_20_discount_dropped():
 @settings
 def test_21_dice_or_lvc_plus_the_score_term(k, K, baseline, estimator):
     """They contain a part of the score already, and count it twice."""
+    # one without a baseline
     same = (
         ("dice", "loaded_dice") if baseline is no_baseline and estimator != "lvc" else (estimator,)
-    )  # one without a baseline
+    )
     assert_caught(
         21,
         f"{estimator} + score, against (b), k={k} K={K}",

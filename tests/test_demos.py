@@ -156,9 +156,8 @@ def test_options_are_strict_on_a_demo_s_own_command_line(monkeypatch):
 def test_adaptation_is_animated(demo):
     _, output, folder = demo("maml_gridworld")
     with Image.open(folder / "adaptation.gif") as gif:
-        assert (
-            gif.n_frames == 6 and gif.info["loop"] == 0
-        )  # 0, 7 and 14 steps, before and after one inner step
+        # 0, 7 and 14 steps, before and after one inner step
+        assert gif.n_frames == 6 and gif.info["loop"] == 0
     assert (ROOT / "demos" / "figures" / "adaptation.gif").stat().st_size < 500_000
 
 
@@ -283,9 +282,8 @@ def test_policy_gradient_demo_agrees_with_itself(demo):
         exact = {k: v for k, v in task["differences"].items() if "REINFORCE" not in k}
         assert len(exact) == 5 and max(exact.values()) < 1e-9
         sampled = [v for k, v in task["differences"].items() if "REINFORCE" in k]
-        assert (
-            len(sampled) == 3 and max(sampled) - min(sampled) < 1e-12
-        )  # the same episodes, three ways
+        # the same episodes, three ways
+        assert len(sampled) == 3 and max(sampled) - min(sampled) < 1e-12
 
 
 def test_meta_gradient_rows_are_complete(demo):
@@ -490,10 +488,11 @@ def test_meta_training_goes_on_after_ctrl_c(tmp_path, demo):
     for left in tmp_path.glob("*.npz"):
         assert checkpoint.load(left, "training")["iteration"] < 799
         left.unlink()
+    # the last one trains nothing
     numbers = [
         {k: v for k, v in demo("maml_gridworld", *options)[0].items() if k != "seconds"}
         for options in ((), ("--checkpoint", str(file)), ("--checkpoint", str(file), "--seed", "0"))
-    ]  # the last one trains nothing
+    ]
     assert numbers[0] == numbers[1] == numbers[2] and len(list(tmp_path.glob("*.npz"))) == 8
 
 
@@ -538,9 +537,10 @@ def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
     assert training == {(5, 1)} and tuning == (5, 2) and test == (5, 3)
     assert not set(np.concatenate(seen[:2]).ravel()) & set(np.concatenate(seen[2:]).ravel())
     assert result["value"] == 2 and result["tasks"] == 10 and len(seen) == 4
+    # totals 4 and 6: 4, 6, 4, 6, 4 twice
     assert result["mean"] == pytest.approx(4.8) and result["sem"] == pytest.approx(
         np.sqrt(0.96 / 10)
-    )  # totals 4 and 6: 4, 6, 4, 6, 4 twice
+    )
 
 
 def test_stages_apply_their_changes():

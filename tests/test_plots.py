@@ -99,10 +99,8 @@ def test_regret(ax):
         dict(a=("A", "blue", "-"), b=("B", "red", ":")),
         unit="episode",
     )
-    assert [points(line) for line in ax.lines] == [
-        [(1, 0.5), (2, 1), (3, 2)],
-        [(1, 1), (2, 4)],
-    ]  # from the first pull, in looks' order
+    # from the first pull, in looks' order
+    assert [points(line) for line in ax.lines] == [[(1, 0.5), (2, 1), (3, 2)], [(1, 1), (2, 4)]]
     assert [(line.get_label(), line.get_linestyle()) for line in ax.lines] == [
         ("A", "-"),
         ("B", ":"),
@@ -142,23 +140,15 @@ def test_arrows_point_where_the_policy_goes(ax):
     plots.heat_map(ax, GRID, np.zeros(6))
     plots.arrows(ax, GRID, pi, goal=5)
     q = ax.collections[0]
-    drawn = {
-        tuple(round(float(x), 3) for x in row) for row in zip(q.X, q.Y, q.U, q.V)
-    }  # x, y, to the right, down
-    assert drawn == {
-        (0, 0, 0, 0.225),
-        (0, 0, 0.207, 0),
-        (1, 0, 0.45, 0),
-        (0, 1, 0, -0.45),
-    }  # none on the wall, the pit, the goal
+    # x, y, to the right, down
+    drawn = {tuple(round(float(x), 3) for x in row) for row in zip(q.X, q.Y, q.U, q.V)}
+    # none on the wall, the pit, the goal
+    assert drawn == {(0, 0, 0, 0.225), (0, 0, 0.207, 0), (1, 0, 0.45, 0), (0, 1, 0, -0.45)}
     assert points(ax.lines[0]) == [(2, 1)]
     ax.figure.canvas.draw()
     tip = ax.transData.transform((0, 1 - 0.45)) - ax.transData.transform((0, 1))
-    assert tip[1] > 0 and (q.angles, q.scale, q.scale_units) == (
-        "xy",
-        1,
-        "xy",
-    )  # rows grow downwards: up is up on the screen
+    # rows grow downwards: up is up on the screen
+    assert tip[1] > 0 and (q.angles, q.scale, q.scale_units) == ("xy", 1, "xy")
 
 
 def test_save(tmp_path):
@@ -189,9 +179,8 @@ def test_animation_holds_every_frame_and_loops(tmp_path):
     path = animation(tmp_path / "new", [1, 2, 2, 2, 4], fps=4, dpi=60)
     blue = []
     with Image.open(path) as gif:
-        assert (
-            path.name == "moving.gif" and gif.size == (180, 120) and gif.info["loop"] == 0
-        )  # 0: without end
+        # 0: without end
+        assert path.name == "moving.gif" and gif.size == (180, 120) and gif.info["loop"] == 0
         durations = []
         for i in range(gif.n_frames):
             gif.seek(i)
@@ -199,9 +188,8 @@ def test_animation_holds_every_frame_and_loops(tmp_path):
             pixels = np.asarray(gif.convert("RGB"), float) / 255
             blue.append((abs(pixels - to_rgb(plots.COLOURS["blue"])).max(-1) < 0.1).sum())
     assert durations == [250, 750, 250]  # ms; equal frames are one
-    assert np.divide(blue[1:], blue[0]) == pytest.approx(
-        [2, 4], rel=0.05
-    )  # the axes stay where they were: nothing is laid out anew
+    # the axes stay where they were: nothing is laid out anew
+    assert np.divide(blue[1:], blue[0]) == pytest.approx([2, 4], rel=0.05)
 
 
 def test_same_frames_are_the_same_bytes(tmp_path):

@@ -204,9 +204,8 @@ def test_the_largest_component_decides():
     assert check.check_gradient(off, known).names == () and check.check_gradient(
         off, known, tolerance=2e-6
     ).names == ("one",)
-    assert check.check_gradient(np.ones(100), known, standard_error=0.0).names == (
-        "one",
-    )  # no noise: up to the tolerance
+    # no noise: up to the tolerance
+    assert check.check_gradient(np.ones(100), known, standard_error=0.0).names == ("one",)
     assert check.check_gradient(off, known, standard_error=0.0, tolerance=1e-7).names == ()
 
 

@@ -66,9 +66,8 @@ def histories(mdps, policy, theta, inner, *, steps, episodes, query=None):
     every, dynamics = enumerate_episodes(mdps)
     sizes = [episodes] * steps + ([query] if query else [])
     sets = [np.array(list(product(range(dynamics.shape[1]), repeat=k))) for k in sizes]
-    place = np.indices([len(x) for x in sets]).reshape(
-        len(sets), -1
-    )  # which of its sets each step of a history has
+    # which of its sets each step of a history has
+    place = np.indices([len(x) for x in sets]).reshape(len(sets), -1)
     chosen = [x[i] for x, i in zip(sets, place)]  # (H, K) which episodes that is
     copies = mdps[np.zeros(len(chosen[0]), int)]
     recorded = [
@@ -185,9 +184,8 @@ def test_expected_hessians(rng, policy, episodes, baseline):
     answers = [
         expected[key] for key in (("naive", 1), ("lvc", 1), ("dice", 1), ("loaded_dice", 0.5))
     ]
-    assert (
-        min(abs(x - y).max() for i, x in enumerate(answers) for y in answers[:i]) > 0.002
-    )  # so they do tell them apart
+    # so they do tell them apart
+    assert min(abs(x - y).max() for i, x in enumerate(answers) for y in answers[:i]) > 0.002
 
 
 @ACTORS
@@ -254,11 +252,7 @@ def test_folded_and_per_step_forms_are_one(rng, estimator, surrogate, baseline, 
     def per_step(x):
         return anp.sum(
             surrogate(
-                gather_log_probs(policy.log_pi(x), e.states, e.actions),
-                e.rewards,
-                b,
-                e.mask,
-                GAMMA,
+                gather_log_probs(policy.log_pi(x), e.states, e.actions), e.rewards, b, e.mask, GAMMA
             )
         )
 
@@ -456,16 +450,14 @@ def test_log_likelihood_is_a_sum_over_episodes_and_unmasked_steps(rng):
     twice = as_episodes(
         mdps, *(np.concatenate([x, x], -1) for x in (e.states, e.actions, e.rewards, e.mask))
     )
-    np.testing.assert_allclose(
-        log_likelihood(table, twice), 2 * np.array(expected), rtol=1e-12
-    )  # a mean would not grow
+    # a mean would not grow
+    np.testing.assert_allclose(log_likelihood(table, twice), 2 * np.array(expected), rtol=1e-12)
 
 
 def test_score_factor_takes_off_the_mean_of_the_other_tasks():
     assert centred_returns(np.array([1.0, 2, 6])).tolist() == [1 - 4, 2 - 3.5, 6 - 1.5]
-    assert (
-        centred_returns(np.array([1.0, 2, 60]))[2] == 60 - 1.5
-    )  # its own return is not in what is taken off it
+    # its own return is not in what is taken off it
+    assert centred_returns(np.array([1.0, 2, 60]))[2] == 60 - 1.5
     assert centred_returns(np.array([5.0])).tolist() == [5]
 
 

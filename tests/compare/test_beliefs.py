@@ -316,11 +316,12 @@ def test_mean_against_loops(rng):
     np.testing.assert_allclose(
         mean.start, [sum(w[n, i] * c.start[i] for i in range(4)) for n in range(3)]
     )
+    # where all surely end
     assert mean.terminal.tolist() == [
         [False] * 3 + [True],
         [False, False, True, True],
         [False] * 3 + [True],
-    ]  # where all surely end
+    ]
     assert (mean.discount, mean.horizon) == (0.9, 5)
     one = FiniteBelief(c, np.eye(4)[[2]]).mean()  # a sure belief's mean is that candidate
     np.testing.assert_allclose(
@@ -386,9 +387,8 @@ def test_slip_is_the_maximum_of_its_likelihood(rng, slip, layout):
     log_likelihood = slip_likelihood(grid, goals, e)
     p = np.linspace(0, 1, 2001)
     on_grid = log_likelihood(p)
-    found = fit_slip(
-        replace(grid, slip=0.77), goals, e
-    )  # the slip of the grid itself counts for nothing
+    # the slip of the grid itself counts for nothing
+    found = fit_slip(replace(grid, slip=0.77), goals, e)
     assert (
         log_likelihood(found) >= on_grid.max() - 1e-9 and abs(found - p[on_grid.argmax()]) <= p[1]
     )

@@ -21,9 +21,7 @@ from metarl_np.compare.planners import (
     play_mdps,
     ucrl2,
 )
-from metarl_np.compare.strategies import (
-    tune,
-)
+from metarl_np.compare.strategies import tune
 from metarl_np.tasks.random_mdps import random_mdps
 
 
@@ -104,9 +102,8 @@ def test_ucrl2_by_a_loop(rng):
         for t in range(3, -1, -1):
             for s, a in np.ndindex(4, 2):
                 n = max(1, visits[i, s, a])
-                spare = (
-                    0.2 * sqrt(14 * 4 * log(2 * 2 * 45 / 0.05) / n) / 2
-                )  # 11 episodes of 4 steps are over
+                # 11 episodes of 4 steps are over
+                spare = 0.2 * sqrt(14 * 4 * log(2 * 2 * 45 / 0.05) / n) / 2
                 p = alpha[i, s, a] / alpha[i, s, a].sum()
                 ranks = list(np.argsort(v))
                 p[ranks[-1]] = min(1, p[ranks[-1]] + spare)

@@ -52,9 +52,8 @@ def test_alias_tables_where_a_heavy_outcome_gives_exactly_what_it_has(p):
     kept = np.zeros(width)
     column = 2**32 // width
     for c in range(width):
-        below = (
-            -(-int(threshold[c]) // 2**8) * 2**8 - c * column
-        )  # the last threshold is 2³² − 1, a 2³² that fits
+        # the last threshold is 2³² − 1, a 2³² that fits
+        below = -(-int(threshold[c]) // 2**8) * 2**8 - c * column
         kept[c] += below
         kept[alias[c]] += column - below
     assert (kept / 2**32).tolist() == p.tolist()

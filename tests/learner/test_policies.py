@@ -298,9 +298,8 @@ def test_entropy_and_kl_by_loops(rng):
         assert h[i] == pytest.approx(-sum(x * math.log(x) for x in p[i]))
         assert d[i] == pytest.approx(sum(x * math.log(x / y) for x, y in zip(p[i], q[i])))
     assert (d > 0).all()
-    np.testing.assert_allclose(
-        h, np.log(4) - kl(np.log(p), np.full(p.shape, -np.log(4)))
-    )  # distance to uniform
+    # distance to uniform
+    np.testing.assert_allclose(h, np.log(4) - kl(np.log(p), np.full(p.shape, -np.log(4))))
 
 
 def test_entropy_and_kl_derivatives(rng, policy):

@@ -140,9 +140,8 @@ def test_step_goes_uphill_on_the_surrogate_by_alpha(rng, name):
     def surrogate(theta):
         return (policy.log_pi(theta) * table).sum((-2, -1))
 
-    slope = finite_differences(
-        surrogate, theta
-    )  # (N,) + θ; task i has no say in what belongs to task j
+    # (N,) + θ; task i has no say in what belongs to task j
+    slope = finite_differences(surrogate, theta)
     slope = slope if theta.ndim == 2 else slope[np.arange(N), np.arange(N)]
     np.testing.assert_allclose(
         Reinforce(0.3)(policy, theta, table), theta + 0.3 * slope, atol=1e-8, err_msg=name
@@ -295,9 +294,8 @@ def test_objective_and_its_gradient_against_a_loop_over_steps(batch, ppo):
             np.testing.assert_allclose(
                 g[i], finite_differences(plain, new[i]), atol=1e-8, err_msg=name
             )
-    assert seen == {
-        (sign, side) for sign in (-1, 1) for side in range(3)
-    }  # below, inside and above the clip, whatever the sign
+    # below, inside and above the clip, whatever the sign
+    assert seen == {(sign, side) for sign in (-1, 1) for side in range(3)}
 
 
 def test_at_the_old_parameters_the_gradient_is_reinforces(batch):

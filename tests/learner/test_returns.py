@@ -160,9 +160,8 @@ def test_gae_at_lambda_one_is_return_minus_value(rng, data):
     values = rng.normal(size=(T, N, K))
     bootstrap = rng.normal(size=(N, K))
     got = gae(episodes.rewards, values, episodes.mask, bootstrap, discount=0.9, lam=1)
-    cut = (
-        0.9 ** (T - np.arange(T))[:, None, None] * bootstrap * (lengths == T)
-    )  # what the truncated ones still expect
+    # what the truncated ones still expect
+    cut = 0.9 ** (T - np.arange(T))[:, None, None] * bootstrap * (lengths == T)
     np.testing.assert_allclose(
         got, (reward_to_go(episodes.rewards, 0.9) + cut - values) * episodes.mask, atol=1e-12
     )
@@ -273,9 +272,8 @@ def test_linear_baseline_recovers_a_linear_function(rng):
 def test_linear_baseline_is_least_squares_on_the_valid_steps(rng):
     episodes = many(rng)
     returns = rng.normal(size=episodes.mask.shape) + np.array([[0.0], [5.0]])
-    fitted = linear_baseline(PHI, ridge=1e-10)(
-        returns, episodes
-    )  # not 0 where it is masked, which must not matter
+    # not 0 where it is masked, which must not matter
+    fitted = linear_baseline(PHI, ridge=1e-10)(returns, episodes)
     assert fitted.shape == returns.shape
     for n in range(N):
         x = design(episodes, n)

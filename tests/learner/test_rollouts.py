@@ -357,9 +357,10 @@ def test_same_seed_same_bits(rng):
 def test_same_bits_whatever_the_number_of_threads(rng, threads):
     mdps = random_tasks(rng, 3, 5, 3, 3, horizon=4, reward_noise=[0, 1, 2])
     log_pi = random_log_pi(rng, 3, 5, 3)
+    # four chunks
     one, many = (
         rollout(np.random.default_rng(1), mdps, log_pi, CHUNK + 77, threads=n) for n in (1, threads)
-    )  # four chunks
+    )
     for name in ("states", "actions", "rewards", "mask", "last_states"):
         assert (getattr(one, name) == getattr(many, name)).all(), name
 
@@ -540,9 +541,8 @@ def test_step_draws_successors_as_the_table_says(rng):
     task = np.repeat(np.arange(2), len(mdps) // 2)
     assert (on == ~base.terminal[task, states]).all()
     codes = rewards[on].astype(int) - 1
-    np.testing.assert_array_equal(
-        codes // 3, (task * 8 + states * 2 + actions)[on]
-    )  # its own task, state and action
+    # its own task, state and action
+    np.testing.assert_array_equal(codes // 3, (task * 8 + states * 2 + actions)[on])
     np.testing.assert_array_equal(after[on], base.successors.ravel()[codes])
     expected = copies * base.probabilities * ~base.terminal[:, :, None, None]
     rows = (~base.terminal).sum() * 2

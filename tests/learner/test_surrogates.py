@@ -117,9 +117,8 @@ def test_masked_steps_weigh_nothing_whatever_stands_in_them(drop_discount):
 
 
 def test_reinforce_sums_over_time_and_means_over_episodes_by_hand():
-    log_probs = -np.array(
-        [[[1.0, 2, 3], [10, 20, 30]], [[4, 5, 6], [40, 50, 60]]]
-    )  # (T, N, K) = (2, 2, 3)
+    # (T, N, K) = (2, 2, 3)
+    log_probs = -np.array([[[1.0, 2, 3], [10, 20, 30]], [[4, 5, 6], [40, 50, 60]]])
     weights = np.array([[[1.0, 2, 3], [1, 1, 1]], [[2, 0, 1], [0, 3, 0]]])
     assert reinforce(log_probs, weights).tolist() == [
         -(1 + 4 + 9 + 8 + 6) / 3,

@@ -197,9 +197,8 @@ def test_step_length_by_hand():
     thrice = TRPO(radius=0.0232, damping=0.1, shrink=0.3).step(
         SoftmaxPolicy(2, 2), theta, 5 * w, nu, np.array([2])
     )
-    np.testing.assert_allclose(
-        thrice, 0.09 * full, rtol=1e-9
-    )  # the size of the advantages does not matter
+    # the size of the advantages does not matter
+    np.testing.assert_allclose(thrice, 0.09 * full, rtol=1e-9)
 
 
 def test_a_short_full_step_has_the_kl_of_its_radius(batch):

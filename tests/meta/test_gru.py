@@ -111,9 +111,8 @@ def test_backpropagation_goes_through_all_of_time(case):
     trace = gru.forward(NET, theta, x)[1]
     whole = gru.backward(NET, theta, x, trace, g)
     h = trace[0]
-    one_step = grad(lambda th: anp.sum(last_step(th, x[-1], h[-2]) * g[-1]))(
-        theta
-    )  # h_{T−1} taken as a constant
+    # h_{T−1} taken as a constant
+    one_step = grad(lambda th: anp.sum(last_step(th, x[-1], h[-2]) * g[-1]))(theta)
     assert abs(whole - one_step).max() > 0.1 * abs(whole).max()
 
 

@@ -324,9 +324,10 @@ def test_every_episode_starts_anew(rng):
     mdps = base[np.repeat([0, 1], 3000)]
     policy = RecurrentPolicy(5, 2, 3)
     trials = sample_trials(rng, mdps, policy, policy.init(rng), 3)
+    # (3, N), lanes unsorted
     first = np.array(
         [trials.states[(trials.episode == k) & (trials.time == 0) & trials.mask] for k in range(3)]
-    )  # (3, N), lanes unsorted
+    )
     assert first.shape == (3, 6000)
     starts = np.zeros((3, 6000), int)
     for lane in range(6000):

@@ -157,9 +157,8 @@ def test_mistake_19_trials_laid_end_to_end(case):
             for n in range(raw.shape[1])
         ]
     ).T
-    assert (
-        abs(one - trials.outputs[:, -1] * (1 - trials.mask))[trials.mask].max() < 1e-11
-    )  # N = 1, λ = 1: B is all there is, Â = −V
+    # N = 1, λ = 1: B is all there is, Â = −V
+    assert abs(one - trials.outputs[:, -1] * (1 - trials.mask))[trials.mask].max() < 1e-11
 
 
 def test_mistakes_8_and_17_standardised_advantages(case):
@@ -460,9 +459,8 @@ def uneven():
     """
     rng = np.random.default_rng(8)
     mdps = tiny_mdp(rng, 3, ends=True)
-    rewards = (
-        mdps.rewards - 2 * ~mdps.terminal[:, :, None, None]
-    )  # each step costs: it pays to end early
+    # each step costs: it pays to end early
+    rewards = mdps.rewards - 2 * ~mdps.terminal[:, :, None, None]
     mdps = replace(mdps, rewards=rewards)
     policy = RecurrentPolicy(3, 2, 2)
     theta = policy.init(rng, np.float64) + 0.5 * rng.normal(size=policy.net.size)
@@ -703,9 +701,10 @@ def small(rng):
     theta = policy.init(rng, np.float64) + 0.5 * rng.normal(size=policy.net.size)
     trials = sample_trials(rng, mdps, policy, theta, 2)
     assert not trials.mask.all()
+    # (T, A + 1, N, P)
     J = finite_differences(
         lambda th: plain_outputs(np, policy, th, trials.inputs, trials.states)[0], theta
-    )  # (T, A + 1, N, P)
+    )
     F = np.zeros((len(theta),) * 2)
     for t, n in steps_of(trials):
         p = softmax(trials.outputs[t, :-1, n])
@@ -823,9 +822,8 @@ def test_trpo_stays_where_the_line_search_fails(case, rng, monkeypatch):
         np.testing.assert_array_equal(new[~rows], before[~rows])
         np.testing.assert_array_equal(th, before)  # and θ itself is left alone
         assert new is not th
-    assert (
-        len(tried) == 3 and abs(tried[-1] - trials.outputs).max() > 0.01
-    )  # c⁰, c¹, c²; and the hidden states are those of θ again:
+    # c⁰, c¹, c²; and the hidden states are those of θ again:
+    assert len(tried) == 3 and abs(tried[-1] - trials.outputs).max() > 0.01
     assert_critic(policy, new, trials, plain_advantages(trials, payoffs, 0.995, 0.95)[2])
 
 

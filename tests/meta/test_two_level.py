@@ -90,9 +90,8 @@ def test_with_inner_reinforce_it_is_maml(tasks, score):
             trained(tasks, policy, Ascent(0.5), with_score=score),
             trained(tasks, policy, Reinforce(0.5), with_score=score),
         ):
-            np.testing.assert_allclose(
-                mine.theta, maml.theta, atol=1e-14
-            )  # by autograd, and in closed form
+            # by autograd, and in closed form
+            np.testing.assert_allclose(mine.theta, maml.theta, atol=1e-14)
             np.testing.assert_array_equal(mine.returns, maml.returns)
 
 
@@ -316,9 +315,8 @@ def test_what_is_not_finite_stops_training_and_is_named(tasks, policy, inner, op
 
 def test_returns_that_are_not_finite_stop_training_and_are_named():
     tasks = MDP.from_dense(np.ones((1, 2, 1)), np.array([[1.0, 1.0]]), 0, discount=1.0, horizon=2)
-    object.__setattr__(
-        tasks, "rewards", tasks.rewards * 1e300
-    )  # beyond what a float32 holds: an MDP would refuse it
+    # beyond what a float32 holds: an MDP would refuse it
+    object.__setattr__(tasks, "rewards", tasks.rewards * 1e300)
     with pytest.raises(FloatingPointError, match="^iteration 0: returns"):
         trained(tasks, SoftmaxPolicy(1, 2), PPO(0.1), steps=0)
 

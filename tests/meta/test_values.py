@@ -126,9 +126,8 @@ def test_by_hand():
 def test_step_and_error_against_loops(rng, tasks, log_pi, lam, steps):
     e = rollout(rng, tasks, log_pi, K, steps=steps)
     v = rng.normal(size=(N, S))
-    assert not e.mask.all() and e.truncated.any() == (
-        steps < T
-    )  # some end early, and only a rollout cut short is truncated
+    # some end early, and only a rollout cut short is truncated
+    assert not e.mask.all() and e.truncated.any() == (steps < T)
     want = plain_step(v, e, 0.3, 0.8, lam)
     np.testing.assert_allclose(
         value_step(v, e, step_size=0.3, discount=0.8, lam=lam), want, atol=1e-14
@@ -185,9 +184,8 @@ def test_meta_gradient_against_finite_differences(rng, tasks, log_pi, steps, lam
     np.testing.assert_allclose(
         grad(lambda x: anp.sum(objective(x)))(v), want[np.arange(N), np.arange(N)], atol=1e-9
     )
-    assert (
-        not want[0, 1].any() and abs(want).max() > 0.02
-    )  # a task's error depends on its own V only
+    # a task's error depends on its own V only
+    assert not want[0, 1].any() and abs(want).max() > 0.02
 
 
 # ---- the truth

@@ -115,9 +115,8 @@ def test_generators_go_on_and_spawn_on(bits, seed, tmp_path):
     parent = np.random.Generator(bits(np.random.SeedSequence(seed, pool_size=5)))
     for rng in (parent, parent.spawn(3)[1]):  # a child has a spawn key
         rng.spawn(2)
-        rng.random(7), rng.integers(
-            9, size=3, dtype=np.int32
-        )  # half of a 64-bit number is left for the next one
+        # half of a 64-bit number is left for the next one
+        rng.random(7), rng.integers(9, size=3, dtype=np.int32)
         save(tmp_path / "file", "result", rng=[rng])
         (again,) = load(tmp_path / "file", "result")["rng"]
         assert type(again.bit_generator) is bits
@@ -457,9 +456,8 @@ def test_an_interrupt_in_the_middle_of_an_iteration(every, tmp_path, monkeypatch
     path = tmp_path / "file"
     parts = []
     for seed in range(7, 20):
-        monkeypatch.setattr(
-            Interrupted, "left", 3 + 2 * (seed == 9)
-        )  # each iteration calls it twice: here, and under autograd
+        # each iteration calls it twice: here, and under autograd
+        monkeypatch.setattr(Interrupted, "left", 3 + 2 * (seed == 9))
         mine = np.random.default_rng(seed)
         try:
             for record in resumable(path, train, mine, theta, every=every):
@@ -472,9 +470,8 @@ def test_an_interrupt_in_the_middle_of_an_iteration(every, tmp_path, monkeypatch
                 found["theta"].tobytes() == record.theta.tobytes()
                 and found["iteration"] == record.iteration
             )
-            assert (
-                found["rng"].bit_generator.state != mine.bit_generator.state
-            )  # the broken-off iteration had drawn
+            # the broken-off iteration had drawn
+            assert found["rng"].bit_generator.state != mine.bit_generator.state
     assert parts == whole and seed == 11 and mine.random() == rng.random()
 
 

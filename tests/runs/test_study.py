@@ -315,9 +315,8 @@ def test_a_dask_worker_that_is_killed_loses_nothing(dask, tmp_path):
     gate.touch()
     arrived = table(first + list(results))
     names = [name for name in os.listdir(tmp_path) if name != "gate"]
-    assert len(names) > len(seeds) and {int(name.split()[1]) for name in names} == set(
-        seeds
-    )  # what the victim held was begun again
+    # what the victim held was begun again
+    assert len(names) > len(seeds) and {int(name.split()[1]) for name in names} == set(seeds)
     assert arrived == plainly(gated, seeds, settings)
 
 
@@ -338,14 +337,8 @@ def test_a_study_goes_on_from_what_is_on_disk(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         results = list(study(noted, range(6), settings, executor=pool, folder=folder))
     assert [result.seed for result in results[:3]] == [0, 2, 3]
-    assert [(calls / str(seed)).read_text() for seed in range(6)] == [
-        "x",
-        "xx",
-        "x",
-        "x",
-        "x",
-        "x",
-    ]  # only the failed one twice
+    # only the failed one twice
+    assert [(calls / str(seed)).read_text() for seed in range(6)] == ["x", "xx", "x", "x", "x", "x"]
     assert table(results) == {
         (seed, str(settings[0])): bits(dict(x=np.random.default_rng(seed).random()))
         for seed in range(6)

@@ -29,9 +29,8 @@ def test_a_pull_is_an_episode():
     assert not mdps.terminal.any() and not mdps.reward_noise.any() and (mdps.start == 1).all()
     np.testing.assert_allclose(means_of(mdps), means, rtol=1e-15)
     np.testing.assert_allclose(mdps.expected_rewards[:, 0], means, rtol=1e-15)
-    np.testing.assert_array_equal(
-        means_of(bernoulli([[0, 1]])), [[0, 1]]
-    )  # integers and lists are welcome
+    # integers and lists are welcome
+    np.testing.assert_array_equal(means_of(bernoulli([[0, 1]])), [[0, 1]])
 
 
 def test_rewards_come_as_often_as_they_should(rng):

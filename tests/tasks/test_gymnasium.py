@@ -36,9 +36,8 @@ TABLE = {
 NO_DONE = {s: {a: [(1.0, (s + a) % 4, 1.0, False)] for a in range(2)} for s in range(4)}
 
 
-ONE_MORE = {
-    s: {a: [(1.0, 1, float(a), s == 2)] for a in range(2)} for s in range(4)
-}  # only 2 is done, into 1
+# only 2 is done, into 1
+ONE_MORE = {s: {a: [(1.0, 1, float(a), s == 2)] for a in range(2)} for s in range(4)}
 
 
 def test_from_gymnasium_by_hand():
@@ -60,12 +59,8 @@ def test_from_gymnasium_by_hand():
     assert mdps.terminal.tolist() == [[False] * 3 + [True] * 3] and mdps.start.tolist() == [
         [1, 0, 0, 0, 0, 0]
     ]
-    assert mdps.successors.shape == (
-        1,
-        6,
-        2,
-        2,
-    )  # duplicates merged, rewards 1 and 2 on the way to 3 kept apart
+    # duplicates merged, rewards 1 and 2 on the way to 3 kept apart
+    assert mdps.successors.shape == (1, 6, 2, 2)
     assert (mdps.discount, mdps.horizon, mdps.reward_noise.tolist()) == (0.9, 5, [0.25])
 
 

@@ -86,9 +86,8 @@ def test_from_dense(rng, one, per_transition):
     np.testing.assert_allclose(got_PR, want_PR[None] if one else want_PR, atol=1e-15)
     np.testing.assert_allclose(mdps.expected_rewards, got_PR.sum(-1), atol=1e-14)
     assert mdps.shape == ((1, 5, 2) if one else (3, 5, 2)) and len(mdps) == mdps.shape[0]
-    assert (
-        mdps.successors.shape[-1] == (P > 0).sum(-1).max()
-    )  # no slot is wasted on what cannot happen
+    # no slot is wasted on what cannot happen
+    assert mdps.successors.shape[-1] == (P > 0).sum(-1).max()
     assert (mdps.terminal == terminal).all() and (mdps.discount, mdps.horizon) == (0.9, 7)
     assert (mdps.reward_noise == 0.5).all() and mdps.reward_noise.shape == (len(mdps),)
     assert mdps.start.tolist() == [[1, 0, 0, 0, 0]] * len(mdps)
@@ -339,9 +338,8 @@ def test_auto_reset(rng):
                     np.where(terminal[i], 0, P[i, s, a]) + P[i, s, a, terminal[i]].sum() * start[i]
                 )
     np.testing.assert_allclose(got, want, atol=1e-15)
-    np.testing.assert_allclose(
-        reset.expected_rewards, (P * R).sum(-1), atol=1e-14
-    )  # the last reward is kept
+    # the last reward is kept
+    np.testing.assert_allclose(reset.expected_rewards, (P * R).sum(-1), atol=1e-14)
     assert not reset.terminal.any() and (reset.start == start).all()
     assert (reset.discount, reset.horizon, reset.reward_noise.tolist()) == (0.9, 7, [0.1, 0.2, 0.3])
     assert reset.successors.shape[-1] == 3 * mdps.successors.shape[-1]
@@ -466,10 +464,8 @@ def test_bad_numbers_and_shapes(name, value):
 def test_the_bounds_of_what_is_allowed(discount):
     good = parts() | dict(discount=discount, horizon=1, reward_noise=0.0)
     good["probabilities"][0, 2, 1] = 1.0, 0.0
-    good["successors"][0, 2, 1, 1], good["rewards"][0, 2, 1, 1] = (
-        0,
-        3.0,
-    )  # never taken: even a terminal state may say anything
+    # never taken: even a terminal state may say anything
+    good["successors"][0, 2, 1, 1], good["rewards"][0, 2, 1, 1] = (0, 3.0)
     assert MDP(**good).reward_noise.tolist() == [0, 0] and list(range(MDP(**good).horizon)) == [0]
 
 
