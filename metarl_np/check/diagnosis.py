@@ -49,7 +49,10 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     """Verdict on which of the candidates {name: gradient}, all of one shape, this gradient is.
 
     It names all from which the gradient differs by at most tolerance times their largest component
-    (1e-4 at least if it is float32: sums over some hundred steps are off by about 6e-5 then).
+    (1e-4 at least if it is float32: sums over some hundred steps are off by about 6e-5 then). If
+    there is none, it says whether the gradient is a multiple of one: the gradient of a loss is −1
+    times it, and a sum over n where a mean belongs is n times it.
+
     For a gradient that is a mean of samples give its standard_error, of the same shape: the verdict
     is then a statement at `confidence`, by the largest |z| against Bonferroni's limit, which is
     valid however the components are correlated. Raises ValueError on other shapes and on what is
@@ -70,70 +73,69 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
         require(x.shape == gradient.shape, "gradient", other)
         require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
 
-    if standard_error is None:
-        errors = {name: _relative(gradient, x) for name, x in known.items()}
-        names = tuple(name for name in known if errors[name] <= tolerance)
-        text = _text(gradient, known, names, errors, tolerance)
-        return Verdict(names, errors, text)
-    error = require_array("standard_error", standard_error, (), gradient.shape)
-    good = (error >= 0) & np.isfinite(error)
-    require(good.all(), "standard_error", "negative or not finite")
-    limit = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * gradient.size))
-    errors = {name: _largest_z(gradient, x, error, tolerance) for name, x in known.items()}
+    limit = tolerance
+    unit = {name: max(abs(x).max(), 1e-300) for name, x in known.items()}
+    if standard_error is not None:
+        error = require_array("standard_error", standard_error, (), gradient.shape)
+        good = (error >= 0) & np.isfinite(error)
+        require(good.all(), "standard_error", "negative or not finite")
+        limit = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * gradient.size))
+        # A standard error is not below rounding.
+        unit = {name: np.maximum(error, tolerance * size) for name, size in unit.items()}
+    errors = {name: float((abs(gradient - x) / unit[name]).max()) for name, x in known.items()}
     names = tuple(name for name in known if errors[name] <= limit)
-    about = f"largest |z| of {gradient.size} components up to {limit:.2f}"
-    text = _text_of_mean(names, errors, f"At {confidence:.0%} confidence ({about}) this mean")
+    if standard_error is None:
+        text = _text(names, errors) if names else _text_of_none(gradient, known, errors, tolerance)
+    else:
+        about = f"largest |z| of {gradient.size} components up to {limit:.2f}"
+        text = _text_of_mean(names, errors, f"At {confidence:.0%} confidence ({about}) this mean")
     return Verdict(names, errors, text)
 
 
-def _size(x):
-    return max(abs(x).max(), 1e-300)
+def _named(name, how=""):
+    return name + how + (f": {MEANING[name]}" if name in MEANING else "")
 
 
-def _relative(gradient, candidate):
-    """The largest difference, over the candidate's largest component."""
-    return float((abs(gradient - candidate) / _size(candidate)).max())
-
-
-def _largest_z(gradient, candidate, error, tolerance):
-    """The largest difference in standard errors, which are no smaller than rounding."""
-    error = np.maximum(error, tolerance * _size(candidate))
-    return float((abs(gradient - candidate) / error).max())
-
-
-def _text(gradient, candidates, names, errors, tolerance):
-    """The verdict on a gradient that should be equal to a candidate."""
-    off = "off by {:.1e} of its largest component"
-    found = [f"{name} ({off.format(errors[name])}): {MEANING.get(name, '')}" for name in names]
+def _text(names, errors):
+    """The verdict on a gradient that is equal to candidates."""
+    off = " (off by {:.1e} of its largest component)"
+    found = [_named(name, off.format(errors[name])) for name in names]
     if len(found) == 1:
         return f"This is {found[0]}."
-    if found:
-        return "\n  ".join(["These coincide here, and it is each of them:", *found])
+    return "\n  ".join(["These coincide here, and it is each of them:", *found])
+
+
+def _text_of_none(gradient, candidates, errors, tolerance):
+    """The verdict on a gradient that is equal to no candidate: is it a multiple of one?"""
     multiples = []
     for name, x in candidates.items():
         times = (gradient * x).sum() / max((x * x).sum(), 1e-300)
         if times and abs(gradient - times * x).max() <= tolerance * abs(gradient).max():
-            multiples.append(f"{times:.6g} times {name}: {_why(times, tolerance)}?")
+            multiples.append(f"{_times(times, tolerance, name)}\n  {_named(name)}.")
     if multiples:
-        return "\n  or ".join(["This is " + multiples[0], *multiples[1:]])
+        return "\n".join(multiples)
     nearest = min(errors, key=errors.get)
     return (
         f"This is none of the candidates. The nearest is {nearest}, off by {errors[nearest]:.1%} "
-        "of its largest component. (The candidates keep γᵗ, and have the baseline that they were "
-        "made with: is yours another convention?)"
+        "of its largest component.\n  They keep γᵗ and have the step size and the baseline that "
+        "they were made with, by default leave-one-out: is one of these different in your code?"
     )
 
 
-def _why(times, tolerance):
-    why = ["the opposite sign, as of a loss"] if times < 0 else []
+def _times(times, tolerance, name):
+    """What a gradient that is a multiple of a candidate is, in one sentence."""
+    why = ["the gradient of a loss, which is minimised"] if times < 0 else []
     if abs(abs(times) - 1) > tolerance:
-        why.append("a sum where a mean belongs, or the other way round")
-    return " and ".join(why)
+        why.append("a sum where a mean belongs" if abs(times) > 1 else "a mean where a sum belongs")
+    number = f"{times:.6g}".replace("-", "−")
+    return f"This is {number} × {name}: {', and '.join(why)}."
 
 
 def _text_of_mean(names, errors, this_mean):
     """The verdict on a mean of samples."""
-    found = [f"{name} (|z| = {errors[name]:.2f}): {MEANING.get(name, '')}" for name in names]
+    lines = [f"  may be {_named(name, f' (|z| = {errors[name]:.2f})')}" for name in names]
+    lines = lines or ["  is none of the candidates."]
     others = [f"{name} (|z| = {z:.3g})" for name, z in errors.items() if name not in names]
-    lines = [f"  may be {text}" for text in found] or ["  is none of the candidates."]
-    return "\n".join([this_mean, *lines, "  is not " + ", ".join(others)])
+    if others:
+        lines.append("  is not " + ", ".join(others))
+    return "\n".join([this_mean, *lines])

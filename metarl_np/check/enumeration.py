@@ -4,7 +4,6 @@ A sum over all of them is an exact expectation, and shares no formula with dynam
 """
 
 from dataclasses import replace
-from itertools import product
 
 import autograd.numpy as np
 
@@ -17,10 +16,9 @@ from metarl_np.arguments import (
 )
 from metarl_np.learner.returns import discounted_return
 from metarl_np.learner.rollouts import Episodes
-from metarl_np.learner.surrogates import log_likelihood, stop
+from metarl_np.learner.surrogates import gather_log_probs, log_likelihood, stop
 from metarl_np.meta import rl2
 from metarl_np.meta.maml import Adaptation, per_task
-from metarl_np.tasks.mdp import for_each_task
 
 STEP_BYTES = 25  # state, action, reward and mask of a step
 
@@ -48,34 +46,40 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     # A row for each episode so far. At every step a row is replaced by one for each outcome.
     task, state = np.nonzero(mdps.start)
     probability = mdps.start[task, state]
-    history = []  # for each step so far: states, actions, rewards, mask
-    for _ in range(mdps.horizon):
+    steps = np.zeros((4, mdps.horizon, len(task)))  # states, actions, rewards, mask
+    for t in range(mdps.horizon):
         ended = mdps.terminal[task, state]
         branches = np.where(ended[:, None], first, chance[task, state])  # one that ended stays one
         parent, outcome = np.nonzero(branches)
-        history = [[column[parent] for column in step] for step in history]
+        steps = steps[..., parent]
         probability = probability[parent] * branches[parent, outcome]
         task = task[parent]
         state = state[parent]
         ended = ended[parent]
         reward = np.where(ended, 0.0, pays[task, state, outcome])
-        history.append([state, outcome // n_slots, reward, ~ended])
+        steps[:, t] = state, outcome // n_slots, reward, ~ended
         state = np.where(ended, state, leads_to[task, state, outcome])
 
-    # of a row among those of its task: tasks are sorted
-    place = np.arange(len(task)) - np.searchsorted(task, task)
+    states, actions, rewards, taken = _by_task(task, steps)
+    last_states = _by_task(task, state)
+    episodes = Episodes(
+        states=states.astype(int),
+        actions=actions.astype(int),
+        rewards=rewards,
+        mask=taken > 0,
+        log_pi=None,
+        last_states=last_states,
+        truncated=np.zeros(last_states.shape, bool),
+    )
+    return episodes, _by_task(task, probability)
 
-    def by_task(rows):
-        """(all episodes,) → (N, M), filled up with 0."""
-        filled = np.zeros((n_tasks, place.max() + 1), rows.dtype)
-        filled[task, place] = rows
-        return filled
 
-    columns = [np.array([by_task(x) for x in column]) for column in zip(*history)]
-    last_states = by_task(state)
-    not_cut = np.zeros(last_states.shape, bool)
-    episodes = Episodes(*columns, log_pi=None, last_states=last_states, truncated=not_cut)
-    return episodes, by_task(probability)
+def _by_task(task, rows):
+    """The rows of each task, filled up with 0: task (R,), sorted, rows (…, R) → (…, N, M)."""
+    place = np.arange(len(task)) - np.searchsorted(task, task)  # among the rows of its task
+    filled = np.zeros(rows.shape[:-1] + (task[-1] + 1, place.max() + 1), rows.dtype)
+    filled[..., task, place] = rows
+    return filled
 
 
 def _number_of_episodes(mdps):
@@ -91,11 +95,10 @@ def _number_of_episodes(mdps):
 def enumerated_return(log_pi, episodes, dynamics, discount):
     """J = Σ_τ Pr(τ) Σ_t γᵗ r_t over enumerated Episodes, differentiable through log π: (N,)."""
     require_shapes(episodes.last_states.shape, dynamics=dynamics)
-    table = for_each_task(log_pi, len(dynamics))
-    task = np.arange(len(dynamics))[:, None]
-    log_probs = table[task, episodes.states, episodes.actions]
+    log_probs = gather_log_probs(log_pi, episodes.states, episodes.actions)
     log_p = np.sum(np.where(episodes.mask, log_probs, 0.0), 0)
-    return np.sum(dynamics * np.exp(log_p) * discounted_return(episodes.rewards, discount), -1)
+    returns = discounted_return(episodes.rewards, discount)
+    return np.sum(dynamics * np.exp(log_p) * returns, -1)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite raises
@@ -115,22 +118,23 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
     require(steps > 0, "steps", "0 is not at least 1")
     every, dynamics = enumerate_episodes(mdps)
     sets = _data_sets(every, episodes, steps, max_datasets)
+    n_sets = len(sets)
     thetas = [per_task(theta, 1)]
     probability = np.ones(1)
-    data = []
     seen = []
-    for j in range(steps):  # R histories become R·D
-        chosen = np.tile(sets, (len(probability), 1))
-        parent = np.repeat(np.arange(len(probability)), len(sets))
-        thetas = [np.repeat(th, len(sets), 0) for th in thetas]
+    for j in range(steps):
+        # Each of the R histories so far is followed by each of the D data sets: R becomes R·D.
+        drawn = np.tile(sets, (len(probability), 1))
+        parent = np.repeat(np.arange(len(probability)), n_sets)
+        thetas = [np.repeat(th, n_sets, 0) for th in thetas]
         seen = [e.part(tasks=parent) for e in seen]
-        log_pi = policy.log_pi(thetas[-1])
-        seen.append(replace(every.part(chosen, 0), log_pi=stop(log_pi)))
-        before = np.repeat(probability, len(sets))
-        acted = np.exp(log_likelihood(log_pi, seen[-1]))
-        probability = before * acted * dynamics[0][chosen].prod(-1)
+        log_pi = policy.log_pi(thetas[j])
+        seen.append(replace(every.part(drawn, 0), log_pi=stop(log_pi)))
+        acted = np.exp(log_likelihood(log_pi, seen[j]))
+        probability = np.repeat(probability, n_sets) * acted * dynamics[0][drawn].prod(-1)
+        # What was prepared before had a row for each shorter history: it is prepared anew.
         data = [inner.prepare(policy, stop(th), e, mdps.discount) for th, e in zip(thetas, seen)]
-        thetas.append(inner(policy, thetas[-1], data[-1]))
+        thetas.append(inner(policy, thetas[j], data[j]))
         where = f" after inner step {j + 1} of {inner!r:.50}"
         require_finite(thetas[-1], "adapted parameters", where)
     returns = [discounted_return(e.rewards, mdps.discount).mean(-1) for e in seen]
@@ -140,12 +144,21 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
 def _data_sets(every, episodes, steps, max_datasets):
     """Which of the M possible episodes each data set of K is made of: (D, K), D = M^K."""
     horizon, _, m = every.states.shape
-    power = episodes * steps
+    n_drawn = steps * episodes
     lower = "lower episodes, steps, or the MDP's horizon, states, actions or Z"
-    too_many = f"{m} episodes make {m}^{power} = {m**power} data sets, above {max_datasets}"
-    require(m**power <= max_datasets, "max_datasets", f"{too_many}; {lower}")
-    require_memory(STEP_BYTES, horizon, steps, episodes, m**power)
-    return np.array(list(product(range(m), repeat=episodes)))
+    too_many = f"{m} episodes make {m}^{n_drawn} = {m**n_drawn} data sets, above {max_datasets}"
+    require(m**n_drawn <= max_datasets, "max_datasets", f"{too_many}; {lower}")
+    require_memory(STEP_BYTES, horizon, n_drawn, m**n_drawn)
+    return _sequences(m, episodes).T
+
+
+def _sequences(n_choices, length):
+    """Every sequence of so many choices, one a column, as one counts: (length, n_choices^length).
+
+    The columns are the digits, to the base n_choices, of 0, 1, 2, ….
+    """
+    worth = n_choices ** np.arange(length)[::-1, None]  # of a digit in each place
+    return np.arange(n_choices**length) // worth % n_choices
 
 
 def enumerate_bandit_trials(policy, pulls, dtype=float):
@@ -158,8 +171,7 @@ def enumerate_bandit_trials(policy, pulls, dtype=float):
     arms = policy.n_actions
     few = pulls in range(1, 20) and (2 * arms) ** pulls <= 1_000_000
     require(few, "pulls", f"{pulls} of {arms} arms: no history, or above a million")
-    outcomes = np.indices((2 * arms,) * pulls).reshape(pulls, -1)
-    actions, rewards = np.divmod(outcomes, 2)
+    actions, rewards = np.divmod(_sequences(2 * arms, pulls), 2)
     inputs = np.zeros((pulls, policy.net.inputs, actions.shape[1]), dtype)
     policy.observe(inputs[0], state=0, previous=0, reward=0, ended=False)
     for t in range(1, pulls):

@@ -30,29 +30,43 @@ class RecordedEpisodes(Episodes):
 def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
     """One data set for `estimator_gradients`, of arrays (T, K) for one task or (T, N, K) for N.
 
-    mask: bool, the steps that were really taken; all by default. log_probs: log π(a_t|s_t) of your
-    policy when it acted, to be checked. baseline: b_t. Raises ValueError on other shapes and on
-    what is not finite in unmasked places.
+    mask: bool, the steps that were really taken; all by default. What stands in another place does
+    not matter, and becomes 0. log_probs: log π(a_t|s_t) of your policy when it acted, to be
+    checked. baseline: b_t. Returns RecordedEpisodes. Raises ValueError on other shapes and on what
+    is not finite in unmasked places.
     """
-    shape = require_array("states", states).shape
-    mask = np.ones(shape, bool) if mask is None else require_array("mask", mask)
-    flags = mask.shape == shape and np.isin(mask, (0, 1)).all()
-    require(flags, "mask", f"no booleans of states' {shape}: {mask.dtype} {mask.shape}")
+    states = require_array("states", states)
+    shape = states.shape
+    fits = len(shape) in (2, 3) and states.size
+    require(fits, "states", f"expected shape (T, K) or (T, N, K), not empty, got {shape}")
+    mask = _like(states, "mask", np.ones(shape, bool) if mask is None else mask)
+    require(np.isin(mask, (0, 1)).all(), "mask", f"not booleans: {mask.dtype}")
     mask = mask.astype(bool)
-    given = dict(states=states, actions=actions, rewards=rewards, mask=mask)
-    given |= dict(log_probs=log_probs, baseline=baseline)
-    arrays = {}
-    for name, x in given.items():
-        if x is None:
-            continue
-        x = require_array(name, x, kinds="iu" if name in ("states", "actions") else "biuf")
-        fits = x.shape == shape and len(shape) in (2, 3) and x.size
-        expected = "expected shape (T, K) or (T, N, K) like the states', not empty"
-        require(fits, name, f"{expected}, got {x.shape}")
+
+    def steps(name, x, kinds="biuf"):
+        """(T, N, K), checked, and 0 where masked."""
+        x = _like(states, name, x, kinds)
         x = np.where(mask, x, x.dtype.type(0))
         require(np.isfinite(x).all(), name, "not finite")
-        arrays[name] = x.reshape(len(x), -1, shape[-1])
-    return arrays
+        return x.reshape(len(x), -1, shape[-1])
+
+    return RecordedEpisodes(
+        states=steps("states", states, "iu"),
+        actions=steps("actions", actions, "iu"),
+        rewards=steps("rewards", rewards),
+        mask=steps("mask", mask),
+        log_pi=None,
+        last_states=None,
+        truncated=None,
+        log_probs=None if log_probs is None else steps("log_probs", log_probs),
+        baseline=None if baseline is None else steps("baseline", baseline),
+    )
+
+
+def _like(states, name, x, kinds="biuf"):
+    x = require_array(name, x, kinds=kinds)
+    require(x.shape == states.shape, name, f"{x.shape} is not the shape of states, {states.shape}")
+    return x
 
 
 def estimator_gradients(
@@ -70,44 +84,35 @@ def estimator_gradients(
 
     Means over tasks. A name is first_order, a surrogate's, or one of them with "+score". theta:
     (F, A). support: a list of `record`s, one for each inner step; query: one more. step_size: α.
-    discount: γ; the weights keep γᵗ, also outside. baseline: b of (returns, episodes), by default
-    the mean of a task's other episodes; a recorded baseline goes before it. lam: λ of loaded_dice.
-    policy: a SoftmaxPolicy by default. The score's J is the query's mean return less that of the
-    other tasks. Raises ValueError if recorded log-probabilities are not those of θ adapted so far.
+    discount: γ. The weights γᵗ (G_t − b_t) keep γᵗ, in the inner steps and in the query, where most
+    public code drops it. baseline: b of (returns, episodes), by default leave-one-out, the mean of
+    the task's other episodes; a recorded baseline goes before it. lam: λ of loaded_dice. policy: a
+    SoftmaxPolicy by default. The score's J is the query's mean return less that of the other tasks.
+    Raises ValueError if recorded log-probabilities are not those of θ adapted so far.
     """
     theta = require_array("theta", theta) * 1.0
     require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
-    listed = isinstance(support, (list, tuple))
-    fits = listed and all(_is_record(r) for r in (*support, query))
+    good = isinstance(support, (list, tuple))
+    good = good and all(isinstance(e, RecordedEpisodes) for e in (*support, query))
     expected = "expected a list of `record`s, one for each inner step, and one `record`"
-    require(fits, "support, query", expected)
+    require(good, "support, query", expected)
     policy = SoftmaxPolicy(*theta.shape) if policy is None else policy
     validate(policy=policy, baseline=baseline)
 
     def recorded_or_given(returns, episodes):
         return baseline(returns, episodes) if episodes.baseline is None else episodes.baseline
 
-    recorded = [_as_episodes(r) for r in (*support, query)]
     names = [f"support[{j}]" for j in range(len(support))] + ["query"]
-    found = {}
+    plain = {}
+    scored = {}
     for estimator in ESTIMATORS:
         inner = Reinforce(step_size, recorded_or_given, estimator, lam)
-        path = replay(policy, theta, inner, recorded, discount, names=names)
+        path = replay(policy, theta, inner, [*support, query], discount, names=names)
         factor = centred_returns(path.returns[-1])
-        scored = meta_gradient(policy, path, inner, score_factor=factor)
-        found[estimator] = meta_gradient(policy, path, inner).mean(0)
-        found[f"{estimator}+score"] = scored.mean(0)
-    plain_first = [name + score for score in ("", "+score") for name in ESTIMATORS]
-    return {name: found[name] for name in plain_first}
-
-
-def _is_record(x):
-    return isinstance(x, dict) and {"states", "mask"} <= set(x)
-
-
-def _as_episodes(arrays):
-    unknown = dict(log_pi=None, last_states=None, truncated=None)
-    return RecordedEpisodes(**arrays, **unknown)
+        with_score = meta_gradient(policy, path, inner, score_factor=factor)
+        plain[estimator] = meta_gradient(policy, path, inner).mean(0)
+        scored[f"{estimator}+score"] = with_score.mean(0)
+    return plain | scored
 
 
 def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):
