@@ -17,7 +17,8 @@ This is the whole catalogue, with the file where each is caught: "here" in this 
     13  zero observations, biases and ReLU: no unit lives                no such network here
     14  each trajectory is weighted by 1/length                          here
     15  RL²: the last step of an episode is never shown                  meta/test_rl2.py
-    16  RL²: the hidden state, or its gradient, is cut at an episode     meta/test_rl2.py, test_gru.py
+    16  RL²: the hidden state is cleared in every episode                meta/test_rl2.py
+        RL²: back-propagation goes through one step only                 meta/test_gru.py
     17  RL²: value targets come from standardised advantages             meta/test_rl2_training.py
     18  RL²: the first input says "arm 0, reward 0"                      meta/test_rl2.py
     19  GAE runs across two tasks that are neighbours in a buffer        meta/test_rl2_training.py

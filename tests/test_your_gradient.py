@@ -1,38 +1,37 @@
-"""To copy into your own suite: is the gradient that your code computes the one that you mean?
-
-Put your own loss, sampler and gradients in the places that say so.
-"""
+"""Is your gradient right? Copy this into your own suite; your code goes where it says yours."""
 
 import numpy as np
 
 from metarl_np import check
 
-T, N, K, S, A = 20, 3, 8, 10, 5  # time steps, tasks, episodes, states, actions
 rng = np.random.default_rng(0)
-theta = rng.normal(size=(S, A))  # a softmax table
+theta = rng.normal(size=(10, 5))  # yours; here a softmax table over 10 states and 5 actions
 
 
 def loss(theta):  # yours
-    return np.log(np.exp(theta).sum(1)).sum()
+    return np.log(np.exp(theta).sum())
 
 
 def gradient(theta):  # yours
-    return np.exp(theta) / np.exp(theta).sum(1, keepdims=True)
+    return np.exp(theta) / np.exp(theta).sum()
 
 
-def sampled():  # yours: arrays (T, N, K) from your sampler
-    states = rng.integers(S, size=(T, N, K))
-    actions = rng.integers(A, size=(T, N, K))
-    return check.record(states, actions, rewards=rng.normal(size=(T, N, K)))
+def data():  # yours: what your sampler recorded, arrays (T, N, K) = (time, task, episode)
+    shape = (20, 3, 8)
+    states = rng.integers(10, size=shape)
+    actions = rng.integers(5, size=shape)
+    rewards = rng.normal(size=shape)
+    return check.record(states, actions, rewards)
 
 
 def test_the_gradient_is_that_of_the_loss():
     np.testing.assert_allclose(gradient(theta), check.finite_differences(loss, theta), atol=1e-8)
 
 
-def test_the_meta_gradient_is_the_naive_one():
-    support, query = sampled(), sampled()
+def test_the_meta_gradient_is_that_of_usual_maml_code():
+    support = data()
+    query = data()
     known = check.estimator_gradients(theta, [support], query, step_size=0.1, discount=0.95)
-    yours = known["naive"]  # yours: the mean over tasks of your meta-gradient on these data
-    verdict = check.check_gradient(yours, known)
+    mine = known["naive"]  # yours: your meta-gradient on these data, its mean over the tasks
+    verdict = check.check_gradient(mine, known)
     assert verdict.names == ("naive",), verdict

@@ -2,6 +2,8 @@
 
 `check_gradient` compares a gradient, from PyTorch, JAX or anything else, with what every estimator
 must give on the same data (`estimators`) or with exact answers, and says which of them it is.
+`surrogates` says what H₁, H₂ and H₁₂ are, the parts of the Hessian of J; `meta_gradients` tells (a)
+from (b); and the score of the inner data is the gradient of their log-probability.
 """
 
 from dataclasses import dataclass
@@ -80,7 +82,7 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
         good = (error >= 0) & np.isfinite(error)
         require(good.all(), "standard_error", "negative or not finite")
         limit = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * gradient.size))
-        # A standard error is not below rounding.
+        # A standard error is not taken to be below rounding.
         unit = {name: np.maximum(error, tolerance * size) for name, size in unit.items()}
     errors = {name: float((abs(gradient - x) / unit[name]).max()) for name, x in known.items()}
     names = tuple(name for name in known if errors[name] <= limit)
@@ -93,6 +95,7 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
 
 
 def _named(name, how=""):
+    """The name, how well it fits, and what it means, if it is one of ours."""
     return name + how + (f": {MEANING[name]}" if name in MEANING else "")
 
 

@@ -49,7 +49,8 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     steps = np.zeros((4, mdps.horizon, len(task)))  # states, actions, rewards, mask
     for t in range(mdps.horizon):
         ended = mdps.terminal[task, state]
-        branches = np.where(ended[:, None], first, chance[task, state])  # one that ended stays one
+        # An episode that has ended goes on as one row.
+        branches = np.where(ended[:, None], first, chance[task, state])
         parent, outcome = np.nonzero(branches)
         steps = steps[..., parent]
         probability = probability[parent] * branches[parent, outcome]

@@ -3,7 +3,8 @@ expectation is an exact sum over it.
 """
 
 from dataclasses import replace
-from itertools import product
+from functools import cache
+from itertools import combinations, product
 
 import autograd.numpy as anp
 import numpy as np
@@ -102,21 +103,17 @@ def estimated_hessians(policy, theta, inner, data):
 def sampled_gradient(e, i, score, others):
     """The REINFORCE estimate of ∇J from the episodes of task i, in loops; score (S, A, …)."""
     steps, _, K = e.rewards.shape
-    returns = [
-        [
-            sum(GAMMA ** (u - t) * e.rewards[u, i, k] for u in range(t, steps) if e.mask[u, i, k])
-            for t in range(steps)
-        ]
-        for k in range(K)
-    ]
+    returns = np.zeros((steps, K))
+    for t, k in np.ndindex(steps, K):
+        later = [u for u in range(t, steps) if e.mask[u, i, k]]
+        returns[t, k] = sum(GAMMA ** (u - t) * e.rewards[u, i, k] for u in later)
     g = 0.0
     for k, t in product(range(K), range(steps)):
         if e.mask[t, i, k]:
-            b = others and sum(returns[j][t] for j in range(K) if j != k) / (K - 1)
-            g = (
-                g
-                + GAMMA**t * (returns[k][t] - b) * score[e.states[t, i, k], e.actions[t, i, k]] / K
-            )
+            b = others and sum(returns[t, j] for j in range(K) if j != k) / (K - 1)
+            s = e.states[t, i, k]
+            a = e.actions[t, i, k]
+            g = g + GAMMA**t * (returns[t, k] - b) * score[s, a] / K
     return g
 
 
@@ -153,9 +150,10 @@ def baseline_curvature(mdps, policy, theta):
     return total
 
 
-@ACTORS
-@DATA
-def test_expected_hessians(rng, policy, episodes, baseline):
+@cache
+def expected_hessian_of_each(policy, baseline):
+    """(MDP, θ, {(estimator, λ): E[Ĥ]}) by loops over episodes, and H by its parts."""
+    rng = np.random.default_rng(20261122)
     mdps = tiny_mdp(rng, 3)
     theta = rng.normal(size=policy.init().shape)
     h = {name: x[0] for name, x in hessians(mdps, policy, theta).items()}
@@ -171,43 +169,50 @@ def test_expected_hessians(rng, policy, episodes, baseline):
         ("loaded_dice", 0): h["H1"] + h["H2"],
         ("loaded_dice", 0.5): h["H1"] + h["H2"] + half + half.T,
     }
-    for (estimator, lam), answer in expected.items():
-        inner = Reinforce(ALPHA, baseline, estimator, lam)
-        _, path, probability = histories(mdps, policy, theta, inner, steps=1, episodes=episodes)
-        estimates = estimated_hessians(policy, path.thetas[0], inner, path.data[0])
-        np.testing.assert_allclose(
-            np.tensordot(probability, estimates, 1),
-            answer,
-            atol=1e-8,
-            err_msg=f"{estimator} λ={lam}",
-        )
-    answers = [
-        expected[key] for key in (("naive", 1), ("lvc", 1), ("dice", 1), ("loaded_dice", 0.5))
-    ]
-    # so they do tell them apart
-    assert min(abs(x - y).max() for i, x in enumerate(answers) for y in answers[:i]) > 0.002
+    return mdps, theta, expected
 
 
 @ACTORS
 @DATA
-def test_first_derivative_is_one_on_every_data_set(rng, policy, episodes, baseline):
+@pytest.mark.parametrize(
+    "estimator, lam",
+    [*((name, 1) for name in ESTIMATORS), ("loaded_dice", 0), ("loaded_dice", 0.5)],
+)
+def test_expected_hessians(policy, episodes, baseline, estimator, lam):
+    mdps, theta, expected = expected_hessian_of_each(policy, baseline)
+    inner = Reinforce(ALPHA, baseline, estimator, lam)
+    _, path, probability = histories(mdps, policy, theta, inner, steps=1, episodes=episodes)
+    estimates = estimated_hessians(policy, path.thetas[0], inner, path.data[0])
+    mean = np.tensordot(probability, estimates, 1)
+    np.testing.assert_allclose(mean, expected[estimator, lam], atol=1e-8)
+
+
+@ACTORS
+@pytest.mark.parametrize("baseline", [no_baseline, leave_one_out_baseline])
+def test_expected_hessians_are_far_enough_apart_to_be_told_apart(policy, baseline):
+    _, _, expected = expected_hessian_of_each(policy, baseline)
+    different = ("naive", 1), ("lvc", 1), ("dice", 1), ("loaded_dice", 0.5)
+    for one, other in combinations(different, 2):
+        assert abs(expected[one] - expected[other]).max() > 0.002
+
+
+@ACTORS
+@DATA
+@pytest.mark.parametrize(
+    "estimator, lam",
+    [*((name, 1) for name in ESTIMATORS), ("loaded_dice", 0), ("loaded_dice", 0.3)],
+)
+def test_first_derivative_is_one_on_every_data_set(rng, policy, episodes, baseline, estimator, lam):
     mdps = tiny_mdp(rng, 2)
     theta = rng.normal(size=policy.init().shape)
     score = plain_score(policy, theta)
-    for estimator, lam in [
-        *((name, 1) for name in ESTIMATORS),
-        ("loaded_dice", 0),
-        ("loaded_dice", 0.3),
-    ]:
-        inner = Reinforce(ALPHA, baseline, estimator, lam)
-        _, path, _ = histories(mdps, policy, theta, inner, steps=1, episodes=episodes)
-        g = inner.gradient(policy, path.thetas[0], path.data[0])
-        expected = [
-            sampled_gradient(path.episodes[0], i, score, baseline is leave_one_out_baseline)
-            for i in range(len(g))
-        ]
-        np.testing.assert_allclose(g, expected, atol=1e-13, err_msg=f"{estimator} λ={lam}")
-        np.testing.assert_allclose(path.thetas[1], theta + ALPHA * g, atol=1e-15)
+    others = baseline is leave_one_out_baseline
+    inner = Reinforce(ALPHA, baseline, estimator, lam)
+    _, path, _ = histories(mdps, policy, theta, inner, steps=1, episodes=episodes)
+    g = inner.gradient(policy, path.thetas[0], path.data[0])
+    expected = [sampled_gradient(path.episodes[0], i, score, others) for i in range(len(g))]
+    np.testing.assert_allclose(g, expected, atol=1e-13)
+    np.testing.assert_allclose(path.thetas[1], theta + ALPHA * g, atol=1e-15)
 
 
 # ---- two input forms, and masks
@@ -364,19 +369,18 @@ def test_naive_with_the_score_is_exact_and_nothing_else_is(
 
 
 @ACTORS
-def test_expected_meta_gradient_is_that_sum(rng, policy):
+@pytest.mark.parametrize(
+    "steps, episodes, baseline", [(1, 2, leave_one_out_baseline), (2, 1, no_baseline)]
+)
+def test_expected_meta_gradient_is_that_sum(rng, policy, steps, episodes, baseline):
     mdps = tiny_mdp(rng, 2)
     theta = rng.normal(size=policy.init().shape)
-    for size, baseline in (
-        (dict(steps=1, episodes=2), leave_one_out_baseline),
-        (dict(steps=2, episodes=1), no_baseline),
-    ):
-        for name, g in expectations(mdps, policy, theta, baseline, **size).items():
-            inner = Reinforce(ALPHA, baseline, name.removesuffix("+score"))
-            library = expected_meta_gradient(
-                mdps, policy, theta, inner, with_score=name.endswith("+score"), **size
-            )
-            np.testing.assert_allclose(library, g, atol=1e-13, err_msg=name)
+    size = dict(steps=steps, episodes=episodes)
+    for name, g in expectations(mdps, policy, theta, baseline, **size).items():
+        inner = Reinforce(ALPHA, baseline, name.removesuffix("+score"))
+        scored = name.endswith("+score")
+        library = expected_meta_gradient(mdps, policy, theta, inner, with_score=scored, **size)
+        np.testing.assert_allclose(library, g, atol=1e-13, err_msg=name)
 
 
 @ACTORS

@@ -40,6 +40,9 @@ A = 4
 T = 3
 ALPHA = 0.8
 GAMMA = 0.9
+ACTORS = pytest.mark.parametrize(
+    "policy", [SoftmaxPolicy(3, 2), LogisticPolicy(3)], ids=["softmax", "logistic"]
+)
 
 
 @pytest.fixture
@@ -54,28 +57,27 @@ def own(theta, i):
 # ---- (a): exact inner gradients
 
 
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_adapted_return_and_its_gradient_against_enumeration_and_finite_differences(
-    tasks, rng, steps
+    tasks, rng, steps, name
 ):
+    policy, theta = named(policies(rng, N, S, A), name)
     oracles = [plain_return(tasks, i) for i in range(N)]
-    for name, policy, theta in policies(rng, N, S, A):
 
-        def objective(theta, i):
-            for _ in range(steps):
-                theta = theta + ALPHA * oracles[i](policy, theta)[1]
-            return oracles[i](policy, theta)[0]
+    def objective(theta, i):
+        for _ in range(steps):
+            theta = theta + ALPHA * oracles[i](policy, theta)[1]
+        return oracles[i](policy, theta)[0]
 
-        options = dict(step_size=ALPHA, steps=steps)
-        value, g = (
-            f(tasks, policy, theta, **options) for f in (adapted_return, adapted_return_gradient)
-        )
-        np.testing.assert_allclose(
-            value, [objective(own(theta, i), i) for i in range(N)], rtol=1e-12, err_msg=name
-        )
-        slope = [finite_differences(lambda x: objective(x, i), own(theta, i)) for i in range(N)]
-        np.testing.assert_allclose(g, slope, atol=1e-8, err_msg=name)
-        assert abs(g[0] - g[1]).max() > 0.01, name
+    options = dict(step_size=ALPHA, steps=steps)
+    value = adapted_return(tasks, policy, theta, **options)
+    expected = [objective(own(theta, i), i) for i in range(N)]
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    g = adapted_return_gradient(tasks, policy, theta, **options)
+    slope = [finite_differences(lambda x: objective(x, i), own(theta, i)) for i in range(N)]
+    np.testing.assert_allclose(g, slope, atol=1e-8)
+    assert abs(g[0] - g[1]).max() > 0.01
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -91,14 +93,22 @@ def test_its_gradient_is_the_chain_rule_with_the_exact_hessian(tasks, rng, name)
         np.testing.assert_allclose(g.ravel(), expected, atol=1e-12, err_msg=name)
 
 
-def test_without_a_step_it_is_the_policy_gradient(tasks, rng):
+@pytest.mark.parametrize(
+    "options", [dict(step_size=ALPHA, steps=0), dict(step_size=0.0)], ids=["no step", "of size 0"]
+)
+def test_without_a_step_it_is_the_policy_gradient(tasks, rng, options):
     policy = SoftmaxPolicy(S, A)
     theta = rng.normal(size=(S, A))
     plain = [plain_return(tasks, i)(policy, theta)[1] for i in range(N)]
-    for options in (dict(step_size=ALPHA, steps=0), dict(step_size=0.0)):
-        np.testing.assert_allclose(
-            adapted_return_gradient(tasks, policy, theta, **options), plain, atol=1e-13
-        )
+    g = adapted_return_gradient(tasks, policy, theta, **options)
+    np.testing.assert_allclose(g, plain, atol=1e-13)
+
+
+@pytest.mark.parametrize("f", [adapted_return, adapted_return_gradient, hessians])
+def test_what_is_no_mdp_is_named(f):
+    options = {} if f is hessians else dict(step_size=ALPHA)
+    with pytest.raises(ValueError, match="mdps: None is not an MDP"):
+        f(None, SoftmaxPolicy(S, A), np.zeros((S, A)), **options)
 
 
 # ---- the Hessian and its parts
@@ -140,21 +150,18 @@ def test_hessian_and_its_three_parts_are_what_they_are_defined_to_be(rng, name):
     tasks = random_tasks(rng, N, S, 2, 2, horizon=T)
     policy, theta = named(policies(rng, N, S, 2), name)
     h = hessians(tasks, policy, theta)
-    P = h["H"].shape[-1]
-    np.testing.assert_allclose(h["H"], h["H"].transpose(0, 2, 1), atol=1e-14, err_msg=name)
-    np.testing.assert_allclose(
-        h["H"],
-        h["H1"] + h["H2"] + h["H12"] + h["H12"].transpose(0, 2, 1),
-        atol=1e-13,
-        err_msg=name,
-    )
+    H = h["H"]
+    P = H.shape[-1]
+    np.testing.assert_allclose(H, H.transpose(0, 2, 1), atol=1e-14)
+    whole = h["H1"] + h["H2"] + h["H12"] + h["H12"].transpose(0, 2, 1)
+    np.testing.assert_allclose(H, whole, atol=1e-13)
     for i in range(N):
         J = plain_return(tasks, i)
-        H = finite_differences(lambda x: J(policy, x)[1], own(theta, i)).reshape(P, P)
-        np.testing.assert_allclose(h["H"][i], H, atol=1e-8, err_msg=name)
+        slope = finite_differences(lambda x: J(policy, x)[1], own(theta, i)).reshape(P, P)
+        np.testing.assert_allclose(H[i], slope, atol=1e-8)
         for part, expected in parts_by_definition(tasks, i, policy, own(theta, i)).items():
-            assert abs(expected).max() > 1e-4, (name, part)
-            np.testing.assert_allclose(h[part][i], expected, atol=1e-8, err_msg=f"{name} {part}")
+            assert abs(expected).max() > 1e-4, part
+            np.testing.assert_allclose(h[part][i], expected, atol=1e-8, err_msg=part)
 
 
 # ---- (b): what is trained
@@ -215,12 +222,7 @@ def assert_agrees_with_loops(mdps, policy, theta, directions, *, others, **size)
     assert abs(slopes).max() > 1e-3
 
 
-POLICIES = pytest.mark.parametrize(
-    "policy", [SoftmaxPolicy(3, 2), LogisticPolicy(3)], ids=["softmax", "logistic"]
-)
-
-
-@POLICIES
+@ACTORS
 @pytest.mark.parametrize(
     "steps, episodes, horizon, others",
     [(1, 1, 3, False), (1, 2, 2, False), (1, 2, 2, True), (2, 1, 2, False)],
@@ -241,7 +243,7 @@ def test_trained_objective_and_its_gradient_against_loops(
     )
 
 
-@POLICIES
+@ACTORS
 @pytest.mark.parametrize("steps, episodes, others", [(3, 1, False), (2, 2, False), (2, 2, True)])
 def test_trained_objective_of_many_histories_against_loops_along_one_direction(
     rng, policy, steps, episodes, others
@@ -259,7 +261,7 @@ def test_trained_objective_of_many_histories_against_loops_along_one_direction(
     )
 
 
-@POLICIES
+@ACTORS
 def test_trained_objective_is_smooth_where_there_are_too_many_histories_for_loops(rng, policy):
     """k = 2, K = 2 on 13 episodes, 28,561 histories: the gradient is at least that of the library's
     own objective.
