@@ -1,5 +1,8 @@
-"""What the demos share: options, one line of progress, the last line as JSON; and for RL² its
-training, its weights, and how any method is tuned and measured."""
+"""What the demos share: options, one line of progress, the last line as JSON.
+
+And for RL²: training from a dictionary of settings, files of trained weights, and how a method is
+tuned and measured.
+"""
 
 import argparse
 import ctypes
@@ -13,14 +16,17 @@ import sys
 import tempfile
 import time
 
-# A recurrent step's matrices are small: BLAS's own threads would halve its speed.
+# The matrices of a recurrent step are small: threads of BLAS would halve its speed. NumPy reads
+# this when it is imported, so a demo imports this module before it imports numpy.
 if "numpy" not in sys.modules:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# What is freed stays with the process, since to fetch a page again costs more than to fill it:
-# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3).
+# Memory that is freed stays with the process: to get a page from the system again costs more than
+# to fill it. These are options of glibc's mallopt(3).
 if os.name == "posix" and hasattr(ctypes.CDLL(None), "mallopt"):
-    for option, size in ((-1, 2**31 - 1), (-3, 2**25)):
-        ctypes.CDLL(None).mallopt(option, size)
+    M_TRIM_THRESHOLD = -1
+    M_MMAP_THRESHOLD = -3
+    ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**25)
 
 import matplotlib
 import numpy as np
@@ -30,37 +36,43 @@ from metarl_np.arguments import require
 from metarl_np.compare.strategies import tune
 from metarl_np.meta.rl2_training import RecurrentPPO, train_recurrent
 
-matplotlib.use("Agg")  # pictures go to files; no window is needed
-FIGURES = pathlib.Path(__file__).resolve().parent / "figures"
-WEIGHTS = FIGURES.parent / "weights"
-# streams of random numbers, default_rng((seed, TUNING)) for one: no training sees what is tuned
-# or tested on
+# pictures go to files; no window is needed
+matplotlib.use("Agg")
+DEMOS = pathlib.Path(__file__).resolve().parent
+FIGURES = DEMOS / "figures"
+WEIGHTS = DEMOS / "weights"
+# What is tuned or tested is drawn from default_rng((seed, TUNING)) or default_rng((seed, TEST)).
+# No training sees those: it draws from (seed, TRAINING, stage).
 TRAINING = 1
 TUNING = 2
 TEST = 3
+# what clears the line of a terminal that the cursor is on
+CLEAR = "\r\033[K"
+
+
+# ---- the command line
 
 
 class Parser(argparse.ArgumentParser):
-    """Strict with a demo's own command line.
+    """Strict with the command line of a demo. Of any other it takes what it knows.
 
-    Of any other, as a notebook's kernel or an editor has it, it takes what it knows: there
+    A notebook's kernel and some editors have a command line of their own. There,
     `sys.argv += ["--quick"]` sets options.
     """
 
     def parse_args(self, args=None, namespace=None):
-        """The options, as argparse gives them."""
         program = pathlib.Path(sys.argv[0])
-        is_demo = program.is_file() and program.resolve().parent == FIGURES.parent
-        if args is not None or is_demo:
+        is_a_demo = program.is_file() and program.resolve().parent == DEMOS
+        if args is not None or is_a_demo:
             return super().parse_args(args, namespace)
         known, _ = self.parse_known_args(namespace=namespace)
         return known
 
 
 def parser(claim, trains=False):
-    """The options that every demo has, with its claim as the help text.
+    """The options that every demo has, with the demo's claim as the help text.
 
-    --seed, --quick, --json, --out, and --checkpoint of one that trains.
+    --seed, --quick, --json, --out; and --checkpoint if the demo trains.
     """
     p = Parser(
         description=claim, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -90,49 +102,53 @@ def parser(claim, trains=False):
             "--checkpoint",
             type=pathlib.Path,
             metavar="FILE.npz",
-            help="keep the training there, in one file each with this name and more, "
-            "and go on from what is there",
+            help="keep the training in files whose names begin with this one, and go on from what "
+            "is there",
         )
     return p
 
 
-def begin(main):
-    """main(), which Ctrl-C ends with one line.
+# ---- the job
 
-    Where there are checkpoints or results, it has the command that goes on from them.
+
+def begin(main):
+    """Call main(), which Ctrl-C ends with one line.
+
+    Where there are checkpoints or results to go on from, the line tells the command.
     """
     try:
         main()
     except KeyboardInterrupt:
-        kept = any(x.split("=")[0] in ("--checkpoint", "--folder") for x in sys.argv)
-        going_on = f"; to go on: {shlex.join(['python', *sys.argv])}" if kept else ""
-        clear = "\r\033[K" * sys.stderr.isatty()
-        print(f"{clear}interrupted{going_on}", file=sys.stderr)
+        message = "interrupted"
+        if any(x.split("=")[0] in ("--checkpoint", "--folder") for x in sys.argv):
+            message += f"; to go on: {shlex.join(['python', *sys.argv])}"
+        print(CLEAR * sys.stderr.isatty() + message, file=sys.stderr)
         sys.exit(130)
 
 
 def workers():
-    """A pool of two processes, which Ctrl-C ends at once, whatever they do.
+    """A pool of two processes; leaving its `with` block, for any reason, ends them at once.
 
-    A checkpoint is whole at any instant. In a notebook, whose functions no other process can
-    import, it is one thread.
+    They may be in the middle of anything: a checkpoint is whole at any instant. Ctrl-C is left to
+    the main process. No other process can import the functions of a notebook: there the pool is
+    one thread.
     """
     if not hasattr(sys.modules["__main__"], "__file__"):
         return multiprocessing.pool.ThreadPool(1)
-    # they ignore Ctrl-C: leaving the pool's block, for any reason, ends them
     return multiprocessing.Pool(2, signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
 
 def checkpointed(train, rng, theta, path, name, **configuration):
-    """The records of train(rng, theta, state=…, first=…), kept in the file `path` with -name added.
+    """The records of train(rng, theta, state=…, first=…), going on from a file if there is one.
 
-    It goes on from there; nothing is kept if path is None.
+    path: of the file, to which -name is added; None to keep nothing.
+    configuration: what `checkpoint.resumable` compares with the file.
     """
     if path is None:
         return train(rng, theta)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path = path.with_stem(f"{path.stem}-{name}")
-    return checkpoint.resumable(path, train, rng, theta, every=10, configuration=configuration)
+    file = path.with_stem(f"{path.stem}-{name}")
+    return checkpoint.resumable(file, train, rng, theta, every=10, configuration=configuration)
 
 
 class Progress:
@@ -144,30 +160,30 @@ class Progress:
 
     @property
     def seconds(self):
-        """Since it was made."""
+        """Since the start."""
         return time.perf_counter() - self.started
 
     def __call__(self, text):
-        """Show this, but not more than ten times a second."""
+        """Show the text, unless another one was shown within the last tenth of a second."""
         if sys.stdout.isatty() and self.seconds - self.shown > 0.1:
             self.shown = self.seconds
-            print(f"\r\033[K{text}  ({self.seconds:.0f} s)", end="", flush=True)
+            print(f"{CLEAR}{text}  ({self.seconds:.0f} s)", end="", flush=True)
 
     def done(self):
         """Clear the line."""
         if sys.stdout.isatty():
-            print("\r\033[K", end="")
+            print(CLEAR, end="")
 
 
 def finish(arguments, numbers, pictures):
-    """Name the pictures; with --json, print the numbers as the last line."""
+    """Name the pictures (paths); with --json, print the numbers as the last line."""
     for picture in pictures:
         print("picture:", picture)
     if arguments.json:
         print(json.dumps(numbers))
 
 
-# ---- RL²: training from a dictionary of settings, and files of trained weights
+# ---- RL²: its options
 
 
 def positive(text):
@@ -196,117 +212,147 @@ def rl2_parser(claim):
 
 
 def check_options(p, arguments):
-    """Refuse what would replace the weights in demos/weights by untrained ones.
-
-    And checkpoints where nothing is trained.
-    """
+    """Refuse --checkpoint without --train, and --quick weights in place of the good ones."""
     if arguments.checkpoint and not arguments.train:
         p.error("--checkpoint goes with --train")
     if arguments.train and arguments.quick and arguments.weights.resolve() == WEIGHTS:
         p.error(
-            "--train --quick would replace the trained weights by almost untrained ones: "
-            "give another folder, --weights DIR"
+            "--train --quick would replace the trained weights by almost untrained ones: give "
+            "another folder, --weights DIR"
         )
 
 
-OF_TRAINING = ("units", "memory", "trials", "iterations", "then", "start")  # the rest is PPO's
+# ---- RL²: training from a dictionary of settings
+
+
+# settings that are not options of `RecurrentPPO`
+OF_THE_TRAINING = ("units", "memory", "trials", "iterations", "then", "start")
 
 
 def train_rl2(
     tasks, episodes, settings, seed, show=lambda text: None, start=None, path=None, name="rl2"
 ):
-    """(policy, θ, mean return in the last iterations) of training on trials of n = `episodes`.
+    """(policy, θ, mean score of the last iterations) of RL², trained on trials of n episodes.
 
-    tasks: (rng, N) → MDP. settings: units, memory, trials (N, a batch), iterations, what
-    RecurrentPPO takes, and `then`, a list of changes of these: one more stage of training for each,
-    which starts, with its full step size, from where the one before ended. show(text) is given
-    progress. start: θ to start from. path: of checkpoints; what is in its files, one a stage, is
-    not done again (and is not in the mean). What the loss counts are `rl2.regrets`, not sampled
-    rewards; the policy sees the rewards and never the regrets.
+    The loss counts `rl2.regrets` and not sampled rewards. The policy sees the rewards and never
+    the regrets.
+
+    tasks: tasks(rng, N) gives an MDP of N tasks.
+    episodes: n.
+    settings: units, memory, trials (how many in a batch), iterations, options of `RecurrentPPO`;
+        and `then`, a list of changes of these. Each change is one more stage of training, which
+        starts from where the one before ended, with its full step size.
+    show: a function that is given progress, a string.
+    start: θ to start from; None for new parameters.
+    path, name: of the checkpoints, one file a stage; None to keep nothing. What is in the files is
+        not done again, and is not in the mean.
     """
-    task = tasks(np.random.default_rng(0), 1)
-    policy = rl2.RecurrentPolicy(*task.shape[1:], settings["units"])
+    policy = rl2.RecurrentPolicy(*one_of(tasks).shape[1:], settings["units"])
     theta = start
-    returns = []
+    scores = []
     for stage, change in enumerate([{}, *settings.get("then", [])]):
         now = settings | change
         rng = np.random.default_rng((seed, TRAINING, stage))
-        theta = policy.init(rng, memory=now["memory"]) if theta is None else theta
-        update = RecurrentPPO(**{key: now[key] for key in now if key not in OF_TRAINING})
-
-        def sample_tasks(rng):
-            return tasks(rng, now["trials"])
-
-        def run(rng, theta, **on):
-            sizes = dict(iterations=now["iterations"], episodes=episodes)
-            return train_recurrent(rng, sample_tasks, policy, theta, update, **sizes, **on)
-
-        facts = dict(seed=seed, episodes=episodes, **now)
-        for record in checkpointed(run, rng, theta, path, f"{name}-{stage}", **facts):
+        if theta is None:
+            theta = policy.init(rng, memory=now["memory"])
+        train = training_stage(tasks, episodes, policy, now)
+        facts = dict(now, seed=seed, episodes=episodes)
+        for record in checkpointed(train, rng, theta, path, f"{name}-{stage}", **facts):
             theta = record.theta
-            returns.append(record.mean_return)
-            where = f"stage {stage + 1}, iteration {record.iteration + 1}"
-            show(f"{where}, mean return {np.mean(returns[-20:]):.3f}")
-    return policy, theta, float(np.mean(returns[-20:]))
+            scores.append(record.mean_return)
+            score = np.mean(scores[-20:])
+            show(f"stage {stage + 1}, iteration {record.iteration + 1}, mean score {score:.3f}")
+    return policy, theta, float(np.mean(scores[-20:]))
+
+
+def training_stage(tasks, episodes, policy, settings):
+    """train(rng, theta, state=…, first=…), the generator of the records of one stage."""
+    options = {name: x for name, x in settings.items() if name not in OF_THE_TRAINING}
+    update = RecurrentPPO(**options)
+    length = dict(iterations=settings["iterations"], episodes=episodes)
+
+    def sample_tasks(rng):
+        return tasks(rng, settings["trials"])
+
+    def train(rng, theta, **going_on):
+        return train_recurrent(rng, sample_tasks, policy, theta, update, **length, **going_on)
+
+    return train
+
+
+def one_of(tasks):
+    """One task (an MDP with N = 1), from which the sizes of all are known."""
+    return tasks(np.random.default_rng(0), 1)
+
+
+# ---- RL²: files of trained weights
 
 
 def make_weights(path, tasks, episodes, settings, arguments):
-    """Train and write the weights, with the command, seed, seconds and settings that made them.
+    """Train, and write the weights with the command, seed, seconds and settings that made them.
 
-    A setting `start` names the weights, in the same folder, to start from. Returns a row of the
-    JSON.
+    Returns a row of numbers about it. A setting `start` names the weights, in the same folder, to
+    start from.
     """
     settings = shortened(settings, arguments)
-    progress = Progress()
-    demo = f"demos/{pathlib.Path(sys.argv[0]).name}"
+    program = f"demos/{pathlib.Path(sys.argv[0]).name}"
     start = None
     if "start" in settings:
-        task = tasks(np.random.default_rng(0), 1)
         before = path.with_stem(settings["start"])
-        _, start, _ = read_weights(before, task, f"python {demo} --train")
-
-    def show(text):
-        progress(f"{path.stem}: {text}")
-
-    how = dict(show=show, start=start, path=arguments.checkpoint, name=path.stem)
-    policy, theta, mean = train_rl2(tasks, episodes, settings, arguments.seed, **how)
+        _, start, _ = read_weights(before, one_of(tasks), f"python {program} --train")
+    progress = Progress()
+    policy, theta, score = train_rl2(
+        tasks,
+        episodes,
+        settings,
+        arguments.seed,
+        show=lambda text: progress(f"{path.stem}: {text}"),
+        start=start,
+        path=arguments.checkpoint,
+        name=path.stem,
+    )
     progress.done()
+    seconds = progress.seconds
+    made_by = dict(command=command_line(program), seed=arguments.seed, seconds=seconds)
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = []
-    for previous, x in zip(sys.argv, sys.argv[1:]):
-        if not {previous, x} & {"--weights", "--checkpoint"}:
-            options.append(x)
-    facts = dict(command=shlex.join(["python", demo, *options]), seed=arguments.seed)
-    facts |= dict(seconds=progress.seconds, settings=repr(settings))
-    save_weights(path, policy, theta, **facts)
-    print(f"{path}: {progress.seconds:.0f} s, mean return in training {mean:.3f}", flush=True)
-    row = dict(weights=str(path), seconds=progress.seconds)
-    return row | dict(training_score=mean, settings=settings)
+    save_weights(path, policy, theta, **made_by, settings=repr(settings))
+    print(f"{path}: {seconds:.0f} s, mean score in training {score:.3f}", flush=True)
+    return dict(weights=str(path), seconds=seconds, training_score=score, settings=settings)
 
 
 def shortened(settings, arguments):
-    """The settings of a training, with --iterations and --quick."""
+    """The settings, with the iterations that the command line asks for; very few if quick."""
     settings = dict(settings)
     iterations = arguments.iterations or (3 if arguments.quick else None)
     if iterations:
         settings["iterations"] = iterations
-        then = settings.get("then", [])
-        settings["then"] = [dict(change, iterations=iterations) for change in then]
+        settings["then"] = [
+            dict(change, iterations=iterations) for change in settings.get("then", [])
+        ]
     if arguments.quick:
         settings["trials"] = 64
     return settings
 
 
+def command_line(program):
+    """The command that is running, without the folders, which are this machine's own."""
+    folders = {"--weights", "--checkpoint"}
+    before = sys.argv[:-1]
+    options = [x for last, x in zip(before, sys.argv[1:]) if not {last, x} & folders]
+    return shlex.join(["python", program, *options])
+
+
 def save_weights(path, policy, theta, **facts):
-    """Write θ (P,), the policy's sizes, and any facts about how they were made, to one file."""
+    """Write θ (P,), the sizes of its policy, and any facts about their making to one file."""
     sizes = [policy.n_states, policy.n_actions, policy.units]
     checkpoint.save(path, "weights", theta=theta, sizes=sizes, facts=facts)
 
 
 def load_weights(path, mdps):
-    """(policy, θ, facts) from `save_weights`, never unpickling.
+    """(policy, θ, facts) from `save_weights`; nothing is unpickled.
 
-    Raises ValueError, naming the file, if it is no such file or was made for tasks of another size.
+    ValueError names the file if it is no such file, or was made for tasks of another size than
+    those of `mdps`.
     """
     found = checkpoint.load(path, "weights")
     try:
@@ -314,80 +360,91 @@ def load_weights(path, mdps):
         theta = found["theta"]
         facts = found["facts"]
         policy.net.split(theta)
-        other = f"{theta.dtype}, where floating-point numbers are expected"
-        require(theta.dtype.kind == "f", "theta", other)
-    except Exception as error:  # entries of another making may be anything
+        require(theta.dtype.kind == "f", "theta", f"{theta.dtype} are no floating-point numbers")
+    # entries of another making may be anything
+    except Exception as error:
         raise ValueError(f"{path}: not a file of trained weights ({error})") from error
     sizes = policy.n_states, policy.n_actions
-    other = f"weights for S, A = {sizes}, where the tasks have {mdps.shape[1:]}"
-    require(sizes == mdps.shape[1:], str(path), other)
+    wanted = mdps.shape[1:]
+    require(
+        sizes == wanted, str(path), f"weights for S, A = {sizes}, where the tasks have {wanted}"
+    )
     return policy, theta, facts
 
 
 def read_weights(path, mdps, command):
-    """(policy, θ, facts), or a message and the end: with the command that makes a missing file."""
+    """(policy, θ, facts) from `load_weights`; or a message, and the end of the program.
+
+    Where there is no file, the message tells the command that makes it.
+    """
     try:
         return load_weights(path, mdps)
     except FileNotFoundError:
-        elsewhere = path.parent.resolve() != WEIGHTS
-        command += f" --weights {path.parent}" if elsewhere else ""
+        if path.parent.resolve() != WEIGHTS:
+            command += f" --weights {path.parent}"
         sys.exit(f"{path}: there is no such file of trained weights; make it by `{command}`")
     except ValueError as error:
         sys.exit(str(error))
 
 
-# ---- any method: tuned on tuning tasks, measured on test tasks that no training and no tuning saw
+# ---- any method: tuned on some tasks and measured on others, which no training saw
 
 
 def measure(tasks, play, grid, best, seed, *, n_tuning, n_test, chunk=4096):
-    """Tune and test one method; every method is given the same tasks.
+    """Tune one method, and test it. Every method is given the same tasks.
 
-    tasks: (rng, N) → MDP. play: (rng, MDP, value) → what is earned in each of n episodes (n, N),
-    `value` being from `grid`. best: MDP → (N,), what an episode earns when the task is known.
-    Returns a dictionary: value; tuning, {value: mean total}; mean and sem of the total; episode,
-    (n,) means; tasks, their number; best and best_sem of n episodes.
+    tasks: tasks(rng, N) gives an MDP of N tasks.
+    play: play(rng, mdps, value) gives the scores (n, N) of n episodes, `value` being from `grid`.
+    grid: the values to tune; if there is only one, nothing is tuned.
+    best: best(mdps) gives the score (N,) of an episode when the task is known.
+    n_tuning, n_test: numbers of tasks; the test tasks are played `chunk` at a time.
+
+    Returns {value; tuning: {value: mean total}; mean and sem of the total over tasks; episode: the
+    means of the n episodes; tasks: their number; best and best_sem: the same of the best total}.
     """
     value = grid[0]
     tuning = {}
     if len(grid) > 1:
 
-        def play_tuning_tasks(rng, value):
+        def trial(rng, value):
             return play(rng, tasks(rng, n_tuning), value)
 
-        value, tuning = tune(np.random.default_rng((seed, TUNING)), play_tuning_tasks, grid)
+        value, tuning = tune(np.random.default_rng((seed, TUNING)), trial, grid)
     task_rng, rng = np.random.default_rng((seed, TEST)).spawn(2)
     totals = []
     bests = []
     episode = 0.0
-    for start in range(0, n_test, chunk):
-        mdps = tasks(task_rng, min(chunk, n_test - start))
-        earned = play(rng, mdps, value)
-        totals.append(earned.sum(0))
-        bests.append(best(mdps) * len(earned))
-        episode = episode + earned.sum(1) / n_test
-    mean, sem = mean_and_sem(np.concatenate(totals))
-    best_mean, best_sem = mean_and_sem(np.concatenate(bests))
-    found = dict(value=value, tuning=tuning, mean=mean, sem=sem, best=best_mean, best_sem=best_sem)
-    return found | dict(episode=episode.tolist(), tasks=n_test)
+    for first in range(0, n_test, chunk):
+        mdps = tasks(task_rng, min(chunk, n_test - first))
+        scores = play(rng, mdps, value)
+        totals.append(scores.sum(0))
+        bests.append(best(mdps) * len(scores))
+        episode = episode + scores.sum(1) / n_test
+    mean, sem = mean_and_error(np.concatenate(totals))
+    best_mean, best_sem = mean_and_error(np.concatenate(bests))
+    row = dict(value=value, tuning=tuning, mean=mean, sem=sem, episode=episode.tolist())
+    return row | dict(tasks=n_test, best=best_mean, best_sem=best_sem)
 
 
-def mean_and_sem(x):
-    """Mean and standard error of x (N,), two numbers."""
-    return float(x.mean()), float(x.std() / np.sqrt(len(x)))
+def mean_and_error(totals):
+    """Mean over tasks and its standard error: (N,) → two floats."""
+    return float(totals.mean()), float(totals.std() / np.sqrt(len(totals)))
 
 
 def number(mean, sem):
     """6.6441 ± 0.0031 as 6.644±.003, with one to three decimals."""
     digits = int(np.clip(np.ceil(-np.log10(max(sem, 1e-9))), 1, 3))
-    error = f"±{sem:.{digits}f}".replace("±0.", "±.") if sem else ""
-    return f"{mean:.{digits}f}{error}"
+    text = f"{mean:.{digits}f}"
+    if sem:
+        text += f"±{sem:.{digits}f}".replace("±0.", "±.")
+    return text
 
 
 def tuning_of_rl2(rows):
-    """Lines on how RL² acts: its mean total on tuning tasks, likeliest action or sampled."""
+    """Lines on how RL² acts: its mean total on tuning tasks, both ways, in each setting."""
     lines = ["RL² takes its likeliest action (greedy) or samples, as was better on tuning tasks:"]
-    for r in rows:
-        if r["method"] == "rl2":
-            greedy, sampled = r["tuning"]["greedy"], r["tuning"]["sampled"]
-            lines.append(f"  {r['setting']}: {greedy:.3f}, {sampled:.3f}")
+    for row in rows:
+        if row["method"] == "rl2":
+            tuning = row["tuning"]
+            lines.append(f"  {row['setting']}: {tuning['greedy']:.3f}, {tuning['sampled']:.3f}")
     return "\n".join(lines)

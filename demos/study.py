@@ -1,13 +1,17 @@
-"""Over 20 seeds: where goals lie on the far edges, MAML gains most by one step on a new goal.
+"""Over 20 seeds: MAML against fine-tuned multi-task training and learning from scratch.
 
-That step takes it .42 ± .06 of the optimum further than fine-tuned multi-task training; where goals
-may be anywhere, learning from scratch is level with it after one step, and ahead from the second
-on. The experiment of maml_gridworld.py with every seed and both families of goals, on the executor
+Where goals lie on the far edges, one step on a new goal takes MAML .42 ± .06 of the optimum
+further than fine-tuned multi-task training. Where they may be anywhere, learning from scratch is
+level with it after one step, and ahead from the second on.
+
+The experiment of maml_gridworld.py with every seed and both families of goals, on the executor
 that --executor names; each number with its 95% interval over seeds (Student's t), and the
-differences between the methods of a seed paired. One to three minutes on two cores. With --folder
-DIR every result is kept as it finishes, and the same command goes on from there. On the machines of
-a cluster: --executor dask --scheduler tcp://HOST:8786, or mpiexec -n 9 python -m mpi4py.futures
-demos/study.py --executor mpi.
+differences between the methods of a seed paired. One to three minutes on two cores.
+
+With --folder DIR every result is kept as it finishes, and the same command goes on from there.
+The results that are found there are the old ones, even if the code of the experiment has changed:
+then take another folder. On the machines of a cluster: --executor dask --scheduler tcp://HOST:8786,
+or mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
 """
 
 # %% The study
@@ -17,9 +21,11 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
+# before numpy, whose threads it sets
+from _common import Progress, begin, finish, parser
+
 import numpy as np
 
-from _common import Progress, begin, finish, parser
 from maml_gridworld import METHODS, STEPS, experiment, families
 from metarl_np import exact, plots
 from metarl_np.runs.study import study
@@ -41,7 +47,8 @@ def needed(module, package):
 def engine(name, scheduler=None):
     """The executor of that name.
 
-    None (here, one after the other), a process for each core, Dask's workers, or MPI's processes.
+    serial: None, here, one after the other; processes: one for each core; dask: the workers of the
+    cluster at this address, or of a new one on this machine; mpi: MPI's processes.
     """
     if name == "serial":
         yield None
@@ -49,43 +56,51 @@ def engine(name, scheduler=None):
         with ProcessPoolExecutor() as pool:
             yield pool
     elif name == "dask":
-        local = {} if scheduler else dict(threads_per_worker=1, dashboard_address=":0")
-        distributed = needed("distributed", "metarl_np[distributed]")
-        with distributed.Client(scheduler, **local) as client:
-            if scheduler:  # other machines have metarl_np, not the demos
-                for module in ("_common", "maml_gridworld"):
-                    client.upload_file(str(DEMOS / f"{module}.py"))
-            with client.get_executor(pure=False) as pool:
-                yield pool
+        with dask_client(scheduler) as client, client.get_executor(pure=False) as pool:
+            yield pool
     else:
         with needed("mpi4py.futures", "mpi4py").MPIPoolExecutor(path=[str(DEMOS)]) as pool:
             yield pool
 
 
+def dask_client(scheduler):
+    """A client of the cluster at this address; without one, of a new cluster on this machine."""
+    distributed = needed("distributed", "metarl_np[distributed]")
+    if scheduler is None:
+        return distributed.Client(threads_per_worker=1, dashboard_address=":0")
+    client = distributed.Client(scheduler)
+    # other machines have metarl_np, but not the demos
+    for module in ("_common", "maml_gridworld"):
+        client.upload_file(str(DEMOS / f"{module}.py"))
+    return client
+
+
 # %% Intervals
 def student_t(dof, p=0.975):
-    """The p-quantile of Student's t.
+    """The p-quantile of Student's t with ν = `dof` degrees of freedom.
 
     With t = √ν tan φ its density is ∝ cos^(ν−1) φ, which is summed here over φ in (−π/2, π/2).
     """
     edges = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
-    mass = np.cumsum(np.cos((edges[1:] + edges[:-1]) / 2) ** (dof - 1))
-    return float(np.sqrt(dof) * np.tan(np.interp(p, mass / mass[-1], edges[1:])))
+    middles = (edges[1:] + edges[:-1]) / 2
+    mass = np.cumsum(np.cos(middles) ** (dof - 1))
+    phi = np.interp(p, mass / mass[-1], edges[1:])
+    return float(np.sqrt(dof) * np.tan(phi))
 
 
 def interval(values):
     """Mean over seeds and half the width of its 95% interval: (seeds, …) → two arrays (…)."""
     n = len(values)
-    half_width = student_t(n - 1) * values.std(0, ddof=1) / np.sqrt(n)
-    return values.mean(0), half_width
+    half = student_t(n - 1) * values.std(0, ddof=1) / np.sqrt(n)
+    return values.mean(0), half
 
 
 # %% The picture
 def smooth(curve, width):
     """Means over `width` iterations at a time: (seeds, iterations) → (seeds, points)."""
-    points = curve.shape[1] // width
-    whole = curve[:, : points * width]
-    return whole.reshape(len(curve), points, width).mean(2)
+    seeds, iterations = curve.shape
+    points = iterations // width
+    return curve[:, : points * width].reshape(seeds, points, width).mean(2)
 
 
 def draw(values, out):
@@ -94,15 +109,14 @@ def draw(values, out):
     They are fractions of the mean optimum of the training goals.
     """
     fig, axes = plots.figure(10, 4.2, columns=2)
-    curves = (
-        ("maml", 1, "MAML, after one inner step", "blue"),
-        ("maml", 0, "MAML, before", "sky"),
-        ("multi_task", 0, "multi-task, no inner step", "orange"),
-    )
     for ax, (family, methods) in zip(axes, values.items()):
         grid, goals, _ = families()[family]
         best = exact.optimal_return(grid.mdps(goals)).mean()
-        for method, steps, label, colour in curves:
+        for method, steps, label, colour in (
+            ("maml", 1, "MAML, after one inner step", "blue"),
+            ("maml", 0, "MAML, before", "sky"),
+            ("multi_task", 0, "multi-task, no inner step", "orange"),
+        ):
             curve = methods[method]["curve"][:, :, steps] / best
             width = max(1, curve.shape[1] // 40)
             points = smooth(curve, width)
@@ -127,8 +141,8 @@ def options():
         "--executor",
         choices=("serial", "processes", "dask", "mpi"),
         default="processes",
-        help="here one after the other, on all cores of this machine (default), "
-        "or on the workers of Dask or MPI",
+        help="here one after the other, on all cores of this machine (default), or on the workers "
+        "of Dask or MPI",
     )
     p.add_argument(
         "--scheduler",
@@ -137,61 +151,75 @@ def options():
     p.add_argument(
         "--folder",
         type=pathlib.Path,
-        help="keep every result there as it finishes, and go on from what is there",
+        help="keep every result there as it finishes, and go on from what is there (from another "
+        "folder if the code of the experiment has changed)",
     )
     return p.parse_args()
 
 
-def run(arguments, seeds, settings, progress):
-    """{family: {seed: what the experiment returned}}; exits with their errors if some failed."""
+def run_all(arguments, seeds, iterations, repeats, progress):
+    """{family: {seed: what `experiment` gives}}; ends the program if any of it failed."""
+    common = dict(policy="softmax", iterations=iterations, repeats=repeats)
+    settings = [dict(common, family=family) for family in TITLES]
     found = {family: {} for family in TITLES}
     failures = []
-    n_jobs = len(seeds) * len(settings)
+    loaded = 0
     with engine(arguments.executor, arguments.scheduler) as executor:
         results = study(experiment, seeds, settings, executor=executor, folder=arguments.folder)
         for i, result in enumerate(results):
             family = result.settings["family"]
             if result.error:
                 failures.append(f"seed {result.seed}, {family}: {result.error}")
-            else:
-                found[family][result.seed] = result.value
-            progress(f"{i + 1} of {n_jobs} runs done, {len(failures)} failed")
+            found[family][result.seed] = result.value
+            loaded += result.loaded
+            progress(f"{i + 1} of {len(seeds) * len(settings)} runs done, {len(failures)} failed")
     progress.done()
+    if loaded:
+        print(f"{loaded} results are from {arguments.folder}, and were not computed again")
     if failures:
-        again = "with --folder DIR the same command tries only those again"
-        sys.exit("\n".join([*failures, f"{len(failures)} runs failed; {again}"]))
+        failures.append(
+            f"{len(failures)} runs failed; with --folder DIR the same command tries only those "
+            "again"
+        )
+        sys.exit("\n".join(failures))
     return found
 
 
-def by_method(by_seed, seeds):
-    """{method: {key: arrays of all seeds}} of one family."""
+def over_seeds(by_seed, seeds):
+    """{method: {name: array (seeds, …)}} of one family, from {seed: what `experiment` gives}."""
     values = {}
     for method in METHODS:
         values[method] = {}
-        for key in ("curve", "held_out"):
+        for key in ("curve", "held_out", "step_size"):
             values[method][key] = np.array([by_seed[seed][method][key] for seed in seeds])
     return values
 
 
 def rows_of(methods):
-    """(name, label, fractions (seeds, steps)) of each line of the table of one family."""
-    fractions = {method: methods[method]["held_out"] for method in METHODS}
-    rows = [(method, METHODS[method][0], fractions[method]) for method in METHODS]
+    """(name, label, fractions of the optimum (seeds, 6)) of each row of one family's table."""
+    rows = []
+    for method, (label, _) in METHODS.items():
+        rows.append((method, label, methods[method]["held_out"]))
     for other in ("multi_task", "scratch"):
-        label = f"MAML - {METHODS[other][0]}, paired"
-        rows.append((f"maml - {other}", label, fractions["maml"] - fractions[other]))
+        ahead = methods["maml"]["held_out"] - methods[other]["held_out"]
+        rows.append((f"maml - {other}", f"MAML - {METHODS[other][0]}, paired", ahead))
     return rows
 
 
-def print_family(rows):
-    """A line a method; returns its numbers for the JSON."""
-    print(f"{'fraction of the optimum after':38s}" + "".join(f"{k:>7d} steps" for k in STEPS))
+def print_family(family, methods, n_seeds, iterations):
+    """The table of one family; returns its numbers for the JSON."""
+    print(
+        f"\n{TITLES[family]}: held-out goals, {iterations} meta-iterations, mean and 95% interval "
+        f"over {n_seeds} seeds"
+    )
+    steps = "".join(f"{k:>7d} steps" for k in STEPS)
+    print(f"{'fraction of the optimum after':38s}{steps}")
     numbers = {}
-    for name, label, fractions in rows:
+    for name, label, fractions in rows_of(methods):
         mean, half = interval(fractions)
         numbers[name] = dict(mean=mean.tolist(), half_width=half.tolist())
-        cells = "".join(f"{m:7.3f}±{h:.3f}" for m, h in zip(mean, half))
-        print(f"{label:38s}" + cells.replace("±0.", "±."))
+        cells = "".join(f"{m:7.3f}±{h:.3f}" for m, h in zip(mean, half)).replace("±0.", "±.")
+        print(f"{label:38s}{cells}")
     return numbers
 
 
@@ -199,19 +227,12 @@ def main():
     arguments = options()
     n_seeds, iterations, repeats = (3, 10, 1) if arguments.quick else (20, 400, 10)
     seeds = [(arguments.seed, i) for i in range(n_seeds)]
-    common = dict(policy="softmax", iterations=iterations, repeats=repeats)
-    settings = [dict(family=family, **common) for family in TITLES]
     progress = Progress()
-    found = run(arguments, seeds, settings, progress)
-    values = {family: by_method(found[family], seeds) for family in TITLES}
-
+    found = run_all(arguments, seeds, iterations, repeats, progress)
+    values = {family: over_seeds(by_seed, seeds) for family, by_seed in found.items()}
     numbers = dict(steps=STEPS, seeds=n_seeds, iterations=iterations, executor=arguments.executor)
     for family, methods in values.items():
-        print(
-            f"\n{TITLES[family]}: held-out goals, {iterations} meta-iterations, "
-            f"mean and 95% interval over {n_seeds} seeds"
-        )
-        numbers[family] = print_family(rows_of(methods))
+        numbers[family] = print_family(family, methods, n_seeds, iterations)
     pictures = [draw(values, arguments.out)]
     numbers["seconds"] = progress.seconds
     print(f"\n{progress.seconds:.0f} s. A fraction of 1 is the optimum, known goal and all.")

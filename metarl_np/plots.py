@@ -1,7 +1,8 @@
-"""Pictures in one style: curves, bias, regret; values, visits and policies on a map; animations.
+"""Pictures in one style: curves, maps of a GridWorld, and animations.
 
-What draws does so into the Axes `ax` that it is given. Colours are those of Okabe & Ito (2008), and
-cividis on maps: both serve the colour-blind.
+The only section that imports matplotlib. A function that draws does so into the matplotlib Axes
+`ax` that it is given. A colour is a name from COLOURS (Okabe & Ito 2008); maps are in cividis. The
+colour-blind can tell both.
 """
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,6 @@ COLOURS = dict(
     grey="#777777",
 )
 
-
 STYLE = {
     "font.size": 11,
     "axes.spines.top": False,
@@ -34,30 +34,44 @@ STYLE = {
     "savefig.dpi": 110,
 }
 
+# letters with this outline are legible on every colour of a map
+OUTLINE = [withStroke(linewidth=2, foreground="black")]
 
-OUTLINE = [withStroke(linewidth=2, foreground="black")]  # legible on every colour of a map
+
+# ---- figures and files
 
 
 def figure(width, height, columns=1, rows=1):
-    """A figure of width × height inches, in the common style, and its axes as a flat list."""
+    """A figure in the common style, and its axes as a flat list, row by row.
+
+    width, height: of the figure, in inches.
+    columns, rows: how many axes stand side by side, and one above the other.
+    """
     plt.rcParams.update(STYLE)
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     return fig, list(axes.flat)
 
 
 def save(fig, folder, name):
-    """Write folder/name.png, folder a pathlib.Path, and close the figure; gives the path (str)."""
+    """Write folder/name.png and close the figure; returns the path, a string.
+
+    folder: a pathlib.Path; it is made if it is not there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    fig.savefig(folder / f"{name}.png")
+    path = folder / f"{name}.png"
+    fig.savefig(path)
     plt.close(fig)
-    return str(folder / f"{name}.png")
+    return str(path)
 
 
-def animate(fig, draw, frames, folder, name, *, fps=8, dpi=80):
-    """Write folder/name.gif, which loops, and close the figure; returns the path (str).
+def animate(fig, draw, frames, folder, name, *, fps, dpi):
+    """Write folder/name.gif, which loops, and close the figure; returns the path, a string.
 
-    draw(x) draws anew for each x in frames, `fps` of them a second; equal ones in a row are stored
-    once. The layout is the first frame's, so that nothing jumps.
+    draw: draw(x) draws the figure anew, for each x in `frames`. Equal frames in a row are stored
+        once. The layout of the first frame is kept, so that nothing jumps.
+    folder: a pathlib.Path; it is made if it is not there.
+    fps: frames a second.
+    dpi: pixels an inch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.gif"
@@ -71,95 +85,132 @@ def animate(fig, draw, frames, folder, name, *, fps=8, dpi=80):
     return str(path)
 
 
-def curve(ax, x, mean, spread=None, *, label=None, colour, marker="o", line="-", width=1.5):
-    """One line, with a band of mean ± spread if that is given: x, mean, spread (P,).
+# ---- curves
 
-    More than 30 points have no markers.
+
+def curve(ax, x, mean, spread=None, *, colour, label=None, marker="o", line="-", width=1.5):
+    """One line through P points, with a band of mean ± spread if a spread is given.
+
+    x, mean, spread: (P,), in the units of the axes.
+    colour: a name in COLOURS.
+    marker, line: as matplotlib writes them. More than 30 points have no markers.
+    width: of the line, in points of 1/72 inch.
     """
     x = np.asarray(x)
     mean = np.asarray(mean)
     colour = COLOURS[colour]
     size = 5 if len(x) <= 30 else 0
-    look = dict(color=colour, marker=marker, markersize=size, linewidth=width)
+    look = dict(color=colour, linewidth=width, marker=marker, markersize=size)
     ax.plot(x, mean, line, label=label, **look)
     if spread is not None:
-        ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        band = dict(color=colour, alpha=0.2, linewidth=0)
+        ax.fill_between(x, mean - spread, mean + spread, **band)
 
 
 def bound(ax, y, label="optimum"):
-    """A dashed line at y, a number: what nobody can surpass."""
+    """A dashed line at the height y, which nobody can surpass."""
     ax.axhline(y, color=COLOURS["black"], linestyle="--", linewidth=1, label=label)
 
 
-def bias(ax, x, size, error=0.0, *, label=None, colour, marker="o", line="-"):
-    """The size of a bias, or a standard deviation, against x, with the bias's standard error: (P,).
+def bias(ax, x, size, error=0.0, *, colour, label=None, marker="o", line="-"):
+    """How large the bias of an estimator is, at P points; or its standard deviation.
 
-    A marker is hollow where the bias is below two standard errors, so that it may be zero.
+    Markers are hollow where the bias is below two standard errors, so that it may be zero.
+
+    x: (P,), such as numbers of episodes.
+    size, error: (P,), of the bias and of its standard error; no marker is hollow without an error.
     """
     x = np.asarray(x)
     size = np.asarray(size)
     hollow = size < 2 * np.asarray(error)
-    curve(ax, x, size, label=label, colour=colour, marker=None, line=line, width=1.3)
-    for shown, face in ((~hollow, COLOURS[colour]), (hollow, "white")):
-        look = dict(color=COLOURS[colour], markersize=6, markerfacecolor=face)
-        ax.plot(x[shown], size[shown], marker, **look)
+    look = dict(color=COLOURS[colour], linewidth=1.3, markersize=6)
+    ax.plot(x, size, line, label=label, **look)
+    ax.plot(x[~hollow], size[~hollow], marker, **look)
+    ax.plot(x[hollow], size[hollow], marker, markerfacecolor="white", **look)
 
 
 def regret(ax, regrets, looks, *, unit="pull"):
-    """Regret so far after each of n pulls: regrets {method: (n,)}.
+    """The expected regret so far, in units of reward, after each of n pulls.
 
-    looks: {method: (label, colour, line)}, drawn in that order.
+    regrets: {method: (n,)}.
+    looks: {method: (label, colour, line)}, in the order of the legend; others are not drawn.
+    unit: what is counted along x, a string.
     """
     for method, (label, colour, line) in looks.items():
-        pulls = np.arange(1, len(regrets[method]) + 1)
-        curve(ax, pulls, regrets[method], label=label, colour=colour, line=line, marker=None)
-    with_room_for_a_legend = (0, 1.3 * ax.dataLim.ymax)
-    ylabel = "expected regret so far (reward units)"
-    ax.set(xlabel=unit, ylabel=ylabel, ylim=with_room_for_a_legend)
+        so_far = regrets[method]
+        pulls = np.arange(1, len(so_far) + 1)
+        curve(ax, pulls, so_far, colour=colour, label=label, line=line, marker=None)
+    ax.set(xlabel=unit, ylabel="expected regret so far (reward units)")
+    # with room for a legend above
+    ax.set_ylim(0, 1.3 * ax.dataLim.ymax)
+
+
+# ---- maps
 
 
 def heat_map(ax, grid, cells, *, label=None, vmin=None, vmax=None):
-    """A number per cell (S,) as colours on the map of `grid`, with a colour bar if it has a label.
+    """A number for each cell, as colours on the map of a GridWorld; walls are grey.
 
-    Walls are grey.
+    grid: a GridWorld.
+    cells: (S,).
+    label: what the numbers are. If it is given there is a colour bar.
+    vmin, vmax: the numbers at the ends of the scale; the least and the largest if not given.
     """
     image = np.ma.masked_where(grid.kind(WALL), cells).reshape(grid.shape)
     colours = plt.get_cmap("cividis").with_extremes(bad="#999999")
     shown = ax.imshow(image, cmap=colours, vmin=vmin, vmax=vmax)
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    look = dict(ha="left", va="top", color="white", weight="bold", size=9, path_effects=OUTLINE)
+    look = dict(color="white", weight="bold", size=9, path_effects=OUTLINE)
     for cell in np.flatnonzero(grid.kind(START, PIT)):
-        row, column = divmod(cell, grid.shape[1])
-        ax.text(column - 0.42, row - 0.42, grid.layout[row][column], **look)
+        x, y = _position(grid, cell)
+        letter = grid.layout[y][x]
+        # in the corner, where an arrow leaves room for it
+        ax.text(x - 0.42, y - 0.42, letter, ha="left", va="top", **look)
     if label:
         ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
 
 
 def visits(ax, grid, counts, goal=None, *, label=None):
-    """Visits per episode (S,) on the map, from 0 to 1 (more looks like 1), a star on the goal."""
+    """Visits on the map of a GridWorld, and a star on the goal if it is given.
+
+    counts: (S,), visits per episode; the scale goes from 0 to 1, and more looks like 1.
+    goal: a cell, an integer.
+    label: as in `heat_map`.
+    """
     heat_map(ax, grid, counts, label=label, vmin=0, vmax=1)
     if goal is not None:
         _star(ax, grid, goal)
 
 
-def arrows(ax, grid, pi, goal, *, least=0.05):
-    """A policy π (S, 4) as one arrow a move, as long as the move is likely, and a star on the goal.
+def arrows(ax, grid, pi, goal):
+    """A policy on the map of a GridWorld, and a star on the goal.
 
-    Moves less likely than `least` have none.
+    An arrow stands for one move, and is as long as the move is likely. Moves of probability .05 or
+    less have none.
+
+    pi: (S, 4), the probabilities of the moves up, down, left, right.
+    goal: a cell, an integer.
     """
-    ends = grid.kind(WALL, PIT) | (np.arange(len(pi)) == goal)
-    cell, move = np.nonzero((pi > least) & ~ends[:, None])
-    row, column = np.divmod(cell, grid.shape[1])
+    acts = ~grid.kind(WALL, PIT)
+    acts[goal] = False
+    cell, move = np.nonzero((pi > 0.05) & acts[:, None])
+    x, y = _position(grid, cell)
     down, right = 0.45 * pi[cell, move] * MOVES[move].T
     in_cells = dict(angles="xy", scale_units="xy", scale=1, units="xy")
-    head = dict(width=0.07, headwidth=4, headlength=4, headaxislength=3.5)
+    shape = dict(width=0.07, headwidth=4, headlength=4, headaxislength=3.5)
     look = dict(color="white", edgecolor="black", linewidth=0.5)
-    ax.quiver(column, row, right, down, **in_cells, **head, **look)
+    ax.quiver(x, y, right, down, **in_cells, **shape, **look)
     _star(ax, grid, goal)
 
 
-def _star(ax, grid, cell):
+def _position(grid, cell):
+    """(x, y) of a cell on its map: the column and the row."""
     row, column = np.divmod(cell, grid.shape[1])
-    look = dict(markersize=15, color=COLOURS["red"], markeredgecolor="white")
-    ax.plot(column, row, "*", **look)
+    return column, row
+
+
+def _star(ax, grid, cell):
+    x, y = _position(grid, cell)
+    look = dict(color=COLOURS["red"], markeredgecolor="white")
+    ax.plot(x, y, "*", markersize=15, **look)

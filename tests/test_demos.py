@@ -1,9 +1,10 @@
-"""Every demo runs with --quick, writes its pictures and ends with the JSON that its readers were
-promised.
+"""Every demo runs with --quick, writes its pictures, and ends with the JSON that was promised.
+
+The JSON is compared with itself (rows are complete, nothing is above the optimum), with a second
+way to compute it, or with printed tables. Training is interrupted, and must go on to the same bits.
 """
 
 import ast
-import inspect
 import json
 import os
 import pathlib
@@ -31,9 +32,9 @@ from metarl_np.meta.rl2 import RecurrentPolicy
 from metarl_np.tasks.bandits import independent
 
 ROOT = pathlib.Path(__file__).parents[1]
-CURVES = {
-    m + s for m in ("maml", "multi_task", "scratch") for s in ("", "_std", "_train", "_train_std")
-}
+DEMOS = ROOT / "demos"
+LEARNERS = ("maml", "multi_task", "scratch")
+CURVES = {name + end for name in LEARNERS for end in ("", "_std", "_train", "_train_std")}
 PROMISED = {
     "maml_gridworld": {"steps", "seconds"} | CURVES,
     "policy_gradient": {"random MDP, logistic policy", "GridWorld, softmax table"},
@@ -64,17 +65,8 @@ def demo(tmp_path_factory):
     @cache
     def run(name, *options):
         folder = tmp_path_factory.mktemp(name)
-        command = [
-            sys.executable,
-            "-W",
-            "error",
-            ROOT / "demos" / f"{name}.py",
-            "--quick",
-            "--json",
-            "--out",
-            folder,
-            *options,
-        ]
+        python = [sys.executable, "-W", "error"]
+        command = [*python, DEMOS / f"{name}.py", "--quick", "--json", "--out", folder, *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1]), done.stdout, folder
@@ -83,27 +75,26 @@ def demo(tmp_path_factory):
 
 
 def test_every_demo_is_promised():
-    assert set(PROMISED) == {
-        p.stem
-        for p in (ROOT / "demos").glob("*.py")
-        if 'if __name__ == "__main__"' in p.read_text()
-    }
+    scripts = [
+        p for p in DEMOS.glob("*.py") if 'if __name__ == "__main__"' in p.read_text(encoding="utf8")
+    ]
+    assert set(PROMISED) == {p.stem for p in scripts}
 
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_demo(name, demo):
     numbers, output, folder = demo(name)
     assert PROMISED[name] <= set(numbers)
-    assert "\r" not in output  # no progress line when redirected
-    pictures = [
-        line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("picture: ")
-    ]
+    # no progress line when output is redirected
+    assert "\r" not in output
+    pictures = re.findall("^picture: (.*)$", output, re.M)
     assert {str(p) for p in folder.iterdir()} == set(pictures)
 
 
 def cells(name):
     """The code between the marks `# %%`; what stands before the first is the first cell."""
-    parts = re.split(r"^\s*# ?%%.*$", (ROOT / "demos" / f"{name}.py").read_text(), flags=re.M)
+    text = (DEMOS / f"{name}.py").read_text(encoding="utf8")
+    parts = re.split(r"^\s*# ?%%.*$", text, flags=re.M)
     assert len(parts) >= 4, f"{name} has {len(parts) - 1} marked cells"
     return parts
 
@@ -111,7 +102,8 @@ def cells(name):
 @pytest.mark.parametrize("name", PROMISED)
 def test_every_demo_is_written_in_cells(name):
     for cell in cells(name):
-        compile(cell, name, "exec")  # a cut through a function or a bracket would not compile
+        # a cut through a function or a bracket would not compile
+        compile(cell, name, "exec")
 
 
 @pytest.mark.parametrize(
@@ -123,211 +115,228 @@ def test_every_demo_is_written_in_cells(name):
     ],
 )
 def test_cells_run_one_after_the_other(name, argv, tmp_path):
-    """In one namespace without a file, in the folder demos/, with a notebook kernel's command line,
-    to which options are added. Processes start as they do on macOS and Windows: what a notebook
-    defines they could not import.
+    """In one namespace without a file, in the folder demos/.
+
+    The command line is that of a notebook's kernel, to which options are added. Processes start as
+    they do on macOS and Windows: what a notebook defines they could not import.
     """
     program = (
         "import multiprocessing, sys; multiprocessing.set_start_method('spawn'); "
         f"sys.argv = {argv + ['--quick', '--json', '--out', str(tmp_path)]}\n"
         f"for cell in {cells(name)}: exec(compile(cell, '<cell>', 'exec'), globals())"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT / "demos",
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, cwd=DEMOS, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert PROMISED[name] <= set(json.loads(done.stdout.splitlines()[-1])) and list(
-        tmp_path.iterdir()
-    )
+    assert PROMISED[name] <= set(json.loads(done.stdout.splitlines()[-1]))
+    assert list(tmp_path.iterdir())
 
 
 def test_options_are_strict_on_a_demo_s_own_command_line(monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "demos" / "benchmark.py"), "--quik"])
+    monkeypatch.setattr(sys, "argv", [str(DEMOS / "benchmark.py"), "--quik"])
     with pytest.raises(SystemExit):
         _common.parser("").parse_args()
+
+
+def test_options_that_a_notebook_adds_are_found_among_others(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json", "--seed", "3"])
-    assert _common.parser("").parse_args().seed == 3 and not _common.parser("").parse_args().quick
+    arguments = _common.parser("").parse_args()
+    assert arguments.seed == 3
+    assert not arguments.quick
 
 
 def test_adaptation_is_animated(demo):
     _, output, folder = demo("maml_gridworld")
     with Image.open(folder / "adaptation.gif") as gif:
         # 0, 7 and 14 steps, before and after one inner step
-        assert gif.n_frames == 6 and gif.info["loop"] == 0
-    assert (ROOT / "demos" / "figures" / "adaptation.gif").stat().st_size < 500_000
+        assert gif.n_frames == 6
+        assert gif.info["loop"] == 0
+    assert (DEMOS / "figures" / "adaptation.gif").stat().st_size < 500_000
 
 
-def lake_map(size, seed):
-    """FrozenLake's random map, one cell in five a hole."""
+def generate_random_map(size, seed):
+    """A map as Gymnasium has them: rows of S, F, H, G for start, frozen, hole, goal."""
     lake = np.random.default_rng(seed).choice(list("FH"), (size, size), p=(0.8, 0.2))
     lake[0, 0] = "S"
     lake[-1, -1] = "G"
     return ["".join(row) for row in lake]
 
 
-def lake_table(desc):
-    """FrozenLake's table, its rules being written out here once more."""
+def make_frozen_lake(name, desc, is_slippery):
+    """FrozenLake's rules, written out here once more: its table {s: {a: [(p, s', r, done)]}}."""
+    assert name == "FrozenLake-v1"
+    assert not is_slippery
     size = len(desc)
     table = {}
     for r, c in np.ndindex(size, size):
-        ended = desc[r][c] in "GH"
-        table[r * size + c] = rows = {}
+        s = r * size + c
+        table[s] = {}
         # left, down, right, up
-        for action, (dr, dc) in enumerate([(0, -1), (1, 0), (0, 1), (-1, 0)]):
-            i = r if ended else min(max(r + dr, 0), size - 1)
-            j = c if ended else min(max(c + dc, 0), size - 1)
-            paid = float(desc[i][j] == "G" and not ended)
-            rows[action] = [(1.0, i * size + j, paid, desc[i][j] in "GH")]
-    return table
+        for action, (down, right) in enumerate([(0, -1), (1, 0), (0, 1), (-1, 0)]):
+            over = desc[r][c] in "GH"
+            i = r if over else min(max(r + down, 0), size - 1)
+            j = c if over else min(max(c + right, 0), size - 1)
+            paid = float(desc[i][j] == "G" and not over)
+            table[s][action] = [(1.0, i * size + j, paid, desc[i][j] in "GH")]
+    return SimpleNamespace(unwrapped=SimpleNamespace(P=table))
 
 
 class Holes:
     """A generator that draws the holes of these maps."""
 
     def __init__(self, lakes):
-        self.hole = [[cell == "H" for cell in "".join(lake)] for lake in lakes]
+        holes = [[cell == "H" for cell in "".join(lake)] for lake in lakes]
+        self.uniform = np.where(holes, 0.1, 0.9)
 
     def random(self, shape):
-        return np.where(self.hole, 0.1, 0.9)
+        assert self.uniform.shape == shape
+        return self.uniform
 
 
-def test_own_tasks_as_arrays_and_as_tables_are_the_same(monkeypatch):
-    """What Gymnasium's tables say and what the arrays say, of the same maps."""
-
-    def make(name, desc, is_slippery):
-        assert name == "FrozenLake-v1" and not is_slippery
-        return SimpleNamespace(unwrapped=SimpleNamespace(P=lake_table(desc)))
-
-    monkeypatch.setattr(your_own_task, "generate_random_map", lake_map, raising=False)
-    monkeypatch.setattr(your_own_task, "gymnasium", SimpleNamespace(make=make))
+@pytest.fixture
+def own_tasks(monkeypatch):
+    """Tasks from arrays and the same from tables."""
+    gymnasium = SimpleNamespace(make=make_frozen_lake)
+    monkeypatch.setattr(your_own_task, "generate_random_map", generate_random_map, raising=False)
+    monkeypatch.setattr(your_own_task, "gymnasium", gymnasium)
+    # for seed 2 and 8 maps: the maps' own seeds
+    lakes = [generate_random_map(8, 2 * 8 + i) for i in range(8)]
+    arrays = your_own_task.from_arrays(Holes(lakes), 8)
     tables = your_own_task.from_gymnasium(2, 8)
-    arrays = your_own_task.from_arrays(Holes([lake_map(8, 16 + i) for i in range(8)]), 8)
-    assert 1 < len(tables) == len(arrays) and tables.horizon == arrays.horizon == 20
+    assert 1 < len(arrays) == len(tables)
+    return arrays, tables
+
+
+@pytest.mark.parametrize("what", ["values of a policy", "optimum"])
+def test_own_tasks_as_arrays_and_as_tables_are_the_same(what, own_tasks):
+    arrays, tables = own_tasks
+    assert arrays.horizon == tables.horizon == 20
     log_pi = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 64))
-    for value in (lambda mdps: exact.values(mdps, log_pi), exact.optimal_return):
-        np.testing.assert_allclose(value(arrays), value(tables), atol=1e-12)
+    if what == "optimum":
+        found = [exact.optimal_return(mdps) for mdps in own_tasks]
+    else:
+        found = [exact.values(mdps, log_pi) for mdps in own_tasks]
+    np.testing.assert_allclose(*found, atol=1e-12)
 
 
 def test_own_task_rows_are_complete(demo):
     rows = demo("your_own_task")[0]["curves"]
-    assert [(r["method"], r["after"]) for r in rows] == [
-        (m, i)
-        for m, n in (("maml", 3), ("rl2", 2), ("uniform", 1), ("optimum", 1))
-        for i in range(n)
-    ]
-    assert all(0 <= r["mean"] <= rows[-1]["mean"] for r in rows)
+    lengths = dict(maml=3, rl2=2, uniform=1, optimum=1)
+    expected = [(method, i) for method, n in lengths.items() for i in range(n)]
+    assert [(row["method"], row["after"]) for row in rows] == expected
+    optimum = rows[-1]["mean"]
+    assert all(0 <= row["mean"] <= optimum for row in rows)
 
 
-def test_what_a_user_types_is_below_thirty_statements():
-    """MAML and RL² on one's own tasks: no line counts, since lines are there to be read."""
-    statements = 0
-    for name in ("run_maml", "run_rl2"):
-        function = getattr(your_own_task, name)
-        tree = ast.parse(inspect.getsource(function))
-        statements += sum(isinstance(node, ast.stmt) for node in ast.walk(tree))
-    assert statements < 30
+def simple_statements(code):
+    """All but docstrings and what heads a block."""
+    for node in ast.walk(ast.parse(code)):
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node, ast.stmt) and not is_docstring and not hasattr(node, "body"):
+            yield node
+
+
+def test_what_a_user_types_is_below_forty_statements():
+    """What is imported, and the cells with Gymnasium's tables, MAML and RL²."""
+    first, *rest = cells("your_own_task")[1:-1]
+    imports = (ast.Import, ast.ImportFrom)
+    typed = [node for node in simple_statements(first) if isinstance(node, imports)]
+    for cell in rest:
+        typed += simple_statements(cell)
+    assert 20 < len(typed) < 40
 
 
 def test_maml_demo_with_the_logistic_policy(demo):
     numbers = demo("maml_gridworld", "--policy", "logistic")[0]
-    assert numbers["policy"] == "logistic" and len(numbers["maml"]) == len(numbers["steps"]) == 6
+    assert numbers["policy"] == "logistic"
+    assert len(numbers["maml"]) == len(numbers["steps"]) == 6
     assert all(0 <= x <= 1 for key in CURVES for x in numbers[key])
 
 
-def test_study_demo_goes_on_and_names_what_it_lacks(demo, tmp_path):
-    first = demo("study")[0]
-    again = demo("study", "--executor", "serial", "--folder", str(tmp_path))[0]
-    files = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
+def test_study_demo_goes_on_from_its_folder(demo, tmp_path):
+    def times():
+        return {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
+
+    folder = "--folder", str(tmp_path)
+    without, output, _ = demo("study")
+    assert "not computed again" not in output
+    first, output, _ = demo("study", "--executor", "serial", *folder)
+    assert "not computed again" not in output
+    files = times()
     assert len(files) == 6
-    dask = demo("study", "--executor", "dask", "--folder", str(tmp_path))[0]
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")} == files
-    assert (
-        first["edges"] == again["edges"] == dask["edges"]
-        and first["anywhere"] == again["anywhere"] == dask["anywhere"]
-    )
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; sys.modules['mpi4py'] = None\n"
-        "import study; study.needed('mpi4py.futures', 'mpi4py')",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT / "demos")
-    assert (
-        done.returncode and "pip install 'mpi4py'" in done.stderr and "Traceback" not in done.stderr
-    )
+    again, output, _ = demo("study", "--executor", "dask", *folder)
+    assert f"6 results are from {tmp_path}, and were not computed again" in output
+    assert times() == files
+    for family in ("edges", "anywhere"):
+        assert without[family] == first[family] == again[family]
 
 
+def test_study_demo_names_what_it_lacks():
+    program = (
+        "import sys; sys.modules['mpi4py'] = None; "
+        "import study; study.needed('mpi4py.futures', 'mpi4py')"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=DEMOS)
+    assert done.returncode
+    assert "pip install 'mpi4py'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# printed tables
 @pytest.mark.parametrize(
     "dof, quantile", [(1, 12.7062), (2, 4.30265), (4, 2.77645), (19, 2.09302), (100, 1.98397)]
-)  # printed tables
+)
 def test_student_t_is_the_printed_table(dof, quantile):
     assert student_t(dof) == pytest.approx(quantile, rel=1e-4)
 
 
 def test_interval_by_hand():
     mean, half = interval(np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]]))
-    assert (
-        mean.tolist() == [3, 2]
-        and half[0] == pytest.approx(4.30265 * 2 / 3**0.5, rel=1e-4)
-        and half[1] == 0
-    )
+    assert mean.tolist() == [3, 2]
+    assert half[0] == pytest.approx(4.30265 * 2 / 3**0.5, rel=1e-4)
+    assert half[1] == 0
 
 
-def test_policy_gradient_demo_agrees_with_itself(demo):
-    for task in demo("policy_gradient")[0].values():
-        exact = {k: v for k, v in task["differences"].items() if "REINFORCE" not in k}
-        assert len(exact) == 5 and max(exact.values()) < 1e-9
-        sampled = [v for k, v in task["differences"].items() if "REINFORCE" in k]
-        # the same episodes, three ways
-        assert len(sampled) == 3 and max(sampled) - min(sampled) < 1e-12
+@pytest.mark.parametrize("task", ["random MDP, logistic policy", "GridWorld, softmax table"])
+def test_policy_gradient_demo_agrees_with_itself(task, demo):
+    differences = demo("policy_gradient")[0][task]["differences"]
+    sampled = [x for method, x in differences.items() if "REINFORCE" in method]
+    exactly = [x for method, x in differences.items() if "REINFORCE" not in method]
+    assert len(exactly) == 5
+    assert max(exactly) < 1e-9
+    # the same episodes, three ways
+    assert len(sampled) == 3
+    assert max(sampled) - min(sampled) < 1e-12
 
 
-def test_meta_gradient_rows_are_complete(demo):
+COLUMNS = "family name target inner_episodes inner_steps alpha bias bias_se std cosine"
+
+
+@pytest.mark.parametrize("family", ["random MDPs", "GridWorld"])
+def test_meta_gradient_rows_are_complete(family, demo):
     rows = demo("meta_gradients")[0]["estimators"]
-    names = {
-        e + s
-        for e in ("first_order", "naive", "lvc", "dice", "loaded_dice")
-        for s in ("", "+score")
-    }
-    for family in ("random MDPs", "GridWorld"):
-        assert {r["name"] for r in rows if r["family"] == family} == names
-    for r in rows:
-        assert set(r) == {
-            "family",
-            "name",
-            "target",
-            "inner_episodes",
-            "inner_steps",
-            "alpha",
-            "bias",
-            "bias_se",
-            "std",
-            "cosine",
-        }
-        assert r["target"] == ("(b)" if "score" in r["name"] else "(a)")
+    mine = [row for row in rows if row["family"] == family]
+    estimators = ("first_order", "naive", "lvc", "dice", "loaded_dice")
+    with_score = [f"{name}+score" for name in estimators]
+    assert {row["name"] for row in mine} == {*estimators, *with_score}
+    for row in mine:
+        assert set(row) == set(COLUMNS.split())
+        assert row["target"] == ("(b)" if "score" in row["name"] else "(a)")
 
 
 def test_every_method_is_compared(demo):
     numbers = demo("compare_methods")[0]
     rl2 = {"rl2_ppo", "rl2_trpo"}
-    learners = (
-        {"maml", "multi_task", "scratch"} | rl2 | {name + "_first_order" for name in rl2 | {"maml"}}
-    )
-    assert {row["name"] for row in numbers["methods"]} == learners | {
-        "posterior_sampling",
-        "posterior_mean",
-        "true_prior",
-        "optimum",
-    }
-    optimum = next(row["return"] for row in numbers["methods"] if row["name"] == "optimum")
-    for row in numbers["methods"]:
-        assert (
-            set(row) == {"name", "env_steps", "return", "std"} and row["return"] <= optimum + 1e-9
-        )
+    first_order = {f"{name}_first_order" for name in rl2 | {"maml"}}
+    planners = {"posterior_sampling", "posterior_mean", "true_prior"}
+    methods = numbers["methods"]
+    expected = {*LEARNERS, "optimum"} | rl2 | first_order | planners
+    assert {row["name"] for row in methods} == expected
+    optimum = next(row["return"] for row in methods if row["name"] == "optimum")
+    for row in methods:
+        assert set(row) == {"name", "env_steps", "return", "std"}
+        assert row["return"] <= optimum + 1e-9
     assert numbers["trpo_kl"]["largest"] <= numbers["trpo_kl"]["radius"]
 
 
@@ -343,79 +352,98 @@ def by_method(rows):
 TABLE = {"random", "egreedy", "greedy", "rl2"}
 
 
-def test_bandit_rows_are_complete(demo):
+INDEPENDENT = {f"n={n} k={k}" for n in (10, 100) for k in (5, 10)}
+DEPENDENT = {f"n=100 dependent {x}" for x in ("uniform", "easy", "medium", "hard")}
+
+
+def test_every_bandit_is_there(demo):
+    assert set(by_method(demo("rl2_bandits")[0]["rows"])) == INDEPENDENT | DEPENDENT
+
+
+@pytest.mark.parametrize("name", sorted(INDEPENDENT))
+def test_independent_bandits_have_the_published_columns(name, demo):
+    rows = by_method(demo("rl2_bandits")[0]["rows"])[name]
+    assert set(rows) - {"optimum"} == TABLE | {"gittins", "ts", "ots", "ucb1"}
+    assert all("published" in rows[method] for method in TABLE)
+
+
+@pytest.mark.parametrize("name", sorted(INDEPENDENT | DEPENDENT))
+def test_bandit_rows_are_complete(name, demo):
     numbers = demo("rl2_bandits")[0]
-    settings = by_method(numbers["rows"])
-    independent = {f"n={n} k={k}" for n in (10, 100) for k in (5, 10)}
-    assert set(settings) == independent | {
-        f"n=100 dependent {x}" for x in ("uniform", "easy", "medium", "hard")
-    }
-    for name, rows in settings.items():
-        if name in independent:
-            assert set(rows) - {"optimum"} == TABLE | {"gittins", "ts", "ots", "ucb1"} and all(
-                "published" in rows[m] for m in TABLE
-            )
-        assert ("optimum" in rows) == (name.startswith("n=10 ") or name.endswith("uniform"))
-        assert rows["rl2"]["hyperparameter"] in ("greedy", "sampled")
-        for method, row in rows.items():
-            regret = numbers["regret"][name].get(method)
-            assert regret is None or all(x < y + 1e-9 for x, y in zip(regret, regret[1:]))
-            assert row["mean"] <= rows.get("optimum", {"mean": 100})["mean"] + 4 * row["sem"]
+    rows = by_method(numbers["rows"])[name]
+    assert ("optimum" in rows) == (name.startswith("n=10 ") or name.endswith("uniform"))
+    assert rows["rl2"]["hyperparameter"] in ("greedy", "sampled")
+    best = rows["optimum"]["mean"] if "optimum" in rows else 100
+    for method, row in rows.items():
+        assert row["mean"] <= best + 4 * row["sem"]
+        # regret grows
+        regret = numbers["regret"][name].get(method, [])
+        assert all(before < after + 1e-9 for before, after in zip(regret, regret[1:]))
 
 
-def test_mdp_rows_are_complete(demo):
-    models = {"psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy"}
+@pytest.mark.parametrize("name", ["n=10", "n=25"])
+def test_mdp_rows_are_complete(name, demo):
     settings = by_method(demo("rl2_mdps")[0]["rows"])
     assert set(settings) == {"n=10", "n=25"}
-    for rows in settings.values():
-        assert set(rows) == TABLE | models | {m + " true prior" for m in models} | {"optimum"}
-        for method, row in rows.items():
-            assert row["mean"] <= rows["optimum"]["mean"] + 4 * (
-                row["sem"] + rows["optimum"]["sem"]
-            )
-            assert method == "optimum" or sum(row["episode"]) == pytest.approx(row["mean"])
+    rows = settings[name]
+    models = {"psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy"}
+    assert set(rows) == TABLE | models | {m + " true prior" for m in models} | {"optimum"}
+    optimum = rows["optimum"]
+    for method, row in rows.items():
+        assert row["mean"] <= optimum["mean"] + 4 * (row["sem"] + optimum["sem"])
+        assert method == "optimum" or sum(row["episode"]) == pytest.approx(row["mean"])
 
 
-def test_gridworld_trials_stay_below_their_bounds(demo):
+@pytest.mark.parametrize("name", ["episode 1", "episode 2", "episode 3"])
+def test_gridworld_trials_stay_below_their_bounds(name, demo):
     numbers = demo("rl2_gridworld")[0]
     settings = by_method(numbers["rows"])
     assert list(settings) == ["episode 1", "episode 2", "episode 3"]
-    for name, rows in settings.items():
-        assert set(rows) == {"rl2", "posterior_sampling", "posterior_mean", "optimum"}
-        for method, row in rows.items():
-            bound = (
-                numbers["bound"]
-                if name == "episode 1" and method != "optimum"
-                else rows["optimum"]["mean"]
-            )
-            assert row["mean"] <= bound + 4 * row["sem"] + 1e-9
+    rows = settings[name]
+    assert set(rows) == {"rl2", "posterior_sampling", "posterior_mean", "optimum"}
+    for method, row in rows.items():
+        searching = name == "episode 1" and method != "optimum"
+        bound = numbers["bound"] if searching else rows["optimum"]["mean"]
+        assert row["mean"] <= bound + 4 * row["sem"] + 1e-9
 
 
-@pytest.mark.parametrize(
-    "name, one",
-    [("rl2_bandits", ("--pulls", "4", "--arms", "3")), ("rl2_mdps", ("--episodes", "2"))],
-)
-def test_weights_are_trained_and_then_evaluated(name, one, demo, tmp_path):
-    numbers = demo(name, "--train", "--weights", str(tmp_path), *one)[0]
-    assert [row["weights"] for row in numbers["trained"]] == [
-        str(p) for p in tmp_path.glob("*.npz")
-    ]
-    assert {
-        row["method"] for row in demo(name, "--weights", str(tmp_path), *one)[0]["rows"]
-    } >= TABLE
-    for options, message in (
-        (("--weights", tmp_path / "none", *one), f"make it by `python demos/{name}.py --train "),
-        (("--train",), "would replace the trained weights"),
-    ):
-        command = [sys.executable, ROOT / "demos" / f"{name}.py", "--quick", *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
+# one small setting of each demo
+SMALL = dict(rl2_bandits=("--pulls", "4", "--arms", "3"), rl2_mdps=("--episodes", "2"))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_are_trained_and_then_evaluated(name, demo, tmp_path):
+    options = "--weights", str(tmp_path), *SMALL[name]
+    trained = demo(name, "--train", *options)[0]["trained"]
+    assert [row["weights"] for row in trained] == [str(p) for p in tmp_path.glob("*.npz")]
+    rows = demo(name, *options)[0]["rows"]
+    assert {row["method"] for row in rows} >= TABLE
+
+
+@pytest.mark.parametrize("mistake", ["no weights", "weights lost"])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_mistake_with_weights_is_one_message(name, mistake, tmp_path):
+    if mistake == "no weights":
+        options = "--weights", tmp_path / "none", *SMALL[name]
+        message = f"make it by `python demos/{name}.py --train "
+    else:
+        options = ("--train",)
+        message = "would replace the trained weights"
+    command = [sys.executable, DEMOS / f"{name}.py", "--quick", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---- Ctrl-C
 
 
 def interrupted(ready, *command):
-    """Start a demo in a group of processes of its own, press Ctrl-C once `ready` is true: its exit
-    status, and what it said. (What is started in the background by a shell inherits that it ignores
-    Ctrl-C.)
+    """Start a demo and press Ctrl-C once `ready` is true: its exit status, and what it said.
+
+    It is in a group of processes of its own. (What a shell starts in the background inherits that
+    it ignores Ctrl-C.)
     """
     with subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -431,131 +459,155 @@ def interrupted(ready, *command):
         os.killpg(demo.pid, signal.SIGINT)
         started = time.perf_counter()
         output, errors = demo.communicate(timeout=60)
-    assert time.perf_counter() - started < 10 and output == ""
+    assert time.perf_counter() - started < 10
+    assert output == ""
     return demo.returncode, errors
 
 
-def test_training_of_weights_goes_on_after_ctrl_c(tmp_path):
-    def command(name):
-        return [
-            "demos/rl2_bandits.py",
-            *"--train --quick --pulls 4 --arms 3 --iterations 60 --weights".split(),
-            tmp_path / name,
-        ]
+def to_go_on(command):
+    """What is said on Ctrl-C."""
+    return f"interrupted; to go on: python {shlex.join(map(str, command))}\n"
 
-    subprocess.run(
-        [sys.executable, *command("undisturbed")],
-        check=True,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=60,
-    )
-    again = [*command("in parts"), "--checkpoint", tmp_path / "folder" / "run.npz"]
-    file = tmp_path / "folder" / "run-bandits_n4_k3-0.npz"
-    status, errors = interrupted(file.exists, *again)
-    assert (
-        status == 130 and errors == f"interrupted; to go on: python {shlex.join(map(str, again))}\n"
-    )
+
+def python(*command):
+    """A demo that is not interrupted."""
+    whole = [sys.executable, *command]
+    return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_training_of_weights_goes_on_after_ctrl_c(tmp_path):
+    options = "--train --quick --pulls 4 --arms 3 --iterations 60 --weights".split()
+    command = ["demos/rl2_bandits.py", *options]
+    assert python(*command, tmp_path / "undisturbed").returncode == 0
+
+    checkpoints = tmp_path / "folder"
+    again = [*command, tmp_path / "in parts", "--checkpoint", checkpoints / "run.npz"]
+    file = checkpoints / "run-bandits_n4_k3-0.npz"
+    assert interrupted(file.exists, *again) == (130, to_go_on(again))
     assert 9 <= checkpoint.load(file, "training")["iteration"] < 59
-    done = subprocess.run(
-        [sys.executable, *again], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert (
-        done.returncode == 0 and checkpoint.load(file, "training")["iteration"] == 59
-    ), done.stderr
-    tasks = independent(np.random.default_rng(0), 1, 3)
-    files = [tmp_path / name / "bandits_n4_k3.npz" for name in ("undisturbed", "in parts")]
-    (whole, _), (parts, facts) = (_common.load_weights(file, tasks)[1:] for file in files)
-    assert whole.tobytes() == parts.tobytes() and str(tmp_path) not in facts["command"]
-    other = subprocess.run(
-        [sys.executable, *again, "--seed", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert other.returncode == 1 and other.stderr.endswith(f"{file}: made with seed = 0, not 1\n")
+    done = python(*again)
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load(file, "training")["iteration"] == 59
+
+    task = independent(np.random.default_rng(0), 1, 3)
+    whole = _common.load_weights(tmp_path / "undisturbed" / "bandits_n4_k3.npz", task)
+    parts = _common.load_weights(tmp_path / "in parts" / "bandits_n4_k3.npz", task)
+    assert whole[1].tobytes() == parts[1].tobytes()
+    facts = parts[2]
+    assert str(tmp_path) not in facts["command"]
+
+    other = python(*again, "--seed", "1")
+    assert other.returncode == 1
+    assert other.stderr.endswith(f"{file}: made with seed = 0, not 1\n")
 
 
 def test_meta_training_goes_on_after_ctrl_c(tmp_path, demo):
+    """And what is finished is not trained again."""
     file = tmp_path / "run.npz"
-    command = ["demos/maml_gridworld.py", "--checkpoint", tmp_path / "run.npz"]
-    status, errors = interrupted((tmp_path / "run-edges1-maml.npz").exists, *command)
-    assert (
-        status == 130
-        and errors == f"interrupted; to go on: python {shlex.join(map(str, command))}\n"
-    )
+    command = ["demos/maml_gridworld.py", "--checkpoint", file]
+    ready = (tmp_path / "run-edges1-maml.npz").exists
+    assert interrupted(ready, *command) == (130, to_go_on(command))
     for left in tmp_path.glob("*.npz"):
         assert checkpoint.load(left, "training")["iteration"] < 799
         left.unlink()
-    # the last one trains nothing
-    numbers = [
-        {k: v for k, v in demo("maml_gridworld", *options)[0].items() if k != "seconds"}
-        for options in ((), ("--checkpoint", str(file)), ("--checkpoint", str(file), "--seed", "0"))
-    ]
-    assert numbers[0] == numbers[1] == numbers[2] and len(list(tmp_path.glob("*.npz"))) == 8
+    kept = "--checkpoint", str(file)
+    runs = [demo("maml_gridworld", *options)[0] for options in ((), kept, (*kept, "--seed", "0"))]
+    without, first, second = [dict(numbers, seconds=None) for numbers in runs]
+    assert without == first == second
+    assert len(list(tmp_path.glob("*.npz"))) == 8
 
 
 def test_ctrl_c_without_a_checkpoint_is_one_line():
     before = time.perf_counter()
-    assert interrupted(lambda: time.perf_counter() > before + 3, "demos/maml_gridworld.py") == (
-        130,
-        "interrupted\n",
-    )
+    status = interrupted(lambda: time.perf_counter() > before + 3, "demos/maml_gridworld.py")
+    assert status == (130, "interrupted\n")
 
 
-def test_training_tuning_and_test_never_share_a_stream(monkeypatch):
-    """Mistake 12: no test task may be one that training or tuning saw; and each stage of training
-    starts from the last one's θ.
-    """
+# ---- what the demos of RL² share
+
+
+SETTINGS = dict(units=4, memory=2, trials=8, iterations=1, minibatches=1)
+
+
+def two_arms(rng, n):
+    return independent(rng, n, 2)
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    """The tuples that `default_rng` was called with."""
     keys = []
     real = np.random.default_rng
-    seen = []
-    monkeypatch.setattr(np.random, "default_rng", lambda key=None: (keys.append(key), real(key))[1])
-    settings = dict(units=4, memory=2, trials=8, iterations=1, minibatches=1, step_size=1e-9)
 
-    def tasks(rng, n):
-        return independent(rng, n, 2)
+    def default_rng(key=None):
+        if isinstance(key, tuple):
+            keys.append(key)
+        return real(key)
 
-    def train(stages):
-        return _common.train_rl2(tasks, 3, settings | dict(then=[{}] * stages), 5)[1]
+    monkeypatch.setattr(np.random, "default_rng", default_rng)
+    return keys
 
-    one = train(0)
-    three = train(2)
-    np.testing.assert_allclose(one, three, atol=1e-6)
-    training = {key[:2] for key in keys if isinstance(key, tuple)}
+
+def test_training_tuning_and_test_never_share_a_stream(keys):
+    """No test task may be one that training or tuning saw."""
+    settings = SETTINGS | dict(step_size=1e-9, then=[{}, {}])
+    _common.train_rl2(two_arms, 3, settings, seed=5)
+    assert {key[:2] for key in keys} == {(5, 1)}
     keys.clear()
+    seen = []
 
     def play(rng, mdps, value):
+        """Two episodes, in each of which task i scores value + i mod 2."""
         seen.append(mdps.expected_rewards.copy())
         return np.full((2, len(mdps)), float(value)) + np.arange(len(mdps)) % 2
 
-    result = _common.measure(
-        tasks, play, (1, 2), lambda mdps: np.ones(len(mdps)), 5, n_tuning=6, n_test=10, chunk=5
-    )
-    tuning, test = (key for key in keys if isinstance(key, tuple))
-    assert training == {(5, 1)} and tuning == (5, 2) and test == (5, 3)
-    assert not set(np.concatenate(seen[:2]).ravel()) & set(np.concatenate(seen[2:]).ravel())
-    assert result["value"] == 2 and result["tasks"] == 10 and len(seen) == 4
-    # totals 4 and 6: 4, 6, 4, 6, 4 twice
-    assert result["mean"] == pytest.approx(4.8) and result["sem"] == pytest.approx(
-        np.sqrt(0.96 / 10)
-    )
+    def best(mdps):
+        return np.ones(len(mdps))
+
+    sizes = dict(n_tuning=6, n_test=10, chunk=5)
+    result = _common.measure(two_arms, play, (1, 2), best, 5, **sizes)
+    assert keys == [(5, 2), (5, 3)]
+    # two values are tuned, and then there are two chunks of test tasks
+    assert len(seen) == 4
+    tuned = set(np.concatenate(seen[:2]).ravel())
+    tested = set(np.concatenate(seen[2:]).ravel())
+    assert not tuned & tested
+    assert result["value"] == 2
+    assert result["tasks"] == 10
+    # the totals are 4 and 6: 4, 6, 4, 6, 4 twice
+    assert result["mean"] == pytest.approx(4.8)
+    assert result["sem"] == pytest.approx(np.sqrt(0.96 / 10))
+
+
+def test_a_stage_starts_from_where_the_one_before_ended():
+    still = SETTINGS | dict(step_size=1e-9)
+    one = _common.train_rl2(two_arms, 3, still, seed=5)[1]
+    three = _common.train_rl2(two_arms, 3, still | dict(then=[{}, {}]), seed=5)[1]
+    np.testing.assert_allclose(one, three, atol=1e-6)
 
 
 def test_stages_apply_their_changes():
-    settings = dict(units=4, memory=2, trials=8, iterations=1, minibatches=1, step_size=1e-9)
-    changed = _common.train_rl2(
-        lambda rng, n: independent(rng, n, 2), 3, settings | dict(then=[dict(step_size=0.1)]), 5
-    )[1]
+    settings = SETTINGS | dict(step_size=1e-9, then=[dict(step_size=0.1)])
+    changed = _common.train_rl2(two_arms, 3, settings, seed=5)[1]
     start = RecurrentPolicy(1, 2, 4).init(np.random.default_rng((5, 1)), memory=2)
     assert abs(changed - start).max() > 0.05
 
 
-def test_published_tables_are_the_same_in_demos_and_tests():
+@pytest.mark.parametrize(
+    "mean, sem, text",
+    [(6.6441, 0.0031, "6.644±.003"), (81.37, 0.4, "81.4±.4"), (433.9, 1.2, "433.9±1.2")],
+)
+def test_a_number_has_as_many_digits_as_its_error(mean, sem, text):
+    assert _common.number(mean, sem) == text
+
+
+@pytest.mark.parametrize("size", PUBLISHED, ids=str)
+def test_published_bandits_are_the_same_in_demos_and_tests(size):
     names = ("random", "gittins", "ts", "ots", "ucb1", "egreedy", "greedy")
-    for (pulls, arms), row in PUBLISHED.items():
-        assert dict(zip(names, BANDIT_TABLE[pulls, arms])) == row
+    assert dict(zip(names, BANDIT_TABLE[size])) == PUBLISHED[size]
+
+
+@pytest.mark.parametrize("n", PUBLISHED_MDPS)
+def test_published_mdps_are_the_same_in_demos_and_tests(n):
     names = ("random", "psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy")
-    for n, row in PUBLISHED_MDPS.items():
-        assert dict(zip(names, MDP_TABLE[n])) == row
+    assert dict(zip(names, MDP_TABLE[n])) == PUBLISHED_MDPS[n]

@@ -1,64 +1,89 @@
-"""What README.md and demos/README.md say is true: their Python runs, their names and pictures
-exist, and the two commands that CI reads are one line each.
+"""What the two pages say is true: their Python runs, their pictures, links and names exist.
+
+The pages are README.md and demos/README.md. What one of them names is looked up as a reader would:
+a file beside the page, a function through `from metarl_np import section`.
 """
 
 import pathlib
 import re
 
+import metarl_np
 import pytest
 
-import metarl_np
-
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = {name: ROOT / name for name in ("README.md", "demos/README.md")}
-FRONT = PAGES["README.md"].read_text(encoding="utf8")
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "demos" / "README.md"]
 
 
-def python_blocks():
-    """(page and number, code) of each block of Python."""
-    for name, path in PAGES.items():
-        blocks = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf8"), re.S)
-        for i, block in enumerate(blocks):
-            yield pytest.param(block, id=f"{name} {i}")
+def found(pattern, *pages):
+    """A case for each place in the pages that the pattern matches: the page and the group in it."""
+    cases = []
+    for page in pages:
+        text = page.read_text(encoding="utf8")
+        for match in re.finditer(pattern, text, re.S):
+            line = text[: match.start()].count("\n") + 1
+            where = f"{page.relative_to(ROOT)}, line {line}"
+            cases.append(pytest.param(page, match[1], id=where))
+    return cases
 
 
-@pytest.mark.parametrize("block", list(python_blocks()))
-def test_the_python_runs_and_prints(block, capsys):
-    exec(compile(block, "a block of Python", "exec"), {})
+@pytest.mark.parametrize("page, block", found(r"```python\n(.*?)```", *PAGES))
+def test_a_python_block_runs_and_prints(page, block, capsys):
+    exec(compile(block, page.name, "exec"), {})
     assert capsys.readouterr().out
 
 
-def test_names_in_the_map_exist():
-    table = FRONT.split("## From equation to function")[1].split("\n## ")[0]
-    names = re.findall(r"`([a-z_0-9]+\.[A-Za-z_.0-9]+)`", table)
-    assert len(names) > 50
-    for name in names:
-        thing = metarl_np
-        for attribute in name.split("."):
-            thing = getattr(thing, attribute)
+@pytest.mark.parametrize("page, picture", found(r"!\[[^\]]*\]\((.*?)\)", *PAGES))
+def test_a_picture_is_there(page, picture):
+    assert (page.parent / picture).is_file()
 
 
-def test_the_table_of_contents_names_every_section():
-    table = FRONT.split("## The package, chapter by chapter")[1].split("\n## ")[0]
-    sections = {path.stem for path in (ROOT / "metarl_np").glob("*/*.py")} - {"__init__"}
-    assert sections <= set(re.findall(r"`([a-z_0-9]+)`", table))
+@pytest.mark.parametrize("page, link", found(r"(?<!!)\[[^\]]*\]\((?!http)(.*?)\)", *PAGES))
+def test_a_link_leads_somewhere(page, link):
+    """To a file or folder beside the page, and to a heading of it if one is named."""
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    assert target.exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf8"), re.M)
+        assert anchor in [anchor_of(heading) for heading in headings]
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_pictures_and_links_exist(name):
-    page = PAGES[name]
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf8")):
-        assert (page.parent / target).is_file(), target
+def anchor_of(heading):
+    """As GitHub makes it: lower case, hyphens for spaces, and no other signs."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def test_the_page_of_demos_has_a_section_for_each():
-    page = PAGES["demos/README.md"].read_text(encoding="utf8")
-    for demo in (ROOT / "demos").glob("*.py"):
-        assert demo.stem.startswith("_") or f"\n## {demo.name}\n" in page
+def test_every_python_block_picture_and_link_was_found():
+    """An empty list of cases would be skipped without a word."""
+    text = README.read_text(encoding="utf8")
+    assert len(found(r"```python\n(.*?)```", README)) == text.count("```python") > 2
+    assert len(found(r"!\[[^\]]*\]\((.*?)\)", README)) == text.count("![") > 1
+
+
+def equation_table():
+    """The names `section.function` of the table in README.md."""
+    table = (
+        README.read_text(encoding="utf8").split("## From equation to function")[1].split("\n## ")[0]
+    )
+    return re.findall(r"`([a-z_0-9]+\.[A-Za-z_.]+)`", table)
+
+
+def test_the_equation_table_is_long():
+    assert len(equation_table()) > 50
+
+
+@pytest.mark.parametrize("name", equation_table())
+def test_a_name_in_the_equation_table_exists(name):
+    thing = metarl_np
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    assert callable(thing)
 
 
 def test_the_first_two_shell_blocks_are_one_line_each():
-    blocks = re.findall(r"```sh\n(.*?)```", FRONT, re.S)[:2]
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf8"), re.S)[:2]
     assert len(blocks) == 2
     for block in blocks:
-        assert block.count("\n") == 1 and block.startswith("python3 -m venv")
+        assert block.count("\n") == 1
+        assert block.startswith("python3 -m venv")

@@ -1,12 +1,13 @@
-"""Files that survive a crash, and training that goes on from one as if it had never stopped.
+"""Files that a kill at any instant leaves whole, and training that goes on from such a file.
 
-A kill at any instant leaves the last good file.
+A training that goes on gives the same bits as one that was never stopped.
 """
 
 import copy
 import json
 import os
 import pathlib
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,17 +17,26 @@ from metarl_np.arguments import require, validate
 VERSION = 1
 
 
-def save(path, kind, **entries):
-    """Write one .npz of this kind ("training", "result", "weights") with these entries.
+# ---- one file
 
-    An entry is a number, string, bool, None, array, Generator, or a (nested) dict, list or tuple of
-    those; TypeError names another. It is written to path + ".tmp", which is then renamed; one
-    process at a time may do so.
+
+def save(path, kind, **entries):
+    """Write the entries to one .npz file. A kill at any instant leaves the old file or the new one.
+
+    The file is written as `path` + ".tmp" first, and then renamed. So only one process at a time
+    may write to a path. Arrays are members of the .npz under the names of their places, such as
+    `state[0]`; the rest is JSON in the member `metarl_np`.
+
+    path: a string or pathlib.Path.
+    kind: what the file is for, a string: "training", "result" or "weights".
+    entries: numbers, strings, bools, None, arrays, Generators, and dictionaries, lists and tuples
+        of those, to any depth. TypeError names the place of anything else.
     """
     validate(path=path)
-    require(isinstance(kind, str), "kind", f"expected a string, got {kind!r:.99}")
+    require(isinstance(kind, str), "kind", f"{kind!r:.99} is no string")
     arrays = {}
-    text = json.dumps({"dict": [[name, _pack(x, name, arrays)] for name, x in entries.items()]})
+    packed = [[name, _pack(x, name, arrays)] for name, x in entries.items()]
+    text = json.dumps({"dict": packed})
     temporary = pathlib.Path(f"{path}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -35,121 +45,127 @@ def save(path, kind, **entries):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)  # left only by what went wrong
-
-
-def _title(kind):
-    return f"{kind}, version {VERSION}"
-
-
-def _pack(x, name, arrays):
-    """x as JSON, in which a dictionary of one entry is {what it is: its parts}.
-
-    Arrays become members of the .npz, under the names of their places.
-    """
-    kind = type(x)
-    if kind in (list, tuple):
-        return {kind.__name__: [_pack(y, f"{name}[{i}]", arrays) for i, y in enumerate(x)]}
-    if kind is dict:
-        items = []
-        for i, key in enumerate(x):
-            packed_key = _pack(key, f"{name} key {i}", arrays)
-            items.append([packed_key, _pack(x[key], f"{name}[{key!r}]", arrays)])
-        return {"dict": items}
-    if isinstance(x, np.random.Generator):
-        bits = x.bit_generator
-        if type(bits.seed_seq) is np.random.SeedSequence:
-            return {"Generator": _pack([bits.state, bits.seed_seq.state], name, arrays)}
-    if isinstance(x, np.generic) or kind is np.ndarray and not x.dtype.hasobject:
-        arrays[name] = x
-        return {"array" if kind is np.ndarray else "scalar": name}
-    if x is None or kind in (bool, int, float, str):
-        return x
-    known = "numbers, strings, bools, None, arrays, Generators, dicts, lists and tuples"
-    raise TypeError(f"{name}: expected {known}, got {kind}")
+        # It is still there only if something went wrong.
+        temporary.unlink(missing_ok=True)
 
 
 def load(path, kind):
-    """The dictionary of the entries that `save` wrote, never unpickling.
+    """The dictionary of the entries that `save` wrote; nothing is unpickled.
 
-    FileNotFoundError if there is no file. ValueError, naming the file and what was expected, if it
-    is truncated, damaged, foreign, or of another kind or version.
+    FileNotFoundError is raised if there is no file. ValueError names the file, and what was
+    expected, if it is truncated, damaged, foreign, or of another kind or version.
     """
     validate(path=path)
     with open(path, "rb") as raw:
         try:
             with np.load(raw, allow_pickle=False) as file:
-                title, text = file["metarl_np"].item().rsplit("\n", 1)
-                damaged = file.zip.testzip()  # by the check sums of all members
-                if title != _title(kind) or damaged:
-                    raise ValueError(f"{title}; damaged: {damaged}")
-                return json.loads(text, object_hook=_unpack_from(file))
-        except Exception as error:  # damage may make numpy and zipfile raise anything
+                found, text = file["metarl_np"].item().rsplit("\n", 1)
+                # the first member whose check sum is wrong, or None
+                damaged = file.zip.testzip()
+                if found != _title(kind) or damaged:
+                    raise ValueError(f"{found}; damaged: {damaged}")
+                return json.loads(text, object_hook=partial(_unpack, file))
+        # On a damaged file numpy and zipfile may raise anything. All of it becomes one error.
+        except Exception as error:
             expected = f"expected a file of metarl_np: {_title(kind)}"
             raise ValueError(f"{path}: {expected}; found: {error}") from error
 
 
-def _unpack_from(file):
-    """The function from {what it is: its parts} to x, with the arrays from this .npz."""
-    make = dict(
-        dict=dict,
-        list=list,
-        tuple=tuple,
-        Generator=_generator,
-        array=lambda name: file[name],
-        scalar=lambda name: file[name][()],
-    )
-
-    def unpack(packed):
-        ((kind, parts),) = packed.items()
-        return make[kind](parts)
-
-    return unpack
+def _title(kind):
+    """What a file of this kind begins with."""
+    return f"{kind}, version {VERSION}"
 
 
-def _generator(states):
-    """The Generator of a bit generator's state and its seed sequence's."""
-    state, seed = states
+def _pack(x, name, arrays):
+    """x, which stands at the place `name`, in a form that JSON can hold: {type: its parts}.
+
+    Arrays are put into the dictionary `arrays`, under the names of their places.
+    """
+    kind = type(x)
+    if kind in (list, tuple):
+        items = [_pack(item, f"{name}[{i}]", arrays) for i, item in enumerate(x)]
+        return {kind.__name__: items}
+    if kind is dict:
+        keys = [_pack(key, f"{name} key {i}", arrays) for i, key in enumerate(x)]
+        values = [_pack(x[key], f"{name}[{key!r}]", arrays) for key in x]
+        return {"dict": list(zip(keys, values))}
+    if kind is np.random.Generator:
+        bits = x.bit_generator
+        return {"Generator": _pack([bits.state, bits.seed_seq.state], name, arrays)}
+    if isinstance(x, np.generic) or (kind is np.ndarray and not x.dtype.hasobject):
+        arrays[name] = x
+        return {"array" if kind is np.ndarray else "scalar": name}
+    if x is not None and kind not in (bool, int, float, str):
+        allowed = "numbers, strings, bools, None, arrays, Generators, dicts, lists and tuples"
+        raise TypeError(f"{name}: expected {allowed}, got {kind}")
+    return x
+
+
+def _unpack(file, packed):
+    """What `_pack` made {type: parts} of; the parts are unpacked already."""
+    ((kind, parts),) = packed.items()
+    if kind == "Generator":
+        return _generator(*parts)
+    if kind == "array":
+        return file[parts]
+    if kind == "scalar":
+        return file[parts][()]
+    return {"dict": dict, "list": list, "tuple": tuple}[kind](parts)
+
+
+def _generator(state, seed):
+    """A Generator in this state. `seed`, the state of its SeedSequence, is what it spawns from."""
+    # looked up among NumPy's own, so that a foreign file cannot name what is called
     known = {bits.__name__: bits for bits in np.random.BitGenerator.__subclasses__()}
     bits = known[state["bit_generator"]]()
     bits.__setstate__((state, np.random.SeedSequence(**seed)))
     return np.random.Generator(bits)
 
 
+# ---- training that goes on
+
+
 def resumable(path, train, rng, theta, *, every=1, configuration=None):
-    """The records of train(rng, theta, state=…, first=…), going on where the file `path` ends.
+    """The records of a training, which goes on from the file if there is one.
 
-    If there is one, its θ, optimiser's state and iteration are taken, and rng is set, in place, to
-    what it was; if nothing is left to do, the last record comes again. The file is written after
-    each `every`-th record, at the end and when interrupted, as things were after the last record:
-    what a broken-off iteration drew from rng is forgotten, so draw nothing else from it.
+    They are those of train(rng, theta, state=…, first=…). If there is a file, then θ, the
+    optimiser's state and the iteration come from it, and rng is set, in place, to what it was. If
+    nothing is left to do, the last record comes again.
 
-    Records are dataclasses with iteration, theta, state, and fields that `save` takes.
-    configuration: a dict of settings, the seed for one; ValueError names the file and the key where
-    it is not the file's.
+    The file is written after each `every`-th record, at the end, and when the generator is
+    interrupted or closed. It holds things as they were after the last record: what a broken-off
+    iteration drew from rng is forgotten. So draw nothing else from this rng.
+
+    path: of the file, a string or pathlib.Path; its folder must exist.
+    train: a generator function whose records are dataclasses with the fields iteration, theta and
+        state, and any others, all of types that `save` takes.
+    rng: a numpy.random.Generator.
+    theta: the parameters to start from if there is no file.
+    every: a number of records.
+    configuration: a dictionary of the settings and the seed that make this training what it is.
+
+    ValueError names the file and the key if the file was made with another configuration.
     """
     validate(path=path, train=train, rng=rng, every=every)
-    configuration = configuration or {}
-    why = f"expected a dictionary, got {configuration!r:.99}"
-    require(isinstance(configuration, dict), "configuration", why)
-    kind_of_rng = type(rng.bit_generator).__name__
-    configuration = configuration | {"shape of theta": np.shape(theta), "rng": kind_of_rng}
-    first = 0
-    state = None
+    given = configuration or {}
+    require(isinstance(given, dict), "configuration", f"{given!r:.99} is no dictionary")
+    generator = type(rng.bit_generator).__name__
+    configuration = given | {"shape of theta": np.shape(theta), "rng": generator}
     last = None
+    start = dict(state=None, first=0)
     if pathlib.Path(path).exists():
         last = load(path, "training")
         _require_same(path, last["configuration"], configuration)
-        # as copying does; the property `state` has no count of spawned children
+        # in place; the attribute `state` does not hold how many children rng has spawned
         rng.bit_generator.__setstate__(last["rng"].bit_generator.__getstate__())
         theta = last["theta"]
-        state = last["state"]
-        first = last["iteration"] + 1
+        start = dict(state=last["state"], first=last["iteration"] + 1)
+
     record = None
     unsaved = None
     try:
-        for record in train(rng, theta, state=state, first=first):
-            unsaved = dict(vars(record), rng=copy.deepcopy(rng), configuration=configuration)
+        for record in train(rng, theta, **start):
+            unsaved = vars(record) | dict(rng=copy.deepcopy(rng), configuration=configuration)
             if (record.iteration + 1) % every == 0:
                 save(path, "training", **unsaved)
                 unsaved = None
@@ -161,10 +177,10 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
         yield SimpleNamespace(**last)
 
 
-def _require_same(path, theirs, ours):
-    """Raise ValueError, with the file and the key, unless the configurations are the same."""
-    with np.printoptions(threshold=np.inf, floatmode="unique"):  # every number, to the last bit
-        for key in ours | theirs:
-            there = repr(theirs.get(key))
-            here = repr(ours.get(key))
-            require(there == here, path, f"made with {key} = {there:.99}, not {here:.99}")
+def _require_same(path, there, here):
+    """ValueError, naming file and key, unless two configurations are the same to the last bit."""
+    with np.printoptions(threshold=np.inf, floatmode="unique"):
+        for key in here | there:
+            made = repr(there.get(key))
+            asked = repr(here.get(key))
+            require(made == asked, path, f"made with {key} = {made:.99}, not {asked:.99}")

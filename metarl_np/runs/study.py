@@ -1,7 +1,9 @@
 """One experiment over seeds and settings, on any executor, with results that outlive a crash."""
 
 import json
+from collections.abc import Callable
 from concurrent.futures import Executor, as_completed
+from copy import deepcopy
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,135 +17,141 @@ from metarl_np.runs import checkpoint
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What the experiment returned for one seed and settings, or the traceback of its error."""
+    """What came out of one seed and one dictionary of settings."""
 
-    seed: int  # or a tuple of integers
+    seed: int  # or a tuple of them
     settings: dict
-    value: dict  # None if it failed
-    error: str  # None if it did not
-    loaded: bool = False  # it was found in the folder, and not computed now
+    value: dict = None  # what the experiment returned; None if it failed
+    error: str = None  # the traceback of its error; None if it did not fail
+    loaded: bool = False  # the value was computed before, and comes from the folder
+
+
+def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
+    """Results of experiment(rng, **options) for all seeds and settings, as they finish.
+
+    A generator of `Result`. Each seed starts anew, with rng = default_rng(seed), for every
+    dictionary of settings. So all settings see the same random numbers, and their differences are
+    paired. All executors give the same bits, with one version of NumPy, one kind of processor and
+    one number of BLAS threads. An experiment that raises an error, or loses its worker, is a Result
+    with `error`, and the others go on. Closing the generator cancels what has not begun.
+
+    **A folder gives the old results even after the experiment's code has changed.** A file is found
+    by the experiment's name, the seed and the settings, and nothing looks at the code. Results from
+    the folder come first and have `loaded` = True. When the code has changed, use another folder.
+
+    experiment: a function that returns a dictionary of numbers and arrays. Processes and machines
+        import it by its name, so it must stand in a module.
+    seeds: integers of at least 0, or tuples of such.
+    settings: dictionaries of options that JSON can hold: numbers, strings, lists, dictionaries.
+    executor: any concurrent.futures.Executor: processes, mpi4py's MPIPoolExecutor, or Dask's
+        client.get_executor(pure=False). With None each runs here, when its result is asked for.
+    folder: where each value is kept, in one file, and found again by the same call.
+
+    ValueError names the argument that is bad, and a file in the folder that is damaged or another
+    study's.
+    """
+    require(isinstance(executor, Executor | None), "executor", f"{executor!r} is no Executor")
+    require(hasattr(experiment, "__qualname__"), "experiment", f"{experiment!r} is no function")
+    jobs = _jobs(experiment, list(seeds), list(settings), folder)
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    missing = []
+    for job in jobs:
+        if job.path and job.path.exists():
+            yield job.load()
+        else:
+            missing.append(job)
+    if executor:
+        yield from _submit(executor, missing)
+    else:
+        for job in missing:
+            yield job.finish(job.run)
+
+
+def _jobs(experiment, seeds, settings, folder):
+    """A job for each seed and each dictionary of settings; both are given as lists.
+
+    Each job has settings of its own: whoever changes those of a result changes no other job.
+    """
+    names = ["_".join(map(str, np.ravel(seed))) for seed in seeds]
+    digits = "".join(names).replace("_", "")
+    require(digits.isdecimal(), "seeds", f"{seeds}: expected integers ≥ 0, or tuples of such")
+    dicts = [isinstance(options, dict) for options in settings]
+    require(bool(dicts) and all(dicts), "settings", f"{settings}: expected dicts")
+    code = f"{experiment.__module__}.{experiment.__qualname__}"
+    jobs = []
+    for seed, name in zip(seeds, names):
+        for options in settings:
+            text = json.dumps(options, sort_keys=True, default=_refuse)
+            title = f"{code}, seed {name}, settings {text}"
+            digest = sha256(text.encode()).hexdigest()[:12]
+            path = Path(folder, f"{name}-{digest}.npz") if folder else None
+            jobs.append(_Job(experiment, seed, deepcopy(options), title, path))
+    return jobs
+
+
+def _refuse(x):
+    raise ValueError(f"settings: {x!r} is not JSON")
+
+
+def _submit(executor, jobs):
+    """Results of the jobs as they finish; closing the generator cancels what has not begun."""
+    pending = {}
+    try:
+        for job in jobs:
+            try:
+                pending[executor.submit(job.run)] = job
+            except RuntimeError:  # a broken pool takes nothing more
+                yield job.failed()
+        for future in as_completed(pending):
+            job = pending.pop(future)
+            yield job.finish(future.result)
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One run of the experiment."""
+    """One seed with one dictionary of settings."""
 
-    experiment: str  # its name
-    seed: int
-    seed_text: str
+    experiment: Callable
+    seed: int  # or a tuple of them
     settings: dict
-    settings_text: str  # as JSON
+    title: str  # the experiment, the seed and the settings, as they stand in the job's file
+    path: Path  # of its file; None without a folder
 
-    @property
-    def title(self):
-        """What is written into the file of its result."""
-        return f"{self.experiment}, seed {self.seed_text}, settings {self.settings_text}"
+    def run(self):
+        """The Result of the experiment, wherever it runs.
 
-    @property
-    def file(self):
-        """The name of that file."""
-        digest = sha256(self.settings_text.encode()).hexdigest()[:12]
-        return f"{self.seed_text}-{digest}.npz"
+        An error becomes text here: an exception that cannot be unpickled would break a pool of
+        processes. What the experiment changes in its settings is not seen in the Result.
+        """
+        try:
+            rng = np.random.default_rng(self.seed)
+            value = dict(self.experiment(rng, **deepcopy(self.settings)))
+            return Result(self.seed, self.settings, value)
+        except (Exception, SystemExit):
+            return self.failed()
 
-    def result(self, value, error, loaded=False):
-        """Its Result."""
-        return Result(self.seed, self.settings, value, error, loaded)
+    def failed(self):
+        """A Result with the traceback of the exception that is being handled."""
+        return Result(self.seed, self.settings, error=format_exc())
 
+    def finish(self, outcome):
+        """The Result outcome(), its value being written to the job's file if there is a folder."""
+        try:
+            result = outcome()
+            if self.path and not result.error:
+                checkpoint.save(self.path, "result", study=self.title, value=result.value)
+            return result
+        # its worker died, it was cancelled, the disk is full, or no file can hold such a value
+        except Exception:
+            return self.failed()
 
-def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
-    """Run an experiment for all seeds and settings: a generator of Result, as they finish.
-
-    Called is experiment(default_rng(seed), **options), which returns a dict of numbers and arrays.
-    seeds: integers ≥ 0, or tuples of such. settings: the options, dicts that JSON can hold; the rng
-    is the same in each, so that differences are paired. executor: a concurrent.futures.Executor, or
-    None for here, each when it is asked for. All give the same bits on one numpy, kind of CPU and
-    number of BLAS threads (for Dask: client.get_executor(pure=False)).
-
-    What raises, or loses its worker, is a Result with an error; closing the generator cancels what
-    has not begun. folder: each value is kept there, and a value that is found there comes first and
-    is not computed again, *even if the experiment's code has changed since*: then give another
-    folder. Raises ValueError on bad input and on another study's file.
-    """
-    of_executor = executor is None or isinstance(executor, Executor)
-    require(of_executor, "executor", f"{executor!r} is no concurrent.futures.Executor")
-    no_function = f"{experiment!r} is no function; what to call it with are settings"
-    require(hasattr(experiment, "__qualname__"), "experiment", no_function)
-    waiting = _jobs(experiment, seeds, settings)
-    folder = None if folder is None else Path(folder)
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        for job in [job for job in waiting if (folder / job.file).exists()]:
-            waiting.remove(job)
-            yield job.result(_load(folder, job), None, loaded=True)
-
-    if executor is None:
-        for job in waiting:
-            yield _finish(job, folder, lambda: _run(experiment, job.seed, job.settings_text))
-        return
-    futures = {}
-    try:
-        for job in waiting:
-            try:
-                future = executor.submit(_run, experiment, job.seed, job.settings_text)
-                futures[future] = job
-            except RuntimeError:  # a broken pool takes nothing more
-                yield job.result(None, format_exc())
-        for future in as_completed(futures):
-            yield _finish(futures.pop(future), folder, future.result)
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _jobs(experiment, seeds, settings):
-    """The list of _Job, without repetitions: for each seed all settings."""
-    name = f"{experiment.__module__}.{experiment.__qualname__}"
-    seeds = {"_".join(map(str, np.ravel(seed))): seed for seed in seeds}
-    whole = "".join(seeds).replace("_", "").isdecimal()
-    require(whole, "seeds", f"{list(seeds)}: expected integers ≥ 0, or tuples of such")
-    settings = list(settings)
-    dicts = bool(settings) and all(isinstance(x, dict) for x in settings)
-    require(dicts, "settings", f"{settings}: expected dicts")
-    texts = {json.dumps(x, sort_keys=True, default=_no_json): x for x in settings}
-    jobs = []
-    for seed_text, seed in seeds.items():
-        for text, options in texts.items():
-            jobs.append(_Job(name, seed, seed_text, options, text))
-    return jobs
-
-
-def _no_json(x):
-    require(False, "settings", f"{x!r} is not JSON")
-
-
-def _load(folder, job):
-    """The value that is kept in the folder."""
-    path = folder / job.file
-    stored = checkpoint.load(path, "result")
-    other = f"expected {job.title}, found {stored['study']}"
-    require(stored["study"] == job.title, path, other)
-    return stored["value"]
-
-
-def _finish(job, folder, outcome):
-    """Its Result, written to the folder if there is one and it did not fail."""
-    try:
-        value, error = outcome()
-        if folder and not error:
-            checkpoint.save(folder / job.file, "result", study=job.title, value=value)
-    except Exception:  # its worker died, it was cancelled, or the disk is full
-        value = None
-        error = format_exc()
-    return job.result(value, error)
-
-
-def _run(experiment, seed, settings_text):
-    """(value, None) or (None, traceback).
-
-    The traceback is text: an exception that cannot be unpickled would break a pool of processes.
-    """
-    try:
-        options = json.loads(settings_text)
-        return dict(experiment(np.random.default_rng(seed), **options)), None
-    except (Exception, SystemExit):
-        return None, format_exc()
+    def load(self):
+        """The Result whose value is in the job's file; ValueError if that is another study's."""
+        stored = checkpoint.load(self.path, "result")
+        title = stored["study"]
+        require(title == self.title, self.path, f"expected {self.title}, found {title}")
+        return Result(self.seed, self.settings, stored["value"], loaded=True)

@@ -1,5 +1,7 @@
-"""Files that a kill leaves whole, and training that goes on from them to the same bits. As a
-program, it trains children to be killed.
+"""Files that a kill leaves whole, and training that goes on from them to the same bits.
+
+The oracle is the training that was never stopped. Files are damaged bit by bit, and processes
+killed at random moments: run as a program, this file trains children to be killed.
 """
 
 import os
@@ -36,22 +38,17 @@ GENERATORS = [
 
 def same(x, y):
     """Equal in type and value, all the way down, arrays bit for bit."""
+    if type(x) is not type(y):
+        return False
     if isinstance(x, dict):
-        return (
-            type(y) is dict
-            and list(x) == list(y)
-            and all(type(a) is type(b) for a, b in zip(x, y))
-            and all(same(x[k], y[k]) for k in x)
-        )
+        types = list(map(type, x)) == list(map(type, y))
+        return types and list(x) == list(y) and all(same(x[k], y[k]) for k in x)
     if isinstance(x, (list, tuple)):
-        return type(x) is type(y) and len(x) == len(y) and all(map(same, x, y))
+        return len(x) == len(y) and all(map(same, x, y))
     if isinstance(x, np.ndarray):
-        return type(y) is np.ndarray and (x.dtype, x.shape, x.tobytes()) == (
-            y.dtype,
-            y.shape,
-            y.tobytes(),
-        )
-    return type(x) is type(y) and (x == y or x != x and y != y)
+        return (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+    nan = x != x
+    return x == y or (nan and y != y)
 
 
 ENTRIES = {
@@ -96,40 +93,48 @@ def test_every_kind_of_entry_comes_back(name, tmp_path):
     save(path, "result", x=ENTRIES[name], **{"another name": 1})
     found = load(str(path), "result")
     assert same(found, {"x": ENTRIES[name], "another name": 1})
-    save(path, "result", **found)  # over itself
-    assert same(load(path, "result"), found) and os.listdir(tmp_path) == ["file.npz"]
+    # over itself
+    save(path, "result", **found)
+    assert same(load(path, "result"), found)
+    assert os.listdir(tmp_path) == ["file.npz"]
 
 
 def test_arrays_are_found_under_their_names_by_numpy_alone(tmp_path):
-    save(tmp_path / "file", "result", theta=np.arange(3), state=(np.ones(2), {"m": np.zeros(1)}))
+    theta = np.arange(3)
+    state = np.ones(2), {"m": np.zeros(1)}
+    save(tmp_path / "file", "result", theta=theta, state=state)
     with np.load(tmp_path / "file", allow_pickle=False) as file:
-        assert (
-            set(file.files) == {"metarl_np", "theta", "state[0]", "state[1]['m']"}
-            and (file["theta"] == np.arange(3)).all()
-        )
+        assert set(file.files) == {"metarl_np", "theta", "state[0]", "state[1]['m']"}
+        assert (file["theta"] == theta).all()
 
 
+@pytest.mark.parametrize(
+    "is_child", [False, True], ids=["root", "child"]
+)  # a child has a spawn key
 @pytest.mark.parametrize("seed", [5, (3, 2**100), np.arange(4), None], ids=str)
 @pytest.mark.parametrize("bits", GENERATORS)
-def test_generators_go_on_and_spawn_on(bits, seed, tmp_path):
-    parent = np.random.Generator(bits(np.random.SeedSequence(seed, pool_size=5)))
-    for rng in (parent, parent.spawn(3)[1]):  # a child has a spawn key
-        rng.spawn(2)
-        # half of a 64-bit number is left for the next one
-        rng.random(7), rng.integers(9, size=3, dtype=np.int32)
-        save(tmp_path / "file", "result", rng=[rng])
-        (again,) = load(tmp_path / "file", "result")["rng"]
-        assert type(again.bit_generator) is bits
-        np.testing.assert_array_equal(
-            again.integers(9, size=5, dtype=np.int32), rng.integers(9, size=5, dtype=np.int32)
-        )
-        np.testing.assert_array_equal(again.normal(size=1000), rng.normal(size=1000))
+def test_generators_go_on_and_spawn_on(bits, seed, is_child, tmp_path):
+    rng = np.random.Generator(bits(np.random.SeedSequence(seed, pool_size=5)))
+    if is_child:
+        rng = rng.spawn(3)[1]
+    rng.spawn(2)
+    rng.random(7)
+    # half of a 64-bit number is left for the next one
+    rng.integers(9, size=3, dtype=np.int32)
+    save(tmp_path / "file", "result", rng=[rng])
+    (again,) = load(tmp_path / "file", "result")["rng"]
+    assert type(again.bit_generator) is bits
+
+    def drawn(rng):
+        yield rng.integers(9, size=5, dtype=np.int32)
+        yield rng.normal(size=1000)
         for _ in range(2):
-            for mine, theirs in zip(again.spawn(2), rng.spawn(2)):
-                np.testing.assert_array_equal(mine.random(5), theirs.random(5))
-                np.testing.assert_array_equal(
-                    mine.spawn(1)[0].random(5), theirs.spawn(1)[0].random(5)
-                )
+            for child in rng.spawn(2):
+                yield child.random(5)
+                yield child.spawn(1)[0].random(5)
+
+    for mine, theirs in zip(drawn(again), drawn(rng), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 class Evil:
@@ -157,7 +162,8 @@ def test_what_cannot_be_kept_is_named_and_the_old_file_stays(bad, tmp_path):
     save(tmp_path / "file", "result", x=1)
     with pytest.raises(TypeError, match=r"^x\['deep'\]\[1\]: expected .*, got "):
         save(tmp_path / "file", "result", x={"deep": [0, bad]})
-    assert load(tmp_path / "file", "result") == {"x": 1} and os.listdir(tmp_path) == ["file"]
+    assert load(tmp_path / "file", "result") == {"x": 1}
+    assert os.listdir(tmp_path) == ["file"]
 
 
 # ---- files that are none
@@ -171,12 +177,9 @@ def file(tmp_path, rng):
 
 
 def refused(path, kind="training", found=""):
-    with pytest.raises(
-        ValueError,
-        match=f"{path.name}: expected a file of metarl_np: {kind}, version 1; found: .*{found}",
-    ) as raised:
+    expected = f"{path.name}: expected a file of metarl_np: {kind}, version 1; found: .*{found}"
+    with pytest.raises(ValueError, match=expected):
         load(path, kind)
-    return raised
 
 
 def test_truncated_files_are_refused(file):
@@ -189,26 +192,24 @@ def test_truncated_files_are_refused(file):
 def test_a_flipped_bit_is_refused_or_changes_nothing(file, rng):
     good = file.read_bytes()
     before = load(file, "training")
+    places = range(0, len(good), 7)
     caught = 0
-    for place in range(0, len(good), 7):
-        file.write_bytes(
-            good[:place] + bytes([good[place] ^ 1 << int(rng.integers(8))]) + good[place + 1 :]
-        )
+    for place in places:
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
         try:
             found = load(file, "training")
         except ValueError as error:
-            assert str(error).startswith(
-                f"{file}: expected a file of metarl_np: training, version 1; found: "
-            )
+            expected = f"{file}: expected a file of metarl_np: training, version 1; found: "
+            assert str(error).startswith(expected)
             caught += 1
-        else:  # in what zip files say twice, or nobody reads: dates, permissions
-            assert (
-                found["theta"].tobytes() == before["theta"].tobytes()
-                and found["words"] == "abc"
-                and found["iteration"] == 3
-            )
+        else:
+            # the bit is in what zip files say twice, or nobody reads: dates, permissions
             assert found["rng"].bit_generator.state == before["rng"].bit_generator.state
-    assert caught > 0.9 * len(range(0, len(good), 7))
+            del found["rng"]
+            assert same(found, {key: x for key, x in before.items() if key != "rng"})
+    assert caught > 0.9 * len(places)
 
 
 def test_an_array_that_lost_an_entry_in_its_header_is_refused(file):
@@ -218,27 +219,52 @@ def test_an_array_that_lost_an_entry_in_its_header_is_refused(file):
     refused(file, found="damaged: theta.npy")
 
 
-def test_foreign_files_are_refused(file, tmp_path):
-    theta = np.arange(12.0)
-    np.savez(tmp_path / "foreign.npz", theta=theta)
-    np.savez(tmp_path / "object.npz", metarl_np=np.array(Evil(), object))
-    np.savez(tmp_path / "pickled.npz", **dict(np.load(file), theta=np.array([Evil()], object)))
-    np.savez(tmp_path / "header only.npz", metarl_np=np.load(file)["metarl_np"])
-    np.savez(tmp_path / "no JSON.npz", metarl_np="training, version 1\n{")
-    np.savez(
-        tmp_path / "other call.npz",
-        metarl_np='training, version 1\n{"Generator": [{"bit_generator": "seed"}, {}]}',
-    )
-    np.savez(tmp_path / "list.npz", metarl_np=["training, version 1", "{}"])
-    np.save(tmp_path / "array.npy", theta)
-    np.save(tmp_path / "pickle.npy", np.array([Evil()], object), allow_pickle=True)
-    (tmp_path / "text.npz").write_text("no file of numbers\n")
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+THETA = np.arange(12.0)
+OTHER_CALL = 'training, version 1\n{"Generator": [{"bit_generator": "seed"}, {}]}'
+
+
+def an_array(path, file):
+    with open(path, "wb") as other:
+        np.save(other, THETA)
+
+
+def a_pickle(path, file):
+    with open(path, "wb") as other:
+        np.save(other, np.array([Evil()], object), allow_pickle=True)
+
+
+def another_zip(path, file):
+    with zipfile.ZipFile(path, "w") as other:
         other.writestr("metarl_np.npy", "nothing")
-    others = [p for p in tmp_path.iterdir() if p != file]
-    assert len(others) == 11
-    for path in others:
-        refused(path)
+
+
+def with_a_pickle_in_it(path, file):
+    np.savez(path, **dict(np.load(file), theta=np.array([Evil()], object)))
+
+
+FOREIGN = {
+    "no header": lambda path, file: np.savez(path, theta=THETA),
+    "a pickle as header": lambda path, file: np.savez(path, metarl_np=np.array(Evil(), object)),
+    "a pickle as an array": with_a_pickle_in_it,
+    "header only": lambda path, file: np.savez(path, metarl_np=np.load(file)["metarl_np"]),
+    "no JSON": lambda path, file: np.savez(path, metarl_np="training, version 1\n{"),
+    "another call": lambda path, file: np.savez(path, metarl_np=OTHER_CALL),
+    "a list": lambda path, file: np.savez(path, metarl_np=["training, version 1", "{}"]),
+    "an array": an_array,
+    "a pickle": a_pickle,
+    "text": lambda path, file: path.write_text("no file of numbers\n"),
+    "another zip": another_zip,
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_is_refused(name, file):
+    path = file.with_name("foreign.npz")
+    FOREIGN[name](path, file)
+    refused(path)
+
+
+def test_no_file_is_said_to_be_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load(tmp_path / "nowhere", "training")
 
@@ -274,19 +300,20 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(file, place, err
     monkeypatch.setattr(*place, fail)
     with pytest.raises(type(error)):
         save(file, "training", theta=np.ones(1000))
-    assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
+    assert file.read_bytes() == before
+    assert os.listdir(file.parent) == [file.name]
     monkeypatch.setattr(*place, real)
     save(file, "training", theta=1)
     assert load(file, "training") == {"theta": 1}
 
 
 def test_what_a_kill_left_behind_does_not_pile_up(file):
-    (file.parent / "some run.npz.tmp").write_bytes(
-        b"half of a file, longer than the next one" * 1000
-    )
+    left = file.with_name("some run.npz.tmp")
+    left.write_bytes(b"half of a file, longer than the next one" * 1000)
     assert load(file, "training")["words"] == "abc"
     save(file, "training", x=1)
-    assert load(file, "training") == {"x": 1} and os.listdir(file.parent) == [file.name]
+    assert load(file, "training") == {"x": 1}
+    assert os.listdir(file.parent) == [file.name]
 
 
 # ---- training: run(2N) = run(N) + resume(N)
@@ -299,37 +326,56 @@ RECURRENT = RecurrentPolicy(1, 2, 4)
 
 
 def tasks(rng):
-    return POOL[rng.spawn(1)[0].integers(6, size=3)]  # so that the count of children matters
+    """Drawn by a child, so that the number of children matters."""
+    (child,) = rng.spawn(1)
+    return POOL[child.integers(6, size=3)]
 
 
 def arms(rng):
-    return independent(rng.spawn(1)[0], 40, 2)
+    (child,) = rng.spawn(1)
+    return independent(child, 40, 2)
 
 
-def outer(policy, inner, train=maml.train, **options):
-    return policy.init(), lambda rng, theta, **on: train(
-        rng, tasks, policy, theta, inner, **BATCH | options, **on
-    )
+def outer(policy, inner, **options):
+    """(θ, train) of MAML with this inner update."""
+    settings = BATCH | options
+
+    def train(rng, theta, **on):
+        return maml.train(rng, tasks, policy, theta, inner, **settings, **on)
+
+    return policy.init(), train
+
+
+def multi_task():
+    policy = SoftmaxPolicy(4, 4)
+    settings = dict(iterations=6, episodes=6, step_size=0.05)
+
+    def train(rng, theta, **on):
+        return maml.train_multi_task(rng, tasks, policy, theta, **settings, **on)
+
+    return policy.init(), train
 
 
 def recurrent(update):
     theta = RECURRENT.init(np.random.default_rng(1))
-    return theta, lambda rng, theta, **on: rl2_training.train_recurrent(
-        rng, arms, RECURRENT, theta, update, iterations=6, episodes=4, **on
-    )
+    length = dict(iterations=6, episodes=4)
+
+    def train(rng, theta, **on):
+        return rl2_training.train_recurrent(rng, arms, RECURRENT, theta, update, **length, **on)
+
+    return theta, train
 
 
+SOFTMAX = SoftmaxPolicy(4, 4)
+LOGISTIC = LogisticPolicy(4, 2)
+REINFORCE = reinforce.Reinforce(0.5)
+# {name: (θ, train)}; each has six iterations
 RUNS = {
-    "MAML": outer(SoftmaxPolicy(4, 4), reinforce.Reinforce(0.5), optimiser=adam),
+    "MAML": outer(SOFTMAX, REINFORCE, optimiser=adam),
     "MAML, plain ascent, score": outer(
-        LogisticPolicy(4, 2), reinforce.Reinforce(0.5), optimiser=ascent, with_score=True, steps=2
+        LOGISTIC, REINFORCE, optimiser=ascent, with_score=True, steps=2
     ),
-    "multi-task": (
-        np.zeros((4, 4)),
-        lambda rng, theta, **on: maml.train_multi_task(
-            rng, tasks, SoftmaxPolicy(4, 4), theta, iterations=6, episodes=6, step_size=0.05, **on
-        ),
-    ),
+    "multi-task": multi_task(),
     "two-level RL², PPO": outer(CRITIC, ppo.PPO(0.4, epochs=2, minibatches=2)),
     "two-level RL², TRPO": outer(CRITIC, trpo.TRPO(0.05, damping=0.01)),
     "recurrent RL², PPO": recurrent(rl2_training.RecurrentPPO(minibatches=3, epochs=2)),
@@ -341,97 +387,88 @@ def bits(record):
     """A record's numbers, to compare with ==."""
 
     def flat(x):
-        return (
-            [flat(y) for y in x]
-            if isinstance(x, tuple)
-            else (np.asarray(x).dtype.str, np.asarray(x).tobytes())
-        )
+        if isinstance(x, tuple):
+            return [flat(y) for y in x]
+        x = np.asarray(x)
+        return x.dtype.str, x.tobytes()
 
-    return {
-        name: flat(x) for name, x in vars(record).items() if name not in ("rng", "configuration")
-    }
+    kept = {name: x for name, x in vars(record).items() if name not in ("rng", "configuration")}
+    return {name: flat(x) for name, x in kept.items()}
 
 
-def undisturbed(name):
+def undisturbed(name, bit_generator=np.random.PCG64):
+    """The records of a run that is never stopped, and the generator as it is afterwards."""
     theta, train = RUNS[name]
-    rng = np.random.default_rng(7)
+    rng = np.random.Generator(bit_generator(7))
     return list(map(bits, train(rng, theta))), rng
 
 
+def in_the_same_state(one, two):
+    """Whether two generators draw the same, and so do the children that they spawn."""
+    children = one.spawn(1)[0].random() == two.spawn(1)[0].random()
+    return one.random() == two.random() and children
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("bit_generator", [np.random.PCG64, np.random.MT19937])
-def test_resuming_gives_the_same_bits(name, bit_generator, tmp_path):
+def test_resuming_gives_the_same_bits(name, bit_generator, stop, tmp_path):
     theta, train = RUNS[name]
-    rng = np.random.Generator(bit_generator(7))
-    whole = list(map(bits, train(rng, theta)))
-    assert len({w["theta"] for w in whole}) == 6
-    for stop in (1, 3, 5):
-        path = tmp_path / f"{stop}.npz"
-        parts = []
-        for seed in (
-            7,
-            8,
-        ):  # the second process comes with another generator, whose state is replaced
-            mine = np.random.Generator(bit_generator(seed))
-            run = resumable(path, train, mine, theta)
-            parts += [bits(record) for _, record in zip(range(stop if seed == 7 else 6), run)]
-            run.close()
-        assert parts == whole
-        assert (
-            mine.random() == rng.random() and mine.spawn(1)[0].random() == rng.spawn(1)[0].random()
-        )
-        rng = np.random.Generator(bit_generator(7))
-        list(train(rng, theta))
+    whole, rng = undisturbed(name, bit_generator)
+    assert len({record["theta"] for record in whole}) == 6
+    path = tmp_path / "file.npz"
+    first = resumable(path, train, np.random.Generator(bit_generator(7)), theta)
+    parts = [bits(record) for _, record in zip(range(stop), first)]
+    first.close()
+    # the second process comes with another generator, whose state is replaced
+    mine = np.random.Generator(bit_generator(8))
+    parts += [bits(record) for record in resumable(path, train, mine, theta)]
+    assert parts == whole
+    assert in_the_same_state(mine, rng)
+
+
+def resumed(path, name="MAML", seed=7, **options):
+    """`resumable` of one of RUNS."""
+    theta, train = RUNS[name]
+    return resumable(path, train, np.random.default_rng(seed), theta, **options)
 
 
 def test_without_a_file_it_is_the_training_itself(tmp_path):
     theta, train = RUNS["MAML"]
     whole, rng = undisturbed("MAML")
     mine = np.random.default_rng(7)
-    assert [
-        bits(record) for record in resumable(tmp_path / "file", train, mine, theta)
-    ] == whole and mine.random() == rng.random()
+    assert list(map(bits, resumable(tmp_path / "file", train, mine, theta))) == whole
+    assert mine.random() == rng.random()
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_the_file_holds_what_was_promised(tmp_path):
-    theta, train = RUNS["MAML"]
-    *_, record = resumable(
-        tmp_path / "file",
-        train,
-        np.random.default_rng(7),
-        theta,
-        configuration=dict(seed=7, sizes=(4, 4)),
-    )
+    configuration = dict(seed=7, sizes=(4, 4))
+    *_, record = resumed(tmp_path / "file", configuration=configuration)
     found = load(tmp_path / "file", "training")
-    assert (
-        found["iteration"] == 5
-        and (found["theta"] == record.theta).all()
-        and same(found["state"], record.state)
-    )
-    assert found["configuration"].items() >= dict(seed=7, sizes=(4, 4)).items() and isinstance(
-        found["rng"], np.random.Generator
-    )
+    assert found["iteration"] == 5
+    assert (found["theta"] == record.theta).all()
+    assert same(found["state"], record.state)
+    assert found["configuration"].items() >= configuration.items()
+    assert isinstance(found["rng"], np.random.Generator)
 
 
 def test_a_finished_run_gives_its_last_record_again(tmp_path):
-    theta, train = RUNS["recurrent RL², PPO"]
-    whole, rng = undisturbed("recurrent RL², PPO")
-    list(resumable(tmp_path / "file", train, np.random.default_rng(7), theta))
+    name = "recurrent RL², PPO"
+    theta, train = RUNS[name]
+    whole, rng = undisturbed(name)
+    list(resumed(tmp_path / "file", name))
     before = (tmp_path / "file").read_bytes()
     mine = np.random.default_rng(1)
     (record,) = resumable(tmp_path / "file", train, mine, theta)
-    assert (
-        bits(record) == whole[-1]
-        and mine.random() == rng.random()
-        and (tmp_path / "file").read_bytes() == before
-    )
+    assert bits(record) == whole[-1]
+    assert mine.random() == rng.random()
+    assert (tmp_path / "file").read_bytes() == before
 
 
 def test_a_file_of_a_longer_run_is_refused(tmp_path):
-    theta, train = RUNS["MAML"]
-    list(resumable(tmp_path / "file", train, np.random.default_rng(7), theta))
-    shorter = outer(SoftmaxPolicy(4, 4), reinforce.Reinforce(0.5), iterations=4)[1]
+    list(resumed(tmp_path / "file"))
+    theta, shorter = outer(SOFTMAX, REINFORCE, iterations=4)
     with pytest.raises(ValueError, match="first: 6 is outside 0..4"):
         next(resumable(tmp_path / "file", shorter, np.random.default_rng(7), theta))
 
@@ -450,33 +487,35 @@ class Interrupted(maml.Reinforce):
 
 @pytest.mark.parametrize("every", [1, 2, 4, 100])
 def test_an_interrupt_in_the_middle_of_an_iteration(every, tmp_path, monkeypatch):
-    theta, train = outer(SoftmaxPolicy(4, 4), Interrupted(0.5))
+    theta, train = outer(SOFTMAX, Interrupted(0.5))
     rng = np.random.default_rng(7)
     whole = list(map(bits, train(rng, theta)))
     path = tmp_path / "file"
     parts = []
+    # each process comes with another generator
     for seed in range(7, 20):
-        # each iteration calls it twice: here, and under autograd
-        monkeypatch.setattr(Interrupted, "left", 3 + 2 * (seed == 9))
+        # Each iteration calls it twice: here, and under autograd.
+        monkeypatch.setattr(Interrupted, "left", 5 if seed == 9 else 3)
         mine = np.random.default_rng(seed)
         try:
             for record in resumable(path, train, mine, theta, every=every):
                 parts.append(bits(record))
-                assert every > 1 or load(path, "training")["iteration"] == record.iteration
+                if every == 1:
+                    assert load(path, "training")["iteration"] == record.iteration
             break
         except KeyboardInterrupt:
             found = load(path, "training")
-            assert (
-                found["theta"].tobytes() == record.theta.tobytes()
-                and found["iteration"] == record.iteration
-            )
+            assert found["theta"].tobytes() == record.theta.tobytes()
+            assert found["iteration"] == record.iteration
             # the broken-off iteration had drawn
             assert found["rng"].bit_generator.state != mine.bit_generator.state
-    assert parts == whole and seed == 11 and mine.random() == rng.random()
+    assert parts == whole
+    assert seed == 11
+    assert mine.random() == rng.random()
 
 
 def test_an_interrupt_before_the_first_record_leaves_no_file(tmp_path, monkeypatch):
-    theta, train = outer(SoftmaxPolicy(4, 4), Interrupted(0.5))
+    theta, train = outer(SOFTMAX, Interrupted(0.5))
     monkeypatch.setattr(Interrupted, "left", 1)
     with pytest.raises(KeyboardInterrupt):
         next(resumable(tmp_path / "file", train, np.random.default_rng(7), theta))
@@ -484,7 +523,6 @@ def test_an_interrupt_before_the_first_record_leaves_no_file(tmp_path, monkeypat
 
 
 def test_an_interrupted_save_is_made_up_for(tmp_path, monkeypatch):
-    theta, train = RUNS["MAML"]
     calls = []
     real = os.replace
 
@@ -496,12 +534,10 @@ def test_an_interrupted_save_is_made_up_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        list(resumable(tmp_path / "file", train, np.random.default_rng(7), theta))
-    assert (
-        len(calls) == 4
-        and load(tmp_path / "file", "training")["iteration"] == 2
-        and os.listdir(tmp_path) == ["file"]
-    )
+        list(resumed(tmp_path / "file"))
+    assert len(calls) == 4
+    assert load(tmp_path / "file", "training")["iteration"] == 2
+    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize(
@@ -516,27 +552,24 @@ def test_an_interrupted_save_is_made_up_for(tmp_path, monkeypatch):
         (100, 3, [2]),
     ],
 )
-def test_it_writes_every_so_often_and_at_the_end(every, stop, written, tmp_path, monkeypatch):
-    theta, train = RUNS["MAML"]
+def test_it_writes_every_so_often_and_at_the_end(every, stop, written, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        checkpoint,
-        "save",
-        lambda path, kind, **entries: seen.append((path, kind, entries["iteration"])),
-    )
-    for count, _ in enumerate(
-        resumable("where", train, np.random.default_rng(7), theta, every=every), 1
-    ):
-        if count == stop:
-            break
+
+    def note(path, kind, **entries):
+        seen.append((path, kind, entries["iteration"]))
+
+    monkeypatch.setattr(checkpoint, "save", note)
+    run = resumed("where", every=every)
+    for _, _ in zip(range(stop), run):
+        pass
+    run.close()
     assert seen == [("where", "training", i) for i in written]
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, np.nan])
 def test_bad_intervals_are_named(every, tmp_path):
-    theta, train = RUNS["MAML"]
     with pytest.raises(ValueError, match=f"every: {every} is not"):
-        next(resumable(tmp_path / "file", train, np.random.default_rng(7), theta, every=every))
+        next(resumed(tmp_path / "file", every=every))
 
 
 THIRDS = np.arange(2000.0) / 3
@@ -545,6 +578,7 @@ CONFIGURATION = dict(
 )
 
 
+@pytest.mark.parametrize("asked_is_changed", [True, False], ids=["asked", "made"])
 @pytest.mark.parametrize(
     "key, value",
     [
@@ -558,83 +592,77 @@ CONFIGURATION = dict(
     ],
     ids=repr,
 )
-def test_another_configuration_is_refused_by_name(key, value, tmp_path):
+def test_another_configuration_is_refused_by_name(key, value, asked_is_changed, tmp_path):
     theta, train = RUNS["MAML"]
     path = tmp_path / "some run.npz"
-    next(resumable(path, train, np.random.default_rng(7), theta, configuration=CONFIGURATION))
-    before = path.read_bytes()
-    for made, asked in (
-        (CONFIGURATION, CONFIGURATION | {key: value}),
-        (CONFIGURATION | {key: value}, CONFIGURATION),
-    ):
-        path.unlink()
-        next(resumable(path, train, np.random.default_rng(7), theta, configuration=made))
-        rng = np.random.default_rng(8)
-        with pytest.raises(ValueError, match=f"(?s)some run.npz: made with {key} = .*, not "):
-            next(resumable(path, train, rng, theta, configuration=asked))
-        assert (
-            rng.random() == np.random.default_rng(8).random()
-            and load(path, "training")["iteration"] == 0
-        )
-    path.write_bytes(before)
-    assert (
-        next(
-            resumable(
-                path, train, np.random.default_rng(7), theta, configuration=dict(CONFIGURATION)
-            )
-        ).iteration
-        == 1
-    )
+    made = CONFIGURATION
+    asked = CONFIGURATION | {key: value}
+    if not asked_is_changed:
+        made, asked = asked, made
+    next(resumed(path, configuration=made))
+    rng = np.random.default_rng(8)
+    with pytest.raises(ValueError, match=f"(?s)some run.npz: made with {key} = .*, not "):
+        next(resumable(path, train, rng, theta, configuration=asked))
+    # nothing was drawn, and the file is still good
+    assert rng.random() == np.random.default_rng(8).random()
+    assert load(path, "training")["iteration"] == 0
+    assert next(resumed(path, configuration=dict(made))).iteration == 1
 
 
-def test_other_generators_and_parameters_are_refused(tmp_path):
+def test_other_generators_are_refused(tmp_path):
     theta, train = RUNS["MAML"]
-    next(resumable(tmp_path / "file", train, np.random.default_rng(7), theta))
+    next(resumed(tmp_path / "file"))
+    philox = np.random.Generator(np.random.Philox(7))
     with pytest.raises(ValueError, match="file: made with rng = 'PCG64', not 'Philox'"):
-        next(resumable(tmp_path / "file", train, np.random.Generator(np.random.Philox(7)), theta))
-    with pytest.raises(
-        ValueError, match=r"file: made with shape of theta = \(4, 4\), not \(5, 4\)"
-    ):
-        next(resumable(tmp_path / "file", train, np.random.default_rng(7), np.zeros((5, 4))))
+        next(resumable(tmp_path / "file", train, philox, theta))
+
+
+def test_other_parameters_are_refused(tmp_path):
+    theta, train = RUNS["MAML"]
+    next(resumed(tmp_path / "file"))
+    rng = np.random.default_rng(7)
+    message = r"file: made with shape of theta = \(4, 4\), not \(5, 4\)"
+    with pytest.raises(ValueError, match=message):
+        next(resumable(tmp_path / "file", train, rng, np.zeros((5, 4))))
+
+
+def test_a_file_without_a_configuration_is_refused(tmp_path):
+    next(resumed(tmp_path / "file"))
     with pytest.raises(ValueError, match="file: made with seed = None, not 7"):
-        next(
-            resumable(
-                tmp_path / "file",
-                train,
-                np.random.default_rng(7),
-                theta,
-                configuration=dict(seed=7),
-            )
-        )
-    save(tmp_path / "file", "weights", theta=theta)
+        next(resumed(tmp_path / "file", configuration=dict(seed=7)))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    save(tmp_path / "file", "weights", theta=np.zeros((4, 4)))
     with pytest.raises(ValueError, match="file: expected a file of metarl_np: training, version 1"):
-        next(resumable(tmp_path / "file", train, np.random.default_rng(7), theta))
+        next(resumed(tmp_path / "file"))
+
+
+@dataclass(frozen=True)
+class Mine:
+    iteration: int
+    theta: dict
+    state: None
+    note: str
+
+
+def my_training(rng, theta, state, first):
+    for i in range(first, 4):
+        theta = {"w": theta["w"] + rng.random()}
+        yield Mine(i, theta, state, f"number {i}")
 
 
 def test_any_generator_of_such_records_will_do(tmp_path):
-    @dataclass(frozen=True)
-    class Mine:
-        iteration: int
-        theta: dict
-        state: None
-        note: str
-
-    def train(rng, theta, state, first):
-        for i in range(first, 4):
-            theta = {"w": theta["w"] + rng.random()}
-            yield Mine(i, theta, state, f"number {i}")
-
-    rng = np.random.default_rng(0)
     theta = {"w": np.zeros(2)}
-    whole = [r.theta["w"].tolist() for r in train(np.random.default_rng(0), theta, None, 0)]
-    assert next(resumable(tmp_path / "file", train, rng, theta)).note == "number 0"
-    assert [
-        r.theta["w"].tolist()
-        for r in resumable(tmp_path / "file", train, np.random.default_rng(5), theta)
-    ] == whole[1:]
-    assert [
-        r.note for r in resumable(tmp_path / "file", train, np.random.default_rng(5), theta)
-    ] == ["number 3"]
+
+    def run(seed):
+        return resumable(tmp_path / "file", my_training, np.random.default_rng(seed), theta)
+
+    whole = my_training(np.random.default_rng(0), theta, None, 0)
+    weights = [record.theta["w"].tolist() for record in whole]
+    assert next(run(0)).note == "number 0"
+    assert [record.theta["w"].tolist() for record in run(5)] == weights[1:]
+    assert [record.note for record in run(5)] == ["number 3"]
 
 
 # ---- SIGKILL at random moments
@@ -642,22 +670,16 @@ def test_any_generator_of_such_records_will_do(tmp_path):
 
 def kill_run(path):
     """What is killed: 200 iterations of MAML, a checkpoint after each."""
-    policy = SoftmaxPolicy(4, 4)
-    inner = reinforce.Reinforce(0.5)
-    return resumable(
-        path,
-        lambda rng, theta, **on: maml.train(
-            rng, tasks, policy, theta, inner, **BATCH | dict(iterations=200), **on
-        ),
-        np.random.default_rng(7),
-        policy.init(),
-    )
+    theta, train = outer(SOFTMAX, REINFORCE, iterations=200)
+    return resumable(path, train, np.random.default_rng(7), theta)
 
 
 def nursery(path):
-    """For each line, a delay in ms, forks a child that trains, kills it so long after its first
-    sign of life, and says how it ended: the signal, or 0 if it had finished. (A fork is faster than
-    a new interpreter, and this one has a single thread.)
+    """For each line of the input, a delay in ms, kills a child in training after so long.
+
+    The delay counts from the child's first sign of life. Each time it says how the child ended: the
+    signal, or 0 if it had finished. (A fork is faster than a new interpreter, and this one has a
+    single thread.)
     """
     for line in sys.stdin:
         alive, birth = os.pipe()
@@ -668,59 +690,63 @@ def nursery(path):
                 pass
             os._exit(0)
         os.read(alive, 1)
-        os.close(alive), os.close(birth)
+        os.close(alive)
+        os.close(birth)
         time.sleep(float(line) / 1e3)
-        os.kill(pid, signal.SIGKILL)  # until it is waited for, the number is its own
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        # until it is waited for, the number is its own
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def test_killed_at_random_moments_it_loses_nothing(tmp_path, rng):
-    """60 kills at least, at moments from the first sign of life on, in one run or, on a fast
-    machine, several.
-    """
-    *_, last = kill_run(tmp_path / "undisturbed")
-    path = tmp_path / "killed.npz"
-    kills = 0
-    finished = 0
-    seen = []
-    environment = os.environ | {
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, sys.path)),
-    }
+@pytest.fixture
+def kill_after(tmp_path):
+    """A function of a delay in ms: the status of a child that trained and was killed then."""
+    paths = os.pathsep.join(map(str, sys.path))
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths}
     with subprocess.Popen(
-        [sys.executable, __file__, str(path)],
+        [sys.executable, __file__, str(tmp_path / "killed.npz")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
-    ) as helper:
-        while kills < 60 or not finished:
-            delay = (
-                rng.choice([rng.uniform(0, 5), rng.uniform(0, 30), rng.uniform(0, 100)])
-                if kills < 60
-                else 5000
-            )
-            print(delay, file=helper.stdin, flush=True)
-            assert select.select([helper.stdout], [], [], 60)[0], "the helper hangs"
-            status = int(helper.stdout.readline())
-            assert status in (0, -signal.SIGKILL)
-            kills += status != 0
-            assert set(os.listdir(tmp_path)) <= {"undisturbed", "killed.npz", "killed.npz.tmp"}
-            if not path.exists():
-                assert not seen
-                continue
-            found = load(path, "training")
-            assert not seen or found["iteration"] >= seen[-1]
-            seen.append(found["iteration"])
-            if seen[-1] == 199:
-                assert found["theta"].tobytes() == last.theta.tobytes() and same(
-                    found["state"], last.state
-                )
-                path.unlink()
-                finished = finished + 1
-                seen = []
-        helper.stdin.close()
-    assert helper.returncode == 0 and kills >= 60
+    ) as program:
+
+        def status(delay):
+            print(delay, file=program.stdin, flush=True)
+            assert select.select([program.stdout], [], [], 60)[0], "the nursery hangs"
+            return int(program.stdout.readline())
+
+        yield status
+        program.stdin.close()
+    assert program.returncode == 0
+
+
+def test_killed_at_random_moments_it_loses_nothing(kill_after, tmp_path, rng):
+    """60 kills at least, from the first sign of life on, in one run or, if it is fast, several."""
+    *_, last = kill_run(tmp_path / "undisturbed")
+    path = tmp_path / "killed.npz"
+    kills = 0
+    finished = 0
+    reached = -1  # the iteration of the file
+    while kills < 60 or not finished:
+        longest = rng.choice([5, 30, 100])
+        status = kill_after(rng.uniform(0, longest) if kills < 60 else 5000)
+        assert status in (0, -signal.SIGKILL)
+        kills += status != 0
+        assert set(os.listdir(tmp_path)) <= {"undisturbed", "killed.npz", "killed.npz.tmp"}
+        if not path.exists():
+            assert reached == -1
+            continue
+        found = load(path, "training")
+        assert found["iteration"] >= reached
+        reached = found["iteration"]
+        if reached == 199:
+            assert found["theta"].tobytes() == last.theta.tobytes()
+            assert same(found["state"], last.state)
+            path.unlink()
+            finished += 1
+            reached = -1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""A study gives the same bits wherever and in whatever order it runs, loses nothing to a failure or
-a kill, and goes on from disk.
+"""A study gives the same bits wherever it runs, loses nothing to a failure, and goes on from disk.
+
+The oracle is two plain loops over seeds and settings (`plainly`). Results are compared bit for bit.
 """
 
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 import time
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -23,9 +25,7 @@ SETTINGS = [dict(scale=1.5, size=3), dict(scale=0.1, size=40)]
 
 
 def walk(rng, scale, size):
-    """Numbers whose every bit depends on the seed, arrays of several types, and a nested
-    dictionary.
-    """
+    """Numbers whose every bit depends on the seed, arrays of several types, a nested dictionary."""
     steps = scale * rng.normal(size=(size, 2)).astype(np.float32)
     return dict(
         path=np.cumsum(steps, 0),
@@ -45,32 +45,33 @@ class Unkind(Exception):
 
 
 def fails_above(rng, limit, how):
+    """An experiment that fails for some seeds, in one of four ways."""
     x = rng.random()
-    if x > limit:
-        {
-            "raise": lambda: [][1],
-            "unkind": lambda: unkind(),
-            "exit": lambda: sys.exit("enough"),
-            "die": lambda: os._exit(1),
-        }[how]()
-    return dict(x=x)
-
-
-def unkind():
-    raise Unkind(1, 2)
+    if x <= limit:
+        return dict(x=x)
+    if how == "raise":
+        raise IndexError("out of range")
+    if how == "unkind":
+        raise Unkind(1, 2)
+    if how == "exit":
+        sys.exit("enough")
+    if how == "die":
+        os._exit(1)
 
 
 def noted(rng, folder):
     """Leaves a file for every call."""
     seed = rng.bit_generator.seed_seq.entropy
     begun = pathlib.Path(folder, f"{seed}")
-    begun.write_text(begun.read_text() + "x" if begun.exists() else "x")
+    calls = begun.read_text() if begun.exists() else ""
+    begun.write_text(calls + "x")
     if pathlib.Path(folder, f"fail {seed}").exists():
         raise OSError("not today")
     return dict(x=rng.random())
 
 
 def mutates(rng, numbers):
+    """Changes its own settings."""
     numbers.append(rng.random())
     return dict(total=sum(numbers))
 
@@ -79,9 +80,8 @@ def gated(rng, folder):
     """The first four go through; those after them wait until there is a file `gate`."""
     x = rng.random(3)
     number = len(os.listdir(folder))
-    pathlib.Path(
-        folder, f"{os.getpid()} {rng.bit_generator.seed_seq.entropy} {time.monotonic_ns()}"
-    ).touch()
+    seed = rng.bit_generator.seed_seq.entropy
+    pathlib.Path(folder, f"{os.getpid()} {seed} {time.monotonic_ns()}").touch()
     while number >= 4 and not pathlib.Path(folder, "gate").exists():
         time.sleep(0.01)
     return dict(x=x)
@@ -94,13 +94,12 @@ def bits(value):
     """A value as types, shapes and bytes."""
     if isinstance(value, dict):
         return {key: bits(x) for key, x in value.items()}
-    return type(value), np.asarray(value).dtype, np.shape(value), np.asarray(value).tobytes()
+    array = np.asarray(value)
+    return type(value), array.dtype, array.shape, array.tobytes()
 
 
 def table(results):
-    """{(seed, settings): bits}, once every result has been found to be without an error and there
-    once.
-    """
+    """{(seed, settings): bits}; fails if a result has an error or comes twice."""
     results = list(results)
     for result in results:
         assert result.error is None, result.error
@@ -130,47 +129,89 @@ def dask():
 # ---- the same bits everywhere
 
 
-def test_same_bits_in_every_executor_and_order(dask, tmp_path):
-    seeds = [3, 0, 2**40, (7, 1), (7, 2)]
-    expected = plainly(walk, seeds, SETTINGS)
-    assert table(study(walk, seeds, SETTINGS)) == expected
-    assert table(study(walk, seeds[::-1], SETTINGS[::-1], folder=tmp_path)) == expected
-    with ThreadPoolExecutor(3) as pool:
-        assert (
-            table(
-                study(
-                    walk,
-                    np.random.default_rng(0).permutation(np.array(seeds, object)),
-                    SETTINGS,
-                    executor=pool,
-                )
-            )
-            == expected
-        )
-    with ProcessPoolExecutor(2) as pool:
-        assert table(study(walk, iter(seeds), iter(SETTINGS), executor=pool)) == expected
-    with dask.get_executor(pure=False) as pool:
-        assert (
-            table(study(walk, seeds, SETTINGS, executor=pool, folder=tmp_path / "dask")) == expected
-        )
-    for folder in (tmp_path, tmp_path / "dask"):
-        assert table(study(walk, seeds, SETTINGS, folder=folder)) == expected  # read back
-        assert len(list(folder.glob("*.npz"))) == 10
-    assert len(set(map(str, expected.values()))) == 10
+SEEDS = [3, 0, 2**40, (7, 1), (7, 2)]
+EXPECTED = plainly(walk, SEEDS, SETTINGS)
 
 
-def test_settings_of_a_seed_share_its_numbers_and_never_each_others_state():
+def test_every_seed_and_setting_gives_other_numbers():
+    assert len(EXPECTED) == 10
+    assert len(set(map(str, EXPECTED.values()))) == 10
+
+
+@contextmanager
+def executor_of_kind(kind, dask):
+    """None (here), threads, processes, or Dask's workers."""
+    if kind == "here":
+        yield None
+    else:
+        pools = dict(
+            threads=lambda: ThreadPoolExecutor(3),
+            processes=lambda: ProcessPoolExecutor(2),
+            dask=lambda: dask.get_executor(pure=False),
+        )
+        with pools[kind]() as pool:
+            yield pool
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "shuffled"])
+@pytest.mark.parametrize("kind", ["here", "threads", "processes", "dask"])
+def test_same_bits_in_every_executor_and_order(kind, order, dask):
+    seeds = SEEDS
+    settings = SETTINGS
+    if order == "backwards":
+        seeds = seeds[::-1]
+        settings = settings[::-1]
+    if order == "shuffled":
+        seeds = np.random.default_rng(0).permutation(np.array(seeds, object))
+    with executor_of_kind(kind, dask) as executor:
+        assert table(study(walk, iter(seeds), iter(settings), executor=executor)) == EXPECTED
+
+
+@pytest.mark.parametrize("kind", ["here", "dask"])
+def test_same_bits_from_the_folder(kind, dask, tmp_path):
+    with executor_of_kind(kind, dask) as executor:
+        computed = list(study(walk, SEEDS, SETTINGS, executor=executor, folder=tmp_path))
+    assert len(list(tmp_path.glob("*.npz"))) == 10
+    found = list(study(walk, SEEDS, SETTINGS, folder=tmp_path))
+    assert table(computed) == table(found) == EXPECTED
+    assert not any(result.loaded for result in computed)
+    assert all(result.loaded for result in found)
+
+
+def test_a_folder_gives_the_old_results_after_the_code_has_changed(tmp_path, monkeypatch):
+    list(study(walk, [1], SETTINGS[:1], folder=tmp_path))
+
+    def changed(rng, scale, size):
+        return dict(new=1)
+
+    changed.__module__ = walk.__module__
+    changed.__qualname__ = walk.__qualname__
+    old, new = study(changed, [1, 2], SETTINGS[:1], folder=tmp_path)
+    assert old.loaded
+    assert "path" in old.value
+    assert not new.loaded
+    assert new.value == dict(new=1)
+
+
+def test_settings_of_a_seed_never_share_state():
     numbers = [1.0]
-    totals = [
-        result.value["total"] for result in study(mutates, [5, 6, 7], [dict(numbers=numbers)])
-    ]
-    assert numbers == [1.0] and totals == [
-        1 + np.random.default_rng(seed).random() for seed in (5, 6, 7)
-    ]
-    one, two = (
-        result.value["path"]
-        for result in study(walk, [4], [dict(scale=s, size=3) for s in (1.0, 2.0)])
-    )
+    results = list(study(mutates, [5, 6, 7], [dict(numbers=numbers)]))
+    totals = [result.value["total"] for result in results]
+    assert numbers == [1.0]
+    assert all(result.settings == dict(numbers=[1.0]) for result in results)
+    drawn = [np.random.default_rng(seed).random() for seed in (5, 6, 7)]
+    assert totals == [1 + x for x in drawn]
+
+
+def test_who_changes_the_settings_of_a_result_changes_no_other():
+    results = study(walk, [1, 2], SETTINGS[:1])
+    next(results).settings.clear()
+    assert next(results).settings == SETTINGS[0] != {}
+
+
+def test_settings_of_a_seed_share_its_numbers():
+    results = study(walk, [4], [dict(scale=1.0, size=3), dict(scale=2.0, size=3)])
+    one, two = (result.value["path"] for result in results)
     np.testing.assert_array_equal(2 * one, two)
 
 
@@ -180,45 +221,50 @@ def test_settings_of_a_seed_share_its_numbers_and_never_each_others_state():
 def test_in_this_process_a_task_runs_when_its_result_is_asked_for(tmp_path):
     results = study(noted, range(1000), [dict(folder=str(tmp_path))])
     assert not os.listdir(tmp_path)
-    assert [next(results).seed for _ in range(3)] == [0, 1, 2] and sorted(os.listdir(tmp_path)) == [
-        "0",
-        "1",
-        "2",
-    ]
+    assert [next(results).seed for _ in range(3)] == [0, 1, 2]
+    assert sorted(os.listdir(tmp_path)) == ["0", "1", "2"]
     results.close()
     assert len(os.listdir(tmp_path)) == 3
 
 
 def held_executor():
-    """An executor whose futures end when the test says so, and the list of (future, function,
-    arguments).
+    """An executor whose futures end when the test says so, and what was submitted to it.
+
+    That is a list of (future, function, arguments).
     """
+    futures = []
 
     class Executor(ThreadPoolExecutor):
         def submit(self, function, *arguments):
-            futures.append((Future(), function, arguments))
-            return futures[-1][0]
+            future = Future()
+            futures.append((future, function, arguments))
+            return future
 
-    futures = []
     return Executor(1), futures
+
+
+def wait_for(futures, n):
+    while len(futures) < n:
+        time.sleep(0.001)
 
 
 def test_results_come_in_the_order_they_finish_and_closing_cancels_the_rest(tmp_path):
     executor, futures = held_executor()
     with ThreadPoolExecutor(1) as pool:
         results = study(walk, range(4), SETTINGS[:1], executor=executor, folder=tmp_path)
-        first = pool.submit(next, results)
-        while len(futures) < 4:
-            time.sleep(0.001)
-        for i in (2, 0):
-            future, function, arguments = futures[i]
+        coming = pool.submit(next, results)
+        wait_for(futures, 4)
+        for seed in (2, 0):
+            future, function, arguments = futures[seed]
             future.set_result(function(*arguments))
-            if not wait([first], 30).done:
-                futures[0][0].cancel()  # so that nothing waits for ever when this fails
-            assert first.result().seed == i
-            assert len(list(tmp_path.glob(f"{i}-*.npz"))) == 1  # written before the others are done
-            if i:
-                first = pool.submit(next, results)
+            if not wait([coming], 30).done:
+                # so that nothing waits for ever when this fails
+                futures[0][0].cancel()
+            assert coming.result().seed == seed
+            # written before the others are done
+            assert len(list(tmp_path.glob(f"{seed}-*.npz"))) == 1
+            if seed == 2:
+                coming = pool.submit(next, results)
     results.close()
     assert [future.cancelled() for future, *_ in futures] == [False, True, False, True]
 
@@ -226,77 +272,70 @@ def test_results_come_in_the_order_they_finish_and_closing_cancels_the_rest(tmp_
 # ---- failure
 
 
-@pytest.mark.parametrize(
-    "how, words", [("raise", "IndexError"), ("unkind", "Unkind"), ("exit", "SystemExit: enough")]
-)
+FAILURES = {"raise": "IndexError", "unkind": "Unkind", "exit": "SystemExit: enough"}
+
+
+@pytest.mark.parametrize("how", FAILURES)
 @pytest.mark.parametrize("kind", ["here", "processes", "dask"])
-def test_a_failing_seed_is_reported_and_loses_no_other(kind, how, words, dask, tmp_path):
+def test_a_failing_seed_is_reported_and_loses_no_other(kind, how, dask, tmp_path):
     settings = [dict(limit=0.5, how=how)]
     seeds = range(8)
     x = {seed: np.random.default_rng(seed).random() for seed in seeds}
-    pool = dict(
-        here=lambda: None,
-        processes=lambda: ProcessPoolExecutor(2),
-        dask=lambda: dask.get_executor(pure=False),
-    )[kind]()
-    results = list(study(fails_above, seeds, settings, executor=pool, folder=tmp_path))
+    good = {seed for seed in seeds if x[seed] <= 0.5}
+    with executor_of_kind(kind, dask) as executor:
+        results = list(study(fails_above, seeds, settings, executor=executor, folder=tmp_path))
     assert sorted(result.seed for result in results) == list(seeds)
     for result in results:
-        if x[result.seed] > 0.5:
-            assert (
-                result.value is None and words in result.error and "in fails_above" in result.error
-            )
+        if result.seed in good:
+            assert result.error is None
+            assert result.value == dict(x=x[result.seed])
         else:
-            assert result.error is None and result.value == dict(x=x[result.seed])
-    assert {int(path.name.split("-")[0]) for path in tmp_path.glob("*.npz")} == {
-        seed for seed in seeds if x[seed] <= 0.5
-    }
-    if pool:
-        pool.shutdown()
+            assert result.value is None
+            assert FAILURES[how] in result.error
+            assert "in fails_above" in result.error
+    assert {int(path.name.split("-")[0]) for path in tmp_path.glob("*.npz")} == good
 
 
-def test_a_pool_whose_worker_dies_ends_in_results():
-    for limit in (0.5, 0.0):  # some tasks die, all of them die at once
-        with ProcessPoolExecutor(1) as pool:
-            results = list(
-                study(fails_above, range(40), [dict(limit=limit, how="die")], executor=pool)
-            )
-        assert sorted(result.seed for result in results) == list(range(40))
-        assert any("BrokenProcessPool" in str(result.error) for result in results)
-        for result in results:
-            assert (result.value is None) != (result.error is None)
-            assert result.error or result.value == dict(
-                x=np.random.default_rng(result.seed).random()
-            )
+@pytest.mark.parametrize("limit", [0.5, 0.0], ids=["some tasks die", "all die at once"])
+def test_a_pool_whose_worker_dies_ends_in_results(limit):
+    with ProcessPoolExecutor(1) as pool:
+        settings = [dict(limit=limit, how="die")]
+        results = list(study(fails_above, range(40), settings, executor=pool))
+    assert sorted(result.seed for result in results) == list(range(40))
+    assert any("BrokenProcessPool" in str(result.error) for result in results)
+    for result in results:
+        if result.error:
+            assert result.value is None
+        else:
+            assert result.value == dict(x=np.random.default_rng(result.seed).random())
 
 
-def test_a_cancelled_task_a_dead_worker_and_a_broken_pool_are_results():
+class KilledWorker(Exception):
+    pass
+
+
+def test_a_cancelled_task_and_a_dead_worker_are_results():
     executor, futures = held_executor()
-
-    class KilledWorker(Exception):
-        pass
-
     with ThreadPoolExecutor(1) as pool:
-        results = study(walk, range(3), SETTINGS[:1], executor=executor)
-        ended = pool.submit(list, results)
-        while len(futures) < 3:
-            time.sleep(0.001)
-        futures[0][0].cancel()
-        futures[0][0].set_running_or_notify_cancel()
-        futures[1][0].set_exception(KilledWorker("four times"))
-        futures[2][0].set_result(futures[2][1](*futures[2][2]))
+        ended = pool.submit(list, study(walk, range(3), SETTINGS[:1], executor=executor))
+        wait_for(futures, 3)
+        (cancelled, *_), (died, *_), (finished, function, arguments) = futures
+        cancelled.cancel()
+        cancelled.set_running_or_notify_cancel()
+        died.set_exception(KilledWorker("four times"))
+        finished.set_result(function(*arguments))
         by_seed = {result.seed: result for result in ended.result(60)}
-    assert (
-        CancelledError.__name__ in by_seed[0].error
-        and "KilledWorker: four times" in by_seed[1].error
-        and by_seed[2].error is None
-    )
+    assert CancelledError.__name__ in by_seed[0].error
+    assert "KilledWorker: four times" in by_seed[1].error
+    assert by_seed[2].error is None
+
+
+def test_a_broken_pool_is_in_the_results():
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
-    assert all(
-        "RuntimeError" in result.error
-        for result in study(walk, range(3), SETTINGS[:1], executor=pool)
-    )
+    results = list(study(walk, range(3), SETTINGS[:1], executor=pool))
+    assert len(results) == 3
+    assert all("RuntimeError" in result.error for result in results)
 
 
 def test_a_dask_worker_that_is_killed_loses_nothing(dask, tmp_path):
@@ -305,18 +344,19 @@ def test_a_dask_worker_that_is_killed_loses_nothing(dask, tmp_path):
     settings = [dict(folder=str(tmp_path))]
     results = study(gated, seeds, settings, executor=dask.get_executor(pure=False))
     first = [next(results) for _ in range(4)]
-    while (
-        len(begun := os.listdir(tmp_path)) < 6
-    ):  # until each worker holds a task that waits for the gate
+    # until each worker holds a task that waits for the gate
+    while len(begun := os.listdir(tmp_path)) < 6:
         time.sleep(0.01)
-    victim = int(max(begun, key=lambda name: int(name.split()[2])).split()[0])
+    latest = max(begun, key=lambda name: int(name.split()[2]))
+    victim = int(latest.split()[0])
     assert victim in {nanny.pid for nanny in dask.cluster.workers.values()}
     os.kill(victim, signal.SIGKILL)
     gate.touch()
     arrived = table(first + list(results))
     names = [name for name in os.listdir(tmp_path) if name != "gate"]
     # what the victim held was begun again
-    assert len(names) > len(seeds) and {int(name.split()[1]) for name in names} == set(seeds)
+    assert len(names) > len(seeds)
+    assert {int(name.split()[1]) for name in names} == set(seeds)
     assert arrived == plainly(gated, seeds, settings)
 
 
@@ -336,57 +376,71 @@ def test_a_study_goes_on_from_what_is_on_disk(tmp_path):
     (calls / "fail 1").unlink()
     with ThreadPoolExecutor(2) as pool:
         results = list(study(noted, range(6), settings, executor=pool, folder=folder))
+    # those that were found come first
     assert [result.seed for result in results[:3]] == [0, 2, 3]
-    # only the failed one twice
-    assert [(calls / str(seed)).read_text() for seed in range(6)] == ["x", "xx", "x", "x", "x", "x"]
-    assert table(results) == {
-        (seed, str(settings[0])): bits(dict(x=np.random.default_rng(seed).random()))
-        for seed in range(6)
-    }
+    assert [result.loaded for result in results] == [True] * 3 + [False] * 3
+    # only the failed one was called twice
+    times = [len((calls / str(seed)).read_text()) for seed in range(6)]
+    assert times == [1, 2, 1, 1, 1, 1]
+    expected = {}
+    for seed in range(6):
+        x = np.random.default_rng(seed).random()
+        expected[seed, str(settings[0])] = bits(dict(x=x))
+    assert table(results) == expected
 
 
 def test_the_order_of_a_settings_entries_does_not_matter(tmp_path):
     list(study(walk, [1], SETTINGS, folder=tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = study(
-        walk, [1], [dict(reversed(options.items())) for options in SETTINGS], folder=tmp_path
-    )
-    assert (
-        len(list(again)) == 2
-        and {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
-    )
+    reordered = [dict(reversed(options.items())) for options in SETTINGS]
+    again = list(study(walk, [1], reordered, folder=tmp_path))
+    assert [result.loaded for result in again] == [True, True]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
 def other(rng, scale, size):
     return dict(x=0)
 
 
-def test_a_file_of_another_study_or_a_broken_one_is_named(tmp_path):
+def test_a_file_of_another_experiment_is_named(tmp_path):
+    list(study(walk, [1], SETTINGS, folder=tmp_path))
+    message = r"1-.*\.npz: .*test_study\.other, seed 1.*test_study\.walk, seed 1"
+    with pytest.raises(ValueError, match=message):
+        list(study(other, [1], SETTINGS, folder=tmp_path))
+
+
+def other_settings(folder, one):
+    one.write_bytes(max(folder.glob("1-*.npz")).read_bytes())
+
+
+def other_seed(folder, one):
+    one.write_bytes((folder / f"12{one.name[1:]}").read_bytes())
+
+
+def half_of_it(folder, one):
+    content = one.read_bytes()
+    one.write_bytes(content[: len(content) // 2])
+
+
+def other_kind(folder, one):
+    checkpoint.save(one, "weights", theta=np.ones(3))
+
+
+@pytest.mark.parametrize("damage", [other_settings, other_seed, half_of_it, other_kind])
+def test_a_file_with_the_wrong_content_is_named(damage, tmp_path):
     list(study(walk, [1, 12, (1, 2)], SETTINGS, folder=tmp_path))
     assert len(list(tmp_path.glob("*.npz"))) == 6
-    with pytest.raises(
-        ValueError, match=r"1-.*\.npz: .*test_study\.other, seed 1.*test_study\.walk, seed 1"
-    ):
-        list(study(other, [1], SETTINGS, folder=tmp_path))
-    one, two = sorted(tmp_path.glob("1-*.npz"))
-    content = one.read_bytes()
-    one.write_bytes(two.read_bytes())  # the other settings
-    with pytest.raises(ValueError, match=one.name):
-        list(study(walk, [1], SETTINGS, folder=tmp_path))
-    one.write_bytes(next(tmp_path.glob(f"12{one.name[1:]}")).read_bytes())  # the other seed
-    with pytest.raises(ValueError, match=one.name):
-        list(study(walk, [1], SETTINGS, folder=tmp_path))
-    one.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=one.name):
-        list(study(walk, [1], SETTINGS, folder=tmp_path))
-    checkpoint.save(one, "weights", theta=np.ones(3))
+    one = min(tmp_path.glob("1-*.npz"))
+    damage(tmp_path, one)
     with pytest.raises(ValueError, match=one.name):
         list(study(walk, [1], SETTINGS, folder=tmp_path))
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path):
     (result,) = study(lambda rng: dict(x=object()), [0], folder=tmp_path)
-    assert result.value is None and "object" in result.error and not list(tmp_path.iterdir())
+    assert result.value is None
+    assert "object" in result.error
+    assert not list(tmp_path.iterdir())
 
 
 # ---- input
@@ -412,17 +466,19 @@ def test_what_cannot_be_written_is_an_error(tmp_path):
 )
 def test_bad_input_is_named(argument, change):
     with pytest.raises((ValueError, TypeError), match=argument):
-        next(study(**dict(dict(experiment=walk, seeds=[0], settings=SETTINGS), **change)))
+        next(study(**(dict(experiment=walk, seeds=[0], settings=SETTINGS) | change)))
 
 
 def test_an_experiment_that_returns_no_dict_is_an_error():
     (result,) = study(lambda rng: None, [0])
-    assert result.value is None and "TypeError" in result.error
+    assert result.value is None
+    assert "TypeError" in result.error
 
 
 def test_a_folder_that_is_a_file_is_told_before_anything_runs(tmp_path):
-    (tmp_path / "calls").mkdir()
+    calls = tmp_path / "calls"
+    calls.mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
-        next(study(noted, [1], [dict(folder=str(tmp_path / "calls"))], folder=tmp_path / "file"))
-    assert os.listdir(tmp_path / "calls") == []
+        next(study(noted, [1], [dict(folder=str(calls))], folder=tmp_path / "file"))
+    assert os.listdir(calls) == []
