@@ -93,25 +93,15 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     validate(steps=steps)
     outside = f"{steps} is outside 1..horizon = {mdps.horizon}"
     require(1 <= steps <= mdps.horizon, "steps", outside)
-    n_tasks, n_states, _ = mdps.shape
-    require_memory(13, steps, n_tasks, episodes)
+    require_memory(13, steps, len(mdps), episodes)
     tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
     made = tables.log_pi.shape
     others = f"tables made for (N, S, A) = {made}, the tasks are {mdps.shape}"
     require(made == mdps.shape, "log_pi", others)
 
-    task = np.repeat(np.arange(n_tasks), episodes)  # of each lane
-    shape = (steps, len(task))
-    lanes = _Lanes(
-        state=_first_states(rng, mdps, episodes),
-        first_row=n_states * task,
-        noise=mdps.reward_noise.astype(np.float32)[task],
-        states=np.empty(shape, np.int32),
-        actions=np.empty(shape, np.int32),
-        rewards=np.empty(shape, np.float32),
-        mask=np.broadcast_to(True, shape) if tables.alive is None else np.empty(shape, bool),
-    )
-    chunks = [lanes.part(slice(i, i + CHUNK)) for i in range(0, len(task), CHUNK)]
+    n_lanes = len(mdps) * episodes
+    lanes = _lanes_at_start(rng, mdps, tables, shape=(steps, n_lanes))
+    chunks = [lanes.part(slice(i, i + CHUNK)) for i in range(0, n_lanes, CHUNK)]
     # each chunk has a generator of its own: its numbers do not depend on who runs it, or when
     jobs = (partial(_run, tables), rng.spawn(len(chunks)), chunks)
     if min(threads, len(chunks)) > 1:
@@ -120,9 +110,9 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     else:
         list(map(*jobs))
 
-    by_episode = (steps, n_tasks, episodes)
-    last_states = lanes.state.reshape(n_tasks, episodes)
-    ended = mdps.terminal[np.arange(n_tasks)[:, None], last_states]
+    by_episode = (steps, len(mdps), episodes)
+    last_states = lanes.state.reshape(by_episode[1:])
+    ended = mdps.terminal[np.arange(len(mdps))[:, None], last_states]
     return Episodes(
         states=lanes.states.reshape(by_episode),
         actions=lanes.actions.reshape(by_episode),
@@ -131,6 +121,22 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
         log_pi=tables.log_pi,
         last_states=last_states,
         truncated=(steps < mdps.horizon) & ~ended,
+    )
+
+
+def _lanes_at_start(rng, mdps, tables, *, shape):
+    """_Lanes in their first states, and the rows to be written; shape: (T, lanes)."""
+    n_tasks, n_states, _ = mdps.shape
+    episodes = shape[1] // n_tasks
+    task = np.repeat(np.arange(n_tasks), episodes)  # of each lane
+    return _Lanes(
+        state=_first_states(rng, mdps, episodes),
+        first_row=n_states * task,
+        noise=mdps.reward_noise.astype(np.float32)[task],
+        states=np.empty(shape, np.int32),
+        actions=np.empty(shape, np.int32),
+        rewards=np.empty(shape, np.float32),
+        mask=np.broadcast_to(True, shape) if tables.alive is None else np.empty(shape, bool),
     )
 
 
