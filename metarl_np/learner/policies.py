@@ -5,6 +5,7 @@ adapted ones do. Finite parameters give finite log-probabilities.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
@@ -22,7 +23,8 @@ from metarl_np.arguments import (
 def sum_last(x):
     """Σ over the last axis, which is kept: (…, A) → (…, 1).
 
-    A product with ones is ten times as fast as a sum over a short last axis.
+    Written as a product with ones, since NumPy takes ten times as long for a sum over a short last
+    axis.
     """
     return np.matmul(x, np.ones((x.shape[-1], 1)))
 
@@ -42,37 +44,37 @@ def log_softmax(x):
 
 def _log_softmax_vjp(f, x):
     """∂f_a/∂x_b = [a = b] − softmax(x)_b, hence x̄ = f̄ − softmax(x) Σ_a f̄_a."""
-    return lambda g: g - np.exp(f) * sum_last(g)
+    return lambda f_bar: f_bar - np.exp(f) * sum_last(f_bar)
 
 
 defvjp(log_softmax, _log_softmax_vjp)
 
 
 class LinearPolicy:
-    """What the policies share: π(a|s) ∝ exp(φ(s)ᵀ θ f(a)), θ (F, m).
+    """What the policies share: π(a|s) ∝ exp(φ(s)ᵀ θ f(a)), with parameters θ (F, m).
 
-    φ (S, F) are the `features` of the states, or the identity where they are None (a table). f
-    (A, m) are the `bits` of the actions, or one-hot where they are None. Hence
-    ∇log π(a|s) = φ(s) (f(a) − E_π f)ᵀ.
+    φ (S, F) are the `features` of the states; where they are None φ(s) is one-hot, and θ a table
+    with a row for each state. f (A, m) are the `bits` of the actions, one-hot where they are None.
+    Hence the score is ∇log π(a|s) = φ(s) (f(a) − E_π f)ᵀ.
     """
 
     bits = None
 
     def __post_init__(self):
+        validate(n_states=self.n_states, n_actions=self.n_actions)
         require_memory(8, self.n_states, self.n_actions)  # of log π
         if self.features is not None:
             phi = require_array("features", self.features).astype(float)
             fits = phi.ndim == 2 and phi.size and len(phi) == self.n_states
-            expected = f"expected finite numbers of shape ({self.n_states}, F)"
-            good = fits and np.isfinite(phi).all()
-            require(good, "features", f"{expected}, got shape {phi.shape}")
+            expected = f"expected finite numbers of shape ({self.n_states}, F), got {phi.shape}"
+            require(fits and np.isfinite(phi).all(), "features", expected)
             set_fields(self, features=phi)
 
     @property
     def shape(self):
         """(F, m), the shape of θ."""
         n_features = self.n_states if self.features is None else self.features.shape[1]
-        return n_features, self.columns
+        return n_features, self.n_actions if self.bits is None else self.bits.shape[1]
 
     def init(self):
         """θ = 0 (F, m): the uniform policy."""
@@ -85,7 +87,8 @@ class LinearPolicy:
     def weighted_score(self, theta, weights):
         """Σ_{s,a} w(s, a) ∇log π(a|s; θ): θ (…, F, m), w (…, S, A) → (…, F, m).
 
-        It is Σ_s φ(s) Σ_a w(s, a) (f(a) − E_π f)ᵀ.
+        That is Σ_s φ(s) Σ_a w(s, a) (f(a) − E_π f)ᵀ = Σ_s φ(s) Σ_a x(s, a) f(a)ᵀ with
+        x(s, a) = w(s, a) − π(a|s) Σ_b w(s, b).
         """
         table = (self.n_states, self.n_actions)
         require(np.shape(weights)[-2:] == table, "weights", "expected shape (…, S, A)")
@@ -94,11 +97,13 @@ class LinearPolicy:
         return x if self.features is None else np.matmul(self.features.T, x)
 
     def tangent(self, theta, v):
-        """vᵀ∇log π(a|s; θ) = φ(s)ᵀ v (f(a) − E_π f) for all states: θ, v (…, F, m) → (…, S, A)."""
+        """vᵀ∇log π(a|s; θ) for all states, the change of log π along v: θ, v (…, F, m) → (…, S, A).
+
+        That is φ(s)ᵀ v (f(a) − E_π f) = x(s, a) − E_π x(s, ·) with x(s, a) = φ(s)ᵀ v f(a).
+        """
         require(np.shape(v)[-2:] == self.shape, "v", "expected the shape of theta")
-        pi = np.exp(self.log_pi(theta))
         x = self._logits(v)
-        return x - sum_last(pi * x)
+        return x - sum_last(np.exp(self.log_pi(theta)) * x)
 
     def _logits(self, theta):
         """φ(s)ᵀ θ f(a): θ (…, F, m) → (…, S, A)."""
@@ -106,16 +111,19 @@ class LinearPolicy:
         return x if self.bits is None else np.matmul(x, self.bits.T)
 
     def _outputs(self, theta):
-        """φ(s)ᵀ θ: (…, F, m) → (…, S, m). ValueError unless θ is of that shape and finite."""
+        """φ(s)ᵀ θ: (…, F, m) → (…, S, m).
+
+        Raises ValueError on another shape, NotFinite (which is one too) on what is not finite.
+        """
         theta = require_array("theta", theta)
-        n_features, columns = self.shape
-        expected = f"expected shape (…, {n_features}, {columns}), got {np.shape(theta)}"
-        require(np.shape(theta)[-2:] == self.shape, "theta", expected)
-        if not np.isfinite(theta).all():
-            place = np.argwhere(~np.isfinite(theta))[0]
-            axes = ("task", "state or feature", "column")[-len(place) :]
-            where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, place))
-            raise NotFinite(f"theta: parameters that are not finite (at {where})")
+        n_features, m = self.shape
+        expected = f"expected shape (…, {n_features}, {m}), got {theta.shape}"
+        require(theta.shape[-2:] == self.shape, "theta", expected)
+        axes = ("task", "state or feature", "column")[-theta.ndim :]
+        try:
+            require(np.isfinite(theta), "theta", "parameters that are not finite", axes)
+        except ValueError as error:
+            raise NotFinite(error) from None
         return theta if self.features is None else np.matmul(self.features, theta)
 
 
@@ -123,7 +131,7 @@ class LinearPolicy:
 class SoftmaxPolicy(LinearPolicy):
     """π(a|s) ∝ exp(θ_aᵀφ(s)), θ (F, A). Sutton & Barto (2018), eq. 13.2–13.3.
 
-    ∇_b log π(a|s) = ([a = b] − π(b|s)) φ(s). Without features it is a table, which holds any
+    ∇_b log π(a|s) = ([a = b] − π(b|s)) φ(s). Without features it is a table, which can hold any
     distribution over the actions in each state.
     """
 
@@ -131,25 +139,18 @@ class SoftmaxPolicy(LinearPolicy):
     n_actions: int  # A
     features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
 
-    def __post_init__(self):
-        validate(n_states=self.n_states, n_actions=self.n_actions)
-        super().__post_init__()
-
-    @property
-    def columns(self):
-        """A, of θ."""
-        return self.n_actions
-
 
 @dataclass(frozen=True, eq=False)
 class LogisticPolicy(LinearPolicy):
     """Independent binary units: π(1|s) = σ(θᵀφ(s)); with m units, θ (F, m), A = 2^m actions.
 
-    Unit u is bit u of the action: log π(a|s) = Σ_u log σ(±θ_uᵀφ(s)), a *sum* over the units,
+    Unit u decides bit u of the action: log π(a|s) = Σ_u log σ(±θ_uᵀφ(s)), a *sum* over the units,
     = Σ_u a_u θ_uᵀφ(s) − log(1 + exp θ_uᵀφ(s)). ∇_u log π(a|s) = (a_u − E_π a_u) φ(s), with
-    E_π a_u = σ(θ_uᵀφ(s)). Any deterministic policy can be represented, but of the stochastic ones
-    only products of the units': of four moves (up, down, left, right) unit 0 is the direction
-    along an axis and unit 1 the axis.
+    E_π a_u = σ(θ_uᵀφ(s)).
+
+    Such a policy comes as close to any deterministic one as one likes, but of the stochastic ones
+    it can only be products of the units'. With four moves (up, down, left, right), for example,
+    unit 0 is the direction along an axis and unit 1 the axis.
     """
 
     n_states: int  # S
@@ -157,21 +158,17 @@ class LogisticPolicy(LinearPolicy):
     features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
 
     def __post_init__(self):
-        validate(n_states=self.n_states, units=self.units)
+        validate(units=self.units)
+        # 2^63 is refused by now: 2^m must not be computed for an m typed wrong, such as 10^18
+        require_memory(8, 2 ** min(self.units, 63))
         super().__post_init__()
-
-    @property
-    def columns(self):
-        """m, of θ."""
-        return self.units
 
     @property
     def n_actions(self):
         """A = 2^m."""
-        most = min(self.units, 99)  # so many are refused, without computing a number of 10^18 bits
-        return 2**most
+        return 2**self.units
 
-    @property
+    @cached_property
     def bits(self):
         """Bit u of action a: (A, m)."""
         action = np.arange(self.n_actions)[:, None]
@@ -182,7 +179,7 @@ class LogisticPolicy(LinearPolicy):
 class ActorCritic(LinearPolicy):
     """A policy and a state value in one θ, (F, A + 1) or (F, m + 1).
 
-    The last column, where f(a) = 0, is w in V(s) = wᵀφ(s).
+    The last column of θ, where f(a) = 0 for every action, is w in V(s) = wᵀφ(s).
     """
 
     actor: SoftmaxPolicy | LogisticPolicy
@@ -190,8 +187,6 @@ class ActorCritic(LinearPolicy):
     def __post_init__(self):
         known = isinstance(self.actor, (SoftmaxPolicy, LogisticPolicy))
         require(known, "actor", f"{self.actor!r:.99} is no policy to add a value to")
-        one_hot = np.eye(self.n_actions) if self.actor.bits is None else self.actor.bits
-        set_fields(self, bits=np.pad(one_hot, ((0, 0), (0, 1))))
 
     @property
     def n_states(self):
@@ -208,10 +203,11 @@ class ActorCritic(LinearPolicy):
         """φ (S, F), or None."""
         return self.actor.features
 
-    @property
-    def columns(self):
-        """A + 1 or m + 1, of θ."""
-        return self.actor.columns + 1
+    @cached_property
+    def bits(self):
+        """f (A, A + 1) or (A, m + 1): the actor's, and a column of zeros."""
+        f = np.eye(self.n_actions) if self.actor.bits is None else self.actor.bits
+        return np.pad(f, ((0, 0), (0, 1)))
 
     def values(self, theta):
         """V(s) = wᵀφ(s) for all states: θ (…, F, A + 1) → (…, S)."""

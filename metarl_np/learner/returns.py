@@ -1,14 +1,20 @@
-"""What is computed from rewards: returns, advantages, and baselines. Time leads: (T, …)."""
+"""What is computed from rewards: returns, advantages, and baselines.
+
+Time leads: arrays are (T, …), of recorded episodes (T, N, K) = time, task, episode. `discount` is
+always γ. Rewards of masked steps are 0, or they are set to 0 by the caller.
+"""
 
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np.arguments import require, require_array, require_shapes, validate
+from metarl_np.learner.policies import sum_last
 
 
 def discounts(discount, steps, like):
     """γᵗ for t = 0 … T − 1, shaped (T, 1, …, 1) to multiply `like` (T, …)."""
-    return (discount ** np.arange(steps)).reshape((steps,) + (1,) * (np.ndim(like) - 1))
+    ones = [1] * (np.ndim(like) - 1)
+    return (discount ** np.arange(steps)).reshape(steps, *ones)
 
 
 def discounted_return(rewards, discount):
@@ -26,8 +32,13 @@ def reward_to_go(rewards, discount):
 
 
 def _reward_to_go_vjp(returns, rewards, discount):
-    """G_t = Σ_{u≥t} γ^{u−t} r_u, so r̄_u = Σ_{t≤u} γ^{u−t} ḡ_t: the same sum, forward in time."""
-    return lambda g: reward_to_go(g[::-1], discount)[::-1]
+    """From Ḡ, the gradient for the returns, to r̄, the one for the rewards.
+
+    G_t = Σ_{u≥t} γ^(u−t) r_u, so ∂G_t/∂r_u = γ^(u−t) for t ≤ u and 0 for t > u. Hence
+    r̄_u = Σ_{t≤u} γ^(u−t) Ḡ_t, that is r̄_u = Ḡ_u + γ r̄_{u−1}. This is the recursion of
+    `reward_to_go` itself, run forward in time: reverse time, call it, and reverse time again.
+    """
+    return lambda returns_bar: reward_to_go(returns_bar[::-1], discount)[::-1]
 
 
 defvjp(reward_to_go, _reward_to_go_vjp, argnums=[0])
@@ -43,8 +54,8 @@ def gae(rewards, values, mask, bootstrap, *, discount, lam):
     require_shapes(np.shape(rewards)[1:], (), bootstrap=bootstrap)
     last_value = bootstrap * mask[-1]
     values = np.concatenate([values * mask, last_value[None]])
-    delta = (rewards + discount * values[1:] - values[:-1]) * mask
-    return reward_to_go(delta, discount * lam)
+    td_errors = (rewards + discount * values[1:] - values[:-1]) * mask
+    return reward_to_go(td_errors, discount * lam)
 
 
 # ---- baselines b: functions of the returns G (T, N, K) and, if they want, of their Episodes
@@ -60,9 +71,7 @@ def time_mean_baseline(returns, episodes=None):
 
     Biased: an episode is part of its own mean, so the expected gradient is (1 − 1/K) ∇J.
     """
-    k = returns.shape[-1]
-    total = np.matmul(returns, np.ones((k, 1)))  # faster than a sum over a short last axis
-    return np.broadcast_to(total / k, returns.shape)
+    return np.broadcast_to(sum_last(returns) / returns.shape[-1], returns.shape)
 
 
 def leave_one_out_baseline(returns, episodes=None):
@@ -71,13 +80,12 @@ def leave_one_out_baseline(returns, episodes=None):
     Unbiased. Raises ValueError if K < 2.
     """
     k = returns.shape[-1]
-    few = "a leave-one-out baseline needs at least 2 episodes per task"
-    require(k >= 2, "episodes", few)
-    # relative to the first, so that equal returns have no advantages of 1e-17: TRPO would follow
+    require(k >= 2, "episodes", "a leave-one-out baseline needs at least 2 episodes per task")
+    # in terms of what is above the first return: where all are equal that is exactly 0, and leaves
+    # no advantages of 1e-17, which TRPO would follow
     first = returns[..., :1]
     above = returns - first
-    total = np.matmul(above, np.ones((k, 1)))
-    return first + (total - above) / (k - 1)
+    return first + (sum_last(above) - above) / (k - 1)
 
 
 def linear_baseline(features, ridge=1e-6):
@@ -92,9 +100,6 @@ def linear_baseline(features, ridge=1e-6):
     require(good, "features", f"expected finite (S, F), got {features.shape}")
 
     def baseline(returns, episodes):
-        last = episodes.states.max()
-        beyond = f"{len(features)} rows, where the episodes visit state {last}"
-        require(last < len(features), "features", beyond)
         tau = np.arange(len(returns))[:, None, None, None] / len(returns)
         powers = np.broadcast_to(tau ** np.arange(4), returns.shape + (4,))
         x = np.concatenate([features[episodes.states], powers], -1)

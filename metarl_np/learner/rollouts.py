@@ -1,18 +1,20 @@
 """Episodes, and the loop over time that records them: the hot core.
 
 Python runs once for each time step; tasks and episodes are array axes, whose pairs (task, episode)
-are called lanes. In words, a step of one lane is
+are called lanes. In words, a step of one lane in state s is
 
-    take a random number of 32 bits; its high bits name a column of the state's alias table
+    take a random number of 32 bits; its high bits name a column of s's alias table
     if the number is below the column's threshold the outcome is the column's own, else its alias
-    write down the outcome's action and reward; its successor is the next state
+    write down s, and the outcome's action and reward
+    go on in the outcome's successor
 
 The lanes are run a chunk at a time, so that what a chunk needs stays in the cache.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
+from math import prod
 
 import numpy as np
 
@@ -61,152 +63,149 @@ class Episodes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """What a rollout writes, for all lanes or for a chunk of them."""
+class _Lanes:
+    """What a rollout reads and writes, for all lanes or for a chunk of them."""
 
+    state: np.ndarray  # (lanes,) int32: s_0, and s_T when the rollout is over
+    first_row: np.ndarray  # (lanes,) S·task: state s has row first_row + s in the tables
+    noise: np.ndarray  # (lanes,) float32: standard deviation of the reward's noise
     states: np.ndarray  # (T, lanes) int32
     actions: np.ndarray  # (T, lanes) int32
     rewards: np.ndarray  # (T, lanes) float32
     mask: np.ndarray  # (T, lanes) bool
-    last_states: np.ndarray  # (lanes,) int32
-
-    @classmethod
-    def empty(cls, steps, n_lanes, *, all_taken):
-        """Rows to write into; where all steps are taken the mask is written already."""
-        shape = (steps, n_lanes)
-        return cls(
-            states=np.empty(shape, np.int32),
-            actions=np.empty(shape, np.int32),
-            rewards=np.empty(shape, np.float32),
-            mask=np.broadcast_to(True, shape) if all_taken else np.empty(shape, bool),
-            last_states=np.empty(n_lanes, np.int32),
-        )
 
     def part(self, lanes):
         """Views of these lanes, a slice."""
-        return _Rows(*(x[..., lanes] for x in vars(self).values()))
+        return _Lanes(*(x[..., lanes] for x in vars(self).values()))
 
 
 def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     """Episodes, K = `episodes` in each task, sampled under log π (S, A) or (N, S, A).
 
     log_pi may also be the SamplingTables made from it. steps: the number of time steps T,
-    mdps.horizon by default; fewer truncate. threads: chunks of lanes run side by side, with the
-    same numbers. The resolution of a probability is that of `sampling_tables`, of a start state
-    N·2⁻⁵², of a reward float32's. Raises ValueError on bad arguments and on more than MAX_BYTES,
-    at 13 bytes a step.
+    mdps.horizon by default; fewer truncate. threads: how many chunks of lanes run side by side; the
+    numbers are the same. The resolution of a probability is that of `sampling_tables`, of a start
+    state N·2⁻⁵², of a reward float32's. Raises ValueError on bad arguments and on more than
+    MAX_BYTES, at 13 bytes a step.
     """
     validate(rng=rng, mdps=mdps, episodes=episodes, threads=threads)
     steps = mdps.horizon if steps is None else steps
     validate(steps=steps)
-    horizon = f"{steps} is outside 1..horizon = {mdps.horizon}"
-    require(1 <= steps <= mdps.horizon, "steps", horizon)
-    n_tasks, n_states, _ = mdps.shape
-    require_memory(13, steps, n_tasks, episodes)
+    outside = f"{steps} is outside 1..horizon = {mdps.horizon}"
+    require(1 <= steps <= mdps.horizon, "steps", outside)
+    require_memory(13, steps, len(mdps), episodes)
     tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
     made = tables.log_pi.shape
     others = f"tables made for (N, S, A) = {made}, the tasks are {mdps.shape}"
     require(made == mdps.shape, "log_pi", others)
 
-    n_lanes = n_tasks * episodes
-    rows = _Rows.empty(steps, n_lanes, all_taken=tables.alive is None)
-    first_states = _start(rng, tables, episodes)
-    chunks = range(0, n_lanes, CHUNK)
-
-    def run(low, child):
-        lanes = slice(low, min(low + CHUNK, n_lanes))
-        task = np.arange(lanes.start, lanes.stop) // episodes
-        _run(
-            child,
-            tables,
-            first_states=first_states[lanes],
-            first_row=task * n_states,
-            noise=mdps.reward_noise[task],
-            rows=rows.part(lanes),
-        )
-
-    children = rng.spawn(len(chunks))  # a chunk's numbers do not depend on who runs it, or when
+    n_lanes = len(mdps) * episodes
+    lanes = _lanes_at_start(rng, mdps, tables, shape=(steps, n_lanes))
+    chunks = [lanes.part(slice(i, i + CHUNK)) for i in range(0, n_lanes, CHUNK)]
+    # each chunk has a generator of its own: its numbers do not depend on who runs it, or when
+    jobs = (partial(_run, tables), rng.spawn(len(chunks)), chunks)
     if min(threads, len(chunks)) > 1:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, chunks, children))
+            list(pool.map(*jobs))
     else:
-        list(map(run, chunks, children))
+        list(map(*jobs))
 
-    by_episode = (steps, n_tasks, episodes)
-    last_states = rows.last_states.reshape(n_tasks, episodes)
-    ended = mdps.terminal[np.arange(n_tasks)[:, None], last_states]
+    by_episode = (steps, len(mdps), episodes)
+    last_states = lanes.state.reshape(by_episode[1:])
+    ended = mdps.terminal[np.arange(len(mdps))[:, None], last_states]
     return Episodes(
-        states=rows.states.reshape(by_episode),
-        actions=rows.actions.reshape(by_episode),
-        rewards=rows.rewards.reshape(by_episode),
-        mask=rows.mask.reshape(by_episode),
+        states=lanes.states.reshape(by_episode),
+        actions=lanes.actions.reshape(by_episode),
+        rewards=lanes.rewards.reshape(by_episode),
+        mask=lanes.mask.reshape(by_episode),
         log_pi=tables.log_pi,
         last_states=last_states,
         truncated=(steps < mdps.horizon) & ~ended,
     )
 
 
-def _start(rng, tables, episodes):
-    """The first state of every lane: (N·K,) int32.
+def _lanes_at_start(rng, mdps, tables, *, shape):
+    """_Lanes in their first states, and the rows to be written; shape: (T, lanes)."""
+    n_tasks, n_states, _ = mdps.shape
+    episodes = shape[1] // n_tasks
+    task = np.repeat(np.arange(n_tasks), episodes)  # of each lane
+    return _Lanes(
+        state=_first_states(rng, mdps, episodes),
+        first_row=n_states * task,
+        noise=mdps.reward_noise.astype(np.float32)[task],
+        states=np.empty(shape, np.int32),
+        actions=np.empty(shape, np.int32),
+        rewards=np.empty(shape, np.float32),
+        mask=np.broadcast_to(True, shape) if tables.alive is None else np.empty(shape, bool),
+    )
 
-    Where a task has several they are drawn by inversion of its cumulative distribution: task i's
-    lies in (i, i + 1], so that one search in one sorted array serves all tasks.
+
+def _first_states(rng, mdps, episodes):
+    """s_0 of every lane, drawn by inversion: (N·K,) int32.
+
+    The cumulative probabilities of task i's start states, with i added, lie in (i, i + 1]. So those
+    of all tasks are one sorted array, and one search in it serves all lanes.
     """
-    states = tables.start_states
-    if states.shape[1] == 1:
+    states, chances = mdps.start_support
+    if states.shape[1] == 1:  # each task has only one
         return np.repeat(states.astype(np.int32), episodes)
-    task = np.arange(len(states))[:, None]
-    u = rng.random((len(states), episodes)) + task
+    task = np.arange(len(mdps))[:, None]
+    cumulative = np.cumsum(chances, 1)
+    cumulative = cumulative / cumulative[:, -1:] + task
+    u = rng.random((len(mdps), episodes)) + task
     u = np.minimum(u, np.nextafter(task + 1, 0))  # rounding must not lead into the next task
-    place = np.searchsorted(tables.start_cumulative, u.ravel(), side="right")
+    place = np.searchsorted(cumulative.ravel(), u.ravel(), side="right")
     return states.ravel()[place].astype(np.int32)
 
 
-def _run(rng, tables, *, first_states, first_row, noise, rows):
-    """All steps of one chunk of lanes, written into its _Rows.
+def _run(tables, rng, lanes):
+    """All steps of a chunk of lanes, which are written into it.
 
-    first_states, first_row, noise: (lanes,); first_row is S·task. The loop over steps does only
-    what the next step needs: which cell is met. Actions, rewards and states are looked up for a
-    block of steps at a time, so that in small batches several steps share these calls.
+    The inner loop, over time steps, does only what the next step needs: find the cell. Actions,
+    rewards and states are looked up afterwards, for a block of steps at a time: where there are few
+    lanes a NumPy call costs more than its work, and so the steps of a block share these calls.
     """
-    steps, n_lanes = rows.states.shape
-    shift = tables.row_shift
-    row_cell = (first_states + first_row) << shift  # the first cell of the state's row
-    noise = noise.astype(np.float32) if noise.any() else None
+    steps, n_lanes = lanes.states.shape
+    shift = tables.width_bits + 1  # from a cell to its row, see SamplingTables
+    row_cell = (lanes.first_row + lanes.state) << shift  # the first cell of the state's row
     block = min(steps, max(1, CHUNK // 2 // n_lanes))
     cells = np.empty((block, n_lanes), np.int64)
     threshold = np.empty(n_lanes, np.uint32)
     below = np.empty(n_lanes, bool)
+    noisy = lanes.noise.any()
     for t in range(0, steps, block):
-        now = slice(t, min(t + block, steps))
-        u = _random_bits(rng, now.stop - t, n_lanes)
+        now = slice(t, t + block)
+        u = _random_bits(rng, lanes.states[now].shape)
         cells = cells[: len(u)]
         np.right_shift(u, 32 - tables.width_bits, out=cells)  # the column
-        np.add(cells, cells, out=cells)  # its first cell
+        np.add(cells, cells, out=cells)  # its first cell, in row 0
         for u_t, cell in zip(u, cells):
             np.add(cell, row_cell, out=cell)
-            # mode="wrap", since with "raise" and out NumPy makes a copy
+            # mode="wrap", since NumPy makes a copy for "raise" with out
             tables.thresholds.take(cell, out=threshold, mode="wrap")
             np.less(u_t, threshold, out=below)
             np.add(cell, below, out=cell)
             tables.next_cell.take(cell, out=row_cell, mode="wrap")
-        tables.actions.take(cells, out=rows.actions[now], mode="wrap")
-        tables.rewards.take(cells, out=rows.rewards[now], mode="wrap")
+        tables.actions.take(cells, out=lanes.actions[now], mode="wrap")
+        tables.rewards.take(cells, out=lanes.rewards[now], mode="wrap")
         np.right_shift(cells, shift, out=cells)  # the row, S·task + state
-        np.subtract(cells, first_row, out=rows.states[now], casting="unsafe")
+        np.subtract(cells, lanes.first_row, out=lanes.states[now], casting="unsafe")
         if tables.alive is not None:
-            tables.alive.take(cells, out=rows.mask[now], mode="wrap")
-        if noise is not None:
-            z = rng.standard_normal(cells.shape, np.float32)
-            rows.rewards[now] += noise * z * rows.mask[now]
-    np.subtract(row_cell >> shift, first_row, out=rows.last_states, casting="unsafe")
+            tables.alive.take(cells, out=lanes.mask[now], mode="wrap")
+        if noisy:
+            z = rng.standard_normal(u.shape, np.float32)
+            lanes.rewards[now] += lanes.noise * z * lanes.mask[now]
+    np.subtract(row_cell >> shift, lanes.first_row, out=lanes.state, casting="unsafe")
 
 
-def _random_bits(rng, steps, n_lanes):
-    """A random number of 32 bits for each lane and step: two are read from one of 64 bits."""
-    size = steps * n_lanes
+def _random_bits(rng, shape):
+    """A random number of 32 bits for each step and lane: (steps, lanes) uint32.
+
+    A generator makes 64 bits at a time, and each half is one number.
+    """
+    size = prod(shape)
     pairs = rng.integers(2**64, size=(size + 1) // 2, dtype=np.uint64)
-    return pairs.view(np.uint32)[:size].reshape(steps, n_lanes)
+    return pairs.view(np.uint32)[:size].reshape(shape)
 
 
 def successor_table(mdps):

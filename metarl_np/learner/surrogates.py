@@ -1,28 +1,41 @@
-"""Surrogates: functions of recorded episodes whose derivatives are estimators of those of J.
+"""Surrogates: functions of recorded episodes whose derivatives estimate those of the return J.
 
-A surrogate is a pure function of arrays (T, N, K): log π(a_t|s_t), which alone depends on θ,
-rewards and baselines. It sums over time and takes means over episodes, and so gives one number for
-each task, (N,). All surrogates here have the same first derivative, the REINFORCE estimate of ∇J.
-They differ in the second, Ĥ, by which MAML differentiates its inner step:
+MAML's inner step is θ' = θ + α ∇L(θ), and MAML differentiates it: ∂θ'/∂θ = I + α Ĥ, where Ĥ is the
+Hessian of L. So both the first and the second derivative of L matter. The first should be an
+estimate of ∇J, and the second one of the Hessian of J. Recorded data alone cannot give them: they
+are constants, and do not show that with another θ other data would have been drawn. A surrogate L
+brings that back. It is a function of θ through log π_t = log π(a_t|s_t; θ) alone, in which the
+rewards, the returns G_t and the baselines b_t are constants.
 
-    naive        Ĥ → H₂            Σ γᵗ log π_t (G_t − b_t)
-    lvc          Ĥ → H₁ + H₂       Σ γᵗ □(log π_t) (G_t − b_t)
-    dice         Ĥ → H             Σ γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ γᵗ (1 − □(log π_t)) b_t
-    loaded_dice  Ĥ → H at λ = 1    Σ γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)],
-                                   w_t = λ w_{t−1} + log π_t
+The gradient is the same for all surrogates here, the REINFORCE estimate
 
-The magic box □(x) = exp(x − ⊥x) is 1, but differentiates like a product of probabilities. (A fifth
-estimator, first-order MAML, takes the gradient of `naive` as a constant: Ĥ = 0. See `reinforce`.)
+    ∇L = Σ γᵗ ∇log π_t (G_t − b_t),    with the expectation    ∇J = E Σ γᵗ ∇log π_t Q_t.
 
-The Hessian of J has three parts, H = H₁ + H₂ + H₁₂ + H₁₂ᵀ:
+Four factors of ∇J change with θ, and each gives one part of its Hessian H = H₁ + H₂ + H₁₂ + H₁₂ᵀ:
 
-    H₁  = E Σ γᵗ ∇log π_t ∇log π_tᵀ G_t    the score, a factor of the gradient, changes the data
-    H₂  = E Σ γᵗ ∇²log π_t G_t             the score itself changes
-    H₁₂ = E Σ γᵗ ∇log π_t (∇Q_t)ᵀ          what follows an action changes
+    H₁   = E Σ γᵗ ∇log π_t ∇log π_tᵀ Q_t    the probability of the action a_t changes
+    H₂   = E Σ γᵗ ∇²log π_t Q_t             the score ∇log π_t changes
+    H₁₂  = E Σ γᵗ ∇log π_t (∇Q_t)ᵀ          what follows the action changes
+    H₁₂ᵀ                                    what goes before it changes, the distribution of s_t
 
-With a baseline that does not depend on the action, lvc and dice keep their expectations, and
-naive's becomes H₂ − E Σ γᵗ b_t ∇²log π_t. Foerster et al. (2018); Rothfuss et al. (2019).
+The surrogates differ in how many of these parts the expectation of Ĥ has.
+
+first_order has none, Ĥ = 0. It is no surrogate of its own: `reinforce` takes the gradient of
+`naive` as a constant. `naive` has H₂, since only the score is differentiated again; it is what most
+public code computes. `lvc` (low-variance curvature) has H₁ + H₂: it writes the probability of each
+action into L. `dice` writes the probability of all actions up to t, on which r_t depends, and has
+all of H, at the price of a variance that grows with the length of the past. `loaded_dice` counts an
+action that lies n steps back by λⁿ, as GAE does with what lies ahead: it has all of H at λ = 1, is
+`lvc` at λ = 0, and trades bias for variance in between.
+
+A baseline that does not depend on the action changes none of this, but for `naive`: there the
+expectation becomes H₂ − E Σ γᵗ b_t ∇²log π_t.
+
+All surrogates are sums over time and means over episodes. Arrays are (T, N, K), results (N,).
+Foerster et al. (2018); Rothfuss et al. (2019); Farquhar et al. (2019).
 """
+
+from math import prod
 
 import autograd.numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
@@ -34,16 +47,22 @@ from metarl_np.tasks.mdp import for_each_task
 
 @notrace_primitive
 def stop(x):
-    """⊥x: the value of x, a constant to every derivative; any shape (…) → (…).
+    """⊥x: the value of x, a constant to every derivative: (…) → (…).
 
-    The function is the identity. What stops the gradient is the decorator: autograd follows
-    primitives only, and does not trace this one.
+    The function is the identity, and it is its decorator that stops the gradient. To differentiate,
+    autograd wraps numbers in boxes that remember where they come from. A `notrace_primitive` gets
+    its arguments out of their boxes, and what it returns is not put into one again.
     """
     return x
 
 
 def magic_box(x):
-    """□(x) = exp(x − ⊥x): (…) → (…), all ones. Foerster et al. (2018), §4."""
+    """□(x) = exp(x − ⊥x): (…) → (…), all ones. Foerster et al. (2018), §4.
+
+    Its value is 1, and its derivative ∇□(x) = □(x) ∇x again has a box. So where x is a sum of
+    log-probabilities, □(x) behaves like p / ⊥p, p = exp x being their product: it brings back that
+    the data were drawn with probability p.
+    """
     return np.exp(x - stop(x))
 
 
@@ -63,19 +82,21 @@ def gather(table, states, actions):
 def scatter(steps, states, actions, n_states, n_actions):
     """Σ_{t,k} steps_t [s_t = s, a_t = a]: (T, N, K) → (N, S, A). The transpose of `gather`."""
     require_shapes(steps.shape, states=states, actions=actions)
-    n_tasks = states.shape[1]
-    first_cell = np.arange(n_tasks)[:, None] * (n_states * n_actions)
-    cell = states * np.int32(n_actions) + actions + first_cell  # recorded states may be int8
-    size = n_tasks * n_states * n_actions
-    return np.bincount(cell.ravel(), steps.ravel(), size).reshape(n_tasks, n_states, n_actions)
+    shape = (states.shape[1], n_states, n_actions)
+    task = np.arange(shape[0])[:, None]
+    # int32 first, since recorded states may be int8
+    entry = states * np.int32(n_actions) + actions + task * (n_states * n_actions)
+    return np.bincount(entry.ravel(), steps.ravel(), prod(shape)).reshape(shape)
 
 
 def _gather_vjp(_, table, states, actions):
-    return lambda g: scatter(g, states, actions, *table.shape[1:])
+    """Each entry of the table gets the sum of the gradients of the steps that read it."""
+    return lambda steps_bar: scatter(steps_bar, states, actions, *table.shape[1:])
 
 
 def _scatter_vjp(_, steps, states, actions, n_states, n_actions):
-    return lambda g: gather(g, states, actions)
+    """Each step gets the gradient of the entry to which it was added."""
+    return lambda table_bar: gather(table_bar, states, actions)
 
 
 defvjp(gather, _gather_vjp, argnums=[0])
@@ -92,7 +113,8 @@ def gather_log_probs(log_pi, states, actions):
 def fold(weights, states, actions, n_states, n_actions):
     """W(s, a) = mean_k Σ_t w_t [s_t = s, a_t = a]: (T, N, K) → (N, S, A).
 
-    It is all that REINFORCE needs to know of the episodes.
+    It is all that REINFORCE needs to know of the episodes: Σ_t mean_k w_t log π(a_t|s_t) is
+    Σ_{s,a} W(s, a) log π(a|s), since equal states and actions have equal log-probabilities.
     """
     return scatter(weights, states, actions, n_states, n_actions) / states.shape[2]
 
@@ -103,8 +125,9 @@ def fold(weights, states, actions, n_states, n_actions):
 def reinforce_weights(episodes, discount, *, baseline=no_baseline, drop_discount=False):
     """γᵗ (G_t − b_t), 0 on masked steps, of Episodes: (T, N, K).
 
-    drop_discount leaves γᵗ out, as most public code does: the result is then the gradient of
-    nothing in particular (Nota & Thomas 2020).
+    discount: γ. baseline: a function of returns and Episodes, see `returns`. drop_discount leaves
+    γᵗ out, as most public code does: what comes of it is then the gradient of nothing in particular
+    (Nota & Thomas 2020).
     """
     returns = reward_to_go(episodes.rewards * episodes.mask, discount)
     b = baseline(returns, episodes)
@@ -136,15 +159,18 @@ def reinforce_folded(log_pi, table):
 
 
 def log_likelihood(log_pi, episodes):
-    """log p(D) = Σ_k Σ_t log π(a_t|s_t) of all episodes of a task: (N, S, A) → (N,).
+    """Σ_k Σ_t log π(a_t|s_t) of all episodes of a task: log π (N, S, A), Episodes → (N,).
 
-    That is, up to what does not depend on θ. Its gradient is the score of the data.
+    That is log p(D) up to what does not depend on θ. Its gradient is the score of the data.
     """
     visits = scatter(episodes.mask * 1.0, episodes.states, episodes.actions, *log_pi.shape[1:])
     return reinforce_folded(log_pi, visits)
 
 
-# ---- the four surrogates: all arguments are (T, N, K), a baseline may also be a number → (N,)
+# ---- the four surrogates
+#
+# log_probs (log π_t), rewards (r_t), baseline (b_t) and mask are (T, N, K), a baseline may also be
+# a number; discount is γ. They return (N,).
 
 
 def _weights(rewards, baseline, mask, discount):
@@ -167,24 +193,24 @@ def lvc(log_probs, rewards, baseline, mask, discount):
 def dice(log_probs, rewards, baseline, mask, discount):
     """Σ_t γᵗ □(Σ_{t'≤t} log π_t') r_t + Σ_t γᵗ (1 − □(log π_t)) b_t. Foerster et al. (2018), §4.
 
-    (Inside the product, as r_t − b_t, the baseline would bias the first derivative already. Mao et
-    al. (2019) add a baseline for the second derivative, which is not here.)
+    The baseline stands outside the first sum: inside, as r_t − b_t, it would bias the first
+    derivative already. (Mao et al. (2019) add a baseline for the second, which is not here.)
     """
     require_shapes(np.shape(mask), (), log_probs=log_probs, rewards=rewards, baseline=baseline)
     so_far = np.cumsum(log_probs * mask, 0)
     steps = magic_box(so_far) * rewards + (1 - magic_box(log_probs)) * baseline
-    return np.sum(np.mean(steps * mask * discounts(discount, len(mask), mask), -1), 0)
+    steps = steps * mask * discounts(discount, len(mask), mask)
+    return np.sum(np.mean(steps, -1), 0)
 
 
 def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
     """Σ_t γᵗ (G_t − b_t) [□(w_t) − □(w_t − log π_t)], w_t = λ w_{t−1} + log π_t.
 
-    Farquhar et al. (2019), §4. At λ = 0 it is `lvc`.
+    Farquhar et al. (2019), §4. At λ = 0 it has the derivatives of `lvc`.
     """
     require_shapes(np.shape(mask), log_probs=log_probs)
     t = np.arange(len(mask))
-    lag = t[:, None] - t
-    decay = np.where(lag >= 0, float(lam) ** np.maximum(lag, 0), 0.0)
+    decay = np.tril(float(lam) ** np.maximum(t[:, None] - t, 0))  # λ^(t−t') for t' ≤ t
     w = np.tensordot(decay, log_probs * mask, 1)
     boxes = magic_box(w) - magic_box(w - log_probs)
     return reinforce(boxes, _weights(rewards, baseline, mask, discount))
