@@ -2,8 +2,11 @@
 
 An inner update θ' = U(θ, D) has two methods. `prepare(policy, theta, episodes, discount)` keeps
 what the step needs of the data D, and freezes what has no derivative. The call, (policy, theta,
-prepared data) → θ', is then smooth in θ (N, F, A), with a row for each task, and autograd
-differentiates it. Reinforce, FirstOrder, PPO and TRPO are inner updates.
+prepared data) → θ', is then smooth in θ, and autograd differentiates it. Reinforce, FirstOrder, PPO
+and TRPO are inner updates.
+
+θ is (N, F, m) here, with a row for each task; F and m are `policy.shape`: (F, A) for a
+SoftmaxPolicy, (F, A + 1) for an actor-critic on top of it.
 """
 
 from dataclasses import dataclass
@@ -89,11 +92,11 @@ class Reinforce:
         )
 
     def __call__(self, policy, theta, data):
-        """θ' of prepared data, per task: θ (N, F, A) → (N, F, A)."""
+        """θ' of prepared data, per task: θ (N, F, m) → (N, F, m)."""
         return theta + self.step_size * self.gradient(policy, theta, data)
 
     def gradient(self, policy, theta, data):
-        """∇L(θ; D) for prepared data, per task: θ (N, F, A) → (N, F, A)."""
+        """∇L(θ; D) for prepared data, per task: θ (N, F, m) → (N, F, m)."""
         if self.estimator == "first_order":
             return stop(policy.weighted_score(theta, data))
         if self.estimator == "naive":
@@ -108,12 +111,16 @@ class Reinforce:
         return grad(total)(theta)
 
     def pullback(self, policy, theta, data, v):
-        """vᵀ ∂θ'/∂θ = v + α vᵀĤ in closed form: θ, v (N, F, A), W (N, S, A) → (N, F, A).
+        """vᵀ ∂θ'/∂θ = v + α vᵀĤ in closed form: θ, v (N, F, m), W (N, S, A) → (N, F, m).
 
-        For an estimator that folds and a LinearPolicy. There ∇²log π(a|s) is −F(s), its Fisher
-        matrix, for every a, so naive's Ĥ is Σ W ∇²log π = −Σ_s F(s) Σ_a W(s, a), and lvc adds
-        Σ W ∇log π ∇log πᵀ. In F as in that, one ∇log π is taken along v, by `tangent`, and the
-        other one is a weighted score.
+        For an estimator that folds and a LinearPolicy. There ∇²log π(a|s) is the same for every
+        action, minus the Fisher matrix E_π ∇log π ∇log πᵀ of the state. With w̄(s) = Σ_a W(s, a)
+
+            naive:  Ĥ = Σ W ∇²log π = −Σ_s w̄(s) Σ_a π(a|s) ∇log π(a|s) ∇log π(a|s)ᵀ
+            lvc:    Ĥ = naive's + Σ_{s,a} W(s, a) ∇log π(a|s) ∇log π(a|s)ᵀ
+
+        Both are weighted sums of outer products. `tangent` gives their factor ∇log πᵀ v, a number
+        for each (s, a), and `weighted_score` sums up the other factor, ∇log π, by these numbers.
         """
         if self.estimator == "first_order":
             return v
@@ -128,7 +135,9 @@ class Reinforce:
 class FirstOrder:
     """The same inner update with ∂θ'/∂θ = I. Finn et al. (2017), §5.2.
 
-    What acts only through U, as a critic's column does, gets no gradient.
+    For any inner update, PPO and TRPO too. FirstOrder(Reinforce(α)) gives what
+    Reinforce(α, estimator="first_order") gives. What acts on the return only through the update, as
+    a critic's column of θ does, gets no gradient.
     """
 
     inner: Callable
@@ -152,6 +161,6 @@ class FirstOrder:
         return getattr(self.inner, "step_size", None)
 
     def __call__(self, policy, theta, data):
-        """θ + ⊥(U(θ) − θ): θ (N, F, A) → (N, F, A)."""
+        """θ + ⊥(U(θ) − θ): θ (N, F, m) → (N, F, m)."""
         start = stop(theta)
         return theta + (self.inner(policy, start, data) - start)

@@ -1,10 +1,12 @@
 """MAML for reinforcement learning: learn the θ from which k inner updates go furthest.
 
-Finn, Abbeel & Levine (2017). An inner update θ_i = U(θ, D_i) turns θ into a task's own parameters,
-from data D_i that θ itself has sampled there; the outer update ascends Σ_i J_i(θ_i) as a function
-of θ, through the inner ones. With inner PPO or TRPO it is what many introductions call RL², a name
-that belongs to the recurrent form of Duan et al. (2016); with `reinforce.FirstOrder` the outer
-gradient stops at θ_i.
+Finn, Abbeel & Levine (2017). An inner update θ_i = U(θ, D_i) turns θ into the own parameters of
+task i, from data D_i that θ itself has sampled there, the *support*. New data D'_i, sampled with
+θ_i, the *query*, say how good θ_i is. The outer update ascends the mean of J_i(θ_i) over the tasks
+as a function of θ, through the inner updates. With `reinforce.FirstOrder` its gradient stops at
+θ_i.
+
+θ is (F, m), and (N, F, m) with a row for each task; F and m are `policy.shape`.
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ from metarl_np.tasks.mdp import for_each_task
 class Adaptation:
     """What k inner updates in N tasks went through, before the first update and after each."""
 
-    thetas: list  # k + 1 arrays (N, F, A): θ_i after 0..k updates
+    thetas: list  # k + 1 arrays (N, F, m): θ_i after 0..k updates
     episodes: list  # k + 1 Episodes, sampled with the θ of the same place; the last is the query
     data: list  # k: what the inner update prepared from the first k Episodes, the support
     returns: np.ndarray  # (k + 1, N): mean discounted return of those Episodes
@@ -44,7 +46,7 @@ def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
     """k = `steps` inner updates θ_i ← U(θ_i, D_i) in all N tasks at once: Adaptation.
 
     Each is made on `episodes` = K new episodes in every task, and the query is K more. theta:
-    (F, A), shared by the tasks, or (N, F, A). inner: Reinforce, PPO, TRPO, or another with their
+    (F, m), shared by the tasks, or (N, F, m). inner: Reinforce, PPO, TRPO, or another with their
     two methods. Finn et al. (2017), Algorithm 3, lines 5–8. Raises ValueError on bad arguments,
     NotFinite where an update diverges.
     """
@@ -60,7 +62,7 @@ def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
 def replay(policy, theta, inner, recorded, discount, *, names=None):
     """The same on recorded Episodes, a list of k + 1, the last being the query: Adaptation.
 
-    theta: (F, A) or (N, F, A). discount: γ. names: what to call each of the Episodes in an error.
+    theta: (F, m) or (N, F, m). discount: γ. names: what to call each of the Episodes in an error.
     Raises ValueError if they do not fit the policy or each other, or if their log-probabilities
     are not those of the parameters that they should have been sampled with.
     """
@@ -91,21 +93,21 @@ def replay(policy, theta, inner, recorded, discount, *, names=None):
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite raises
 def _adapt(policy, theta, inner, steps, discount, data_set):
-    """Adaptation from θ (N, F, A); data_set(j, θ_j) → the Episodes before inner update j."""
+    """Adaptation from θ (N, F, m); data_set(j, θ_j) → the Episodes before inner update j."""
     thetas = [theta]
-    path = []
+    episodes = []
     data = []
     for j in range(steps + 1):
-        path.append(data_set(j, thetas[j]))
+        episodes.append(data_set(j, thetas[j]))
         if j < steps:
-            data.append(inner.prepare(policy, thetas[j], path[j], discount))
+            data.append(inner.prepare(policy, thetas[j], episodes[j], discount))
             thetas.append(inner(policy, thetas[j], data[j]))
             require_finite(thetas[-1], "adapted parameters", _after_step(inner, j + 1))
-    returns = [discounted_return(e.rewards * e.mask, discount).mean(-1) for e in path]
+    returns = [discounted_return(e.rewards * e.mask, discount).mean(-1) for e in episodes]
     sizes = (policy.n_states, policy.n_actions)
     baseline = getattr(inner, "baseline", leave_one_out_baseline)  # an inner update may have none
-    query = reinforce_table(path[-1], discount, *sizes, baseline=baseline)
-    return Adaptation(thetas, path, data, np.array(returns), query)
+    query = reinforce_table(episodes[-1], discount, *sizes, baseline=baseline)
+    return Adaptation(thetas, episodes, data, np.array(returns), query)
 
 
 def _after_step(inner, j):
@@ -120,7 +122,7 @@ def _require_inside(name, what, x, size):
 
 
 def per_task(theta, n_tasks):
-    """A copy of θ for each of N tasks: (F, A) or (N, F, A) → (N, F, A).
+    """A copy of θ for each of N tasks: (F, m) or (N, F, m) → (N, F, m).
 
     With it one backward pass over the sum of the tasks gives each task its own gradient.
     """
@@ -133,10 +135,11 @@ def per_task(theta, n_tasks):
 def meta_objective(policy, theta, path, inner, outer, score_factor=None):
     """L_i(U(…U(θ_i, D_i1)…, D_ik)) per task, at the fixed data of an Adaptation: (N,).
 
-    theta: (N, F, A). outer: adapted θ (N, F, A) → (N,), the query's surrogate or the exact J.
-    score_factor: J_i − c_i (N,) adds (J_i − c_i) Σ_j log p(D_ij), by which the distribution of the
-    inner data changes, through every θ that drew them; None leaves it out. Finn et al. (2017), eq.
-    1 and 4; the score is E-MAML's (Stadie et al. 2018; Al-Shedivat et al. 2018).
+    theta: (N, F, m). outer: adapted θ (N, F, m) → (N,), the query's surrogate or the exact J.
+    score_factor: J_i − c_i (N,) adds the term (J_i − c_i) Σ_j log p(D_ij; θ_ij); None leaves it
+    out. Its gradient, the score, says that with another θ other inner data would have been sampled:
+    D_i1 by θ itself, and each later D_ij by the θ_ij that was adapted up to there. Finn et al.
+    (2017), eq. 1 and 4; the score is E-MAML's (Stadie et al. 2018; Al-Shedivat et al. 2018).
     """
     if score_factor is not None:
         require_shapes((len(theta),), (), score_factor=score_factor)
@@ -149,11 +152,12 @@ def meta_objective(policy, theta, path, inner, outer, score_factor=None):
 
 
 def meta_gradient(policy, path, inner, *, outer=None, score_factor=None):
-    """The gradient of `meta_objective` at path.thetas[0], per task: (N, F, A).
+    """The gradient of `meta_objective` at path.thetas[0], per task: (N, F, m).
 
-    MAML's is its mean over tasks. outer: by default the surrogate of the path's query. What it
-    estimates depends on inner.estimator and on the score: `naive` with the score is unbiased for
-    ∇E_D[J(U(θ, D))].
+    MAML's is its mean over tasks. By default, with the naive estimator and no score, this is what
+    usual MAML code computes. It leaves out the score, so it is biased for ∇_θ E_D[J(U(θ, D))], the
+    gradient of what is trained; with `score_factor` it is unbiased. outer: the query's surrogate by
+    default. score_factor: see `meta_objective`.
     """
     if outer is None and score_factor is None and closed_form(policy, inner):
         v = policy.weighted_score(path.thetas[-1], path.query)
@@ -165,8 +169,8 @@ def meta_gradient(policy, path, inner, *, outer=None, score_factor=None):
         return reinforce_folded(policy.log_pi(theta), path.query)
 
     def total(theta):
-        loss = query_surrogate if outer is None else outer
-        return np.sum(meta_objective(policy, theta, path, inner, loss, score_factor))
+        objective = query_surrogate if outer is None else outer
+        return np.sum(meta_objective(policy, theta, path, inner, objective, score_factor))
 
     return grad(total)(path.thetas[0])
 
@@ -191,7 +195,7 @@ class Iteration:
     """One meta-iteration, as `train` yields it."""
 
     iteration: int
-    theta: np.ndarray  # (F, A), after the update
+    theta: np.ndarray  # (F, m), after the update
     returns: np.ndarray  # (k + 1,): the sampled return after 0..k inner updates, mean over tasks
     gradient_norm: float
     state: object  # the optimiser's, after the update
@@ -213,7 +217,7 @@ def train(
     state=None,
     first=0,
 ):
-    """Meta-train θ (F, A) by `iterations` outer steps of size β: a generator of Iteration.
+    """Meta-train θ (F, m) by `iterations` outer steps of size β: a generator of Iteration.
 
     Finn et al. (2017), Algorithm 3. sample_tasks: rng → MDP, the tasks of a batch. inner, steps,
     episodes: see `adapt`. step_size: β. with_score: add the score of the inner data. state, first:
@@ -225,7 +229,7 @@ def train(
         iterations=iterations, steps=steps, episodes=episodes, step_size=step_size, first=first
     )
     shape = require_array("theta", theta).shape
-    require(len(shape) == 2, "theta", f"expected (F, A), shared by all tasks, got shape {shape}")
+    require(len(shape) == 2, "theta", f"expected (F, m), shared by all tasks, got shape {shape}")
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for iteration in range(first, iterations):
         mdps = sample_tasks(rng)
@@ -246,7 +250,9 @@ def train(
 def train_multi_task(rng, sample_tasks, policy, theta, **settings):
     """Multi-task learning, θ ← θ + β (1/N) Σ_i ∇J_i(θ): a generator of Iteration.
 
-    What MAML is to be measured against: the same tasks and data, no inner step. settings: those of
-    `train`. With one task it is plain REINFORCE.
+    What MAML is to be measured against: the same tasks, and no inner step. settings: those of
+    `train`; for as much data as MAML with k inner steps sees, give (k + 1)·K `episodes`. With one
+    task it is plain REINFORCE.
     """
-    return train(rng, sample_tasks, policy, theta, Reinforce(0.0), steps=0, **settings)
+    only_its_baseline = Reinforce(0.0)  # with no steps it never updates
+    return train(rng, sample_tasks, policy, theta, only_its_baseline, steps=0, **settings)

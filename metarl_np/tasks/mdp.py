@@ -23,9 +23,10 @@ ROUNDING = 1e-6  # by which a distribution's sum may differ from one: float32 ar
 class MDP:
     """N finite MDPs of one size, as successor lists.
 
-    From (s, a) the z-th of Z successors follows with its probability. A terminal state is absorbing
-    and pays nothing; reaching the horizon T ends an episode too. Entries of one next state may
-    differ in reward: a Bernoulli reward is two successors. Sutton & Barto (2018), §3.1.
+    P is sparse: for each (s, a) it has Z entries, a successor s', its probability and the reward.
+    Two entries may have the same s' and different rewards: a Bernoulli reward is two successors. A
+    terminal state is absorbing and pays nothing; reaching the horizon T ends an episode too. Sutton
+    & Barto (2018), §3.1.
 
     The arrays are read-only copies. Raises ValueError, naming argument, task and state, if these
     are no MDPs.
