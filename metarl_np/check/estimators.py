@@ -9,7 +9,15 @@ from itertools import product
 
 import numpy as np
 
-from metarl_np.arguments import require, require_array, validate
+from metarl_np.arguments import (
+    harmless,
+    require,
+    require_array,
+    require_mask,
+    set_fields,
+    unmasked,
+    validate,
+)
 from metarl_np.check import meta_gradients
 from metarl_np.learner.policies import SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
@@ -26,27 +34,34 @@ class RecordedEpisodes(Episodes):
     log_probs: np.ndarray = None  # log π(a_t|s_t) when it was sampled
     baseline: np.ndarray = None  # b_t
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("log_probs", "baseline"):
+            x = getattr(self, name)
+            if x is not None:
+                x = require_array(name, x, self.mask.shape)
+                set_fields(self, **{name: harmless(x, self.mask)})
+
 
 def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
     """One data set for `estimator_gradients`, of arrays (T, K) for one task or (T, N, K) for N.
 
-    mask: bool, the steps that were really taken; all by default. What stands in another place does
-    not matter, and becomes 0. log_probs: log π(a_t|s_t) of your policy when it acted, to be
-    checked. baseline: b_t. Returns RecordedEpisodes. Raises ValueError on other shapes and on what
-    is not finite in unmasked places.
+    mask: the steps that were really taken, booleans or 0 and 1; all by default. What stands in
+    another place does not matter, and becomes 0. log_probs: log π(a_t|s_t) of your policy when it
+    acted, to be checked. baseline: b_t. Returns RecordedEpisodes. Raises ValueError on other
+    shapes, on what is no mask, as `dones`, and on what is not finite in unmasked places.
     """
     states = require_array("states", states)
     shape = states.shape
     fits = len(shape) in (2, 3) and states.size
     require(fits, "states", f"expected shape (T, K) or (T, N, K), not empty, got {shape}")
     mask = _like(states, "mask", np.ones(shape, bool) if mask is None else mask)
-    require(np.isin(mask, (0, 1)).all(), "mask", f"not booleans: {mask.dtype}")
-    mask = mask.astype(bool)
+    mask = require_mask(mask, shape)
 
     def steps(name, x, kinds="biuf"):
         """(T, N, K), checked, and 0 where masked."""
         x = _like(states, name, x, kinds)
-        x = np.where(mask, x, x.dtype.type(0))
+        x = unmasked(x, mask)
         require(np.isfinite(x).all(), name, "not finite")
         return x.reshape(len(x), -1, shape[-1])
 
