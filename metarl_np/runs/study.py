@@ -11,12 +11,12 @@ from traceback import format_exc
 
 import numpy as np
 
-from metarl_np.arguments import require
+from metarl_np.arguments import Record, require
 from metarl_np.runs import checkpoint
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(Record):
     """What came out of one seed and one dictionary of settings."""
 
     seed: int  # or a tuple of them
