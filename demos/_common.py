@@ -410,7 +410,8 @@ def measure(tasks, play, grid, best, seed, *, n_tuning, n_test, chunk=4096):
             return play(rng, tasks(rng, n_tuning), value)
 
         value, tuning = tune(np.random.default_rng((seed, TUNING)), trial, grid)
-    task_rng, rng = np.random.default_rng((seed, TEST)).spawn(2)
+    rng = np.random.default_rng((seed, TEST))
+    task_rng = np.random.default_rng(rng.integers(2**64, size=2, dtype=np.uint64))
     totals = []
     bests = []
     episode = 0.0

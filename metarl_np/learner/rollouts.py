@@ -118,9 +118,9 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
 
     log_pi may also be the SamplingTables made from it. steps: the number of time steps T,
     mdps.horizon by default; fewer truncate. threads: how many chunks of lanes run side by side; the
-    numbers are the same. The resolution of a probability is that of `sampling_tables`, of a start
-    state N·2⁻⁵², of a reward float32's. Raises ValueError on bad arguments and on more than
-    MAX_BYTES, at 13 bytes a step.
+    numbers, which follow from the state of rng, are the same. The resolution of a probability is
+    that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. Raises ValueError on
+    bad arguments and on more than MAX_BYTES, at 13 bytes a step.
     """
     validate(rng=rng, mdps=mdps, episodes=episodes, threads=threads)
     steps = mdps.horizon if steps is None else steps
@@ -136,8 +136,7 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     n_lanes = len(mdps) * episodes
     lanes = _lanes_at_start(rng, mdps, tables, shape=(steps, n_lanes))
     chunks = [lanes.part(slice(i, i + CHUNK)) for i in range(0, n_lanes, CHUNK)]
-    # each chunk has a generator of its own: its numbers do not depend on who runs it, or when
-    jobs = (partial(_run, tables), rng.spawn(len(chunks)), chunks)
+    jobs = (partial(_run, tables), _generators(rng, len(chunks)), chunks)
     if min(threads, len(chunks)) > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(*jobs))
@@ -157,6 +156,19 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
         last_states=last_states,
         truncated=(steps < mdps.horizon) & ~ended,
     )
+
+
+def _generators(rng, n_chunks):
+    """A generator for each chunk, so that its numbers do not depend on who runs it, or when.
+
+    A single chunk takes rng itself: to make another one costs as much as a small rollout. Else the
+    seeds, of 128 bits, are drawn from rng. (`rng.spawn` would make them from the seed of rng alone,
+    however far rng has moved on.)
+    """
+    if n_chunks == 1:
+        return [rng]
+    seeds = rng.integers(2**64, size=(n_chunks, 2), dtype=np.uint64)
+    return [np.random.default_rng(seed) for seed in seeds]
 
 
 def _lanes_at_start(rng, mdps, tables, *, shape):
