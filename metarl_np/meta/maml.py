@@ -9,6 +9,7 @@ as a function of θ, through the inner updates. With `reinforce.FirstOrder` its 
 θ is (F, m), and (N, F, m) with a row for each task; F and m are `policy.shape`.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import autograd.numpy as np
@@ -248,7 +249,9 @@ def train(
                 score_factor = centred_returns(path.returns[-1]) if with_score else None
                 g = meta_gradient(policy, path, inner, score_factor=score_factor).mean(0)
                 require_finite(g, "gradient")
-                theta, state = optimiser(theta, g, state, step_size=step_size)
+                # copies: an optimiser that works in place must not change earlier records
+                before = deepcopy((theta, state))
+                theta, state = optimiser(before[0], g, before[1], step_size=step_size)
                 require_finite(theta, "parameters", f" after a step of size {step_size}")
         except NotFinite as error:
             raise NotFinite(f"iteration {iteration}: {error}") from error

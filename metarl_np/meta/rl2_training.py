@@ -1,6 +1,7 @@
 """Training a recurrent policy (`rl2`) by PPO: a whole trial is one long episode for it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 
 import autograd.numpy as np
@@ -221,7 +222,9 @@ def train_recurrent(
                 mean_return = expected_rewards(mdps, trials).sum(0).mean()
                 require_finite(paid, "payoffs")
                 require_finite(mean_return, "returns")
-                theta, state = update(rng, policy, theta, trials, paid, state, left)
+                # copies: an update that works in place must not change earlier records
+                before = deepcopy((theta, state))
+                theta, state = update(rng, policy, before[0], trials, paid, before[1], left)
                 policy.net.split(theta)  # refuses what is not finite
         except NotFinite as error:
             raise NotFinite(f"iteration {i}: {error}") from error
