@@ -9,8 +9,8 @@ that --executor names; each number with its 95% interval over seeds (Student's t
 differences between the methods of a seed paired. One to three minutes on two cores.
 
 With --folder DIR every result is kept as it finishes, and the same command goes on from there.
-The results that are found there are the old ones, even if the code of the experiment has changed:
-then take another folder. On the machines of a cluster: --executor dask --scheduler tcp://HOST:8786,
+A file there is refused if the code of the experiment has changed; what the experiment calls is not
+compared, so take another folder if that has changed. On the machines of a cluster: --executor dask --scheduler tcp://HOST:8786,
 or mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
 """
 

@@ -59,7 +59,8 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
     study's, or made by other code.
     """
     require(isinstance(executor, Executor | None), "executor", f"{executor!r} is no Executor")
-    require(hasattr(experiment, "__qualname__"), "experiment", f"{experiment!r} is no function")
+    function = hasattr(experiment, "__qualname__")
+    require(function, "experiment", f"{experiment!r:.99} is no function with a name")
     jobs = _jobs(experiment, list(seeds), list(settings), folder)
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -128,8 +129,8 @@ def _digest_of_code(experiment):
         named = getattr(named, part, None)
     plain = isinstance(experiment, FunctionType) and experiment.__closure__ is None
     why = (
-        f"{experiment!r:.99} is no function that stands in a module under its name. With a folder it"
-        " must be one, and what distinguishes two experiments must be in their settings"
+        f"{experiment!r:.99} is no function that a module holds under its name. With a folder it "
+        "must be one, and what distinguishes two experiments must be in their settings"
     )
     require(plain and named is experiment, "experiment", why)
     try:
