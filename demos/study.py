@@ -10,8 +10,8 @@ differences between the methods of a seed paired. One to three minutes on two co
 
 With --folder DIR every result is kept as it finishes, and the same command goes on from there.
 A file there is refused if the code of the experiment has changed; what the experiment calls is not
-compared, so take another folder if that has changed. On the machines of a cluster: --executor dask --scheduler tcp://HOST:8786,
-or mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
+compared, so take another folder if that has changed. On the machines of a cluster: --executor dask
+--scheduler tcp://HOST:8786, or mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
 """
 
 # %% The study
