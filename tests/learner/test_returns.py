@@ -341,3 +341,14 @@ def test_linear_baseline_of_features_that_depend_on_each_other(rng, many):
     """The columns of a table add up to the constant's."""
     returns = rng.normal(size=many.mask.shape) * many.mask
     assert np.isfinite(linear_baseline(np.eye(S))(returns, many)).all()
+
+
+@pytest.mark.parametrize("sort", ["singular", "nearly singular", "NaN"])
+def test_linear_baseline_says_when_it_cannot_be_fitted(rng, many, sort):
+    returns = rng.normal(size=many.mask.shape)
+    features = {"singular": np.zeros((S, 2)), "nearly singular": 0.1 * np.eye(S), "NaN": PHI}[sort]
+    if sort == "NaN":
+        returns[0, 0, 0] = np.nan
+    why = "returns: .*not finite" if sort == "NaN" else "ridge: .*depend on each other"
+    with pytest.raises(ValueError, match=why):
+        linear_baseline(features, ridge=0.0)(returns, many)
