@@ -11,7 +11,6 @@ from metarl_np.arguments import (
     require,
     require_array,
     require_finite,
-    require_shapes,
     validate,
 )
 

@@ -199,9 +199,10 @@ def optimal_return(mdps):
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
     """V*(s) over an infinite horizon, to `tolerance`, by value iteration: (N, S).
 
-    Sutton & Barto (2018), eq. 4.10. With Δ the change in a sweep and ρ its rounding, the error is at
-    most (γΔ + ρ)/(1 − γ): it stops when that is below the tolerance; at γ = 1 when Δ is, which
-    bounds nothing. Raises ValueError after max_sweeps, and where float64 cannot meet the tolerance.
+    Sutton & Barto (2018), eq. 4.10. With Δ the change in a sweep and ρ its rounding, the error is
+    at most (γΔ + ρ)/(1 − γ). It stops when that is no more than the tolerance; at γ = 1 when Δ is,
+    which bounds nothing. Raises ValueError after max_sweeps, and where float64 cannot meet the
+    tolerance.
     """
     return _fixed_point(mdps, lambda v: optimal_backup(mdps, v), tolerance, max_sweeps)
 

@@ -630,7 +630,8 @@ def test_a_coarser_tolerance_takes_fewer_sweeps():
         lambda **options: exact.stationary_values(forever, np.zeros((1, 1)), **options),
         lambda **options: exact.stationary_optimal_values(forever, **options),
     ):
-        assert solve(tolerance=2.0**-5, max_sweeps=6)[0, 0] == 2 - 2.0**-5
+        # a little more than that error, since rounding is counted too
+        assert solve(tolerance=1.001 * 2.0**-5, max_sweeps=6)[0, 0] == 2 - 2.0**-5
         with pytest.raises(ValueError, match="max_sweeps"):
             solve(tolerance=2.0**-6, max_sweeps=6)
 
@@ -669,7 +670,7 @@ def test_a_tolerance_below_rounding_is_refused_with_one_that_can_be_met(seed, di
     if discount:
         with pytest.raises(ValueError, match="tolerance: 0 .* can be reached") as refusal:
             exact.stationary_values(mdps, log_pi, tolerance=0, max_sweeps=3000)
-        reached = 2 * float(str(refusal.value).split()[-5])
+        reached = 2 * float(str(refusal.value).split()[-4])
         with pytest.raises(ValueError, match="tolerance: 0 .* can be reached"):
             exact.stationary_optimal_values(mdps, tolerance=0, max_sweeps=3000)
     swept = exact.stationary_values(mdps, log_pi, tolerance=reached, max_sweeps=3000)
