@@ -91,8 +91,8 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
             break
         a_direction = matvec(direction)
         curvature = np.where(active, dot(direction, a_direction), 1.0)
-        require_finite(curvature, "matvec: products A v")
-        if not (curvature > 0).all():
+        if not (curvature > 0).all():  # NaN is not, either
+            require_finite(a_direction, "matvec: products A v")
             raise ValueError(CANNOT)
         step = np.where(active, squared / curvature, 0.0)
         x = x + step * direction
