@@ -91,7 +91,7 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
             break
         a_direction = matvec(direction)
         curvature = np.where(active, dot(direction, a_direction), 1.0)
-        if not (curvature > 0).all():  # NaN is not, either
+        if not (0 < curvature.min(initial=1) <= curvature.max(initial=1) < np.inf):
             require_finite(a_direction, "matvec: products A v")
             raise ValueError(CANNOT)
         step = np.where(active, squared / curvature, 0.0)

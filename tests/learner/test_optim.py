@@ -196,6 +196,9 @@ def test_conjugate_gradient_of_one_system_and_of_many(b, options):
         pytest.param(THREE, [np.nan, 1, 1], "b: .*not finite", id="NaN in b"),
         pytest.param(THREE, [[np.inf, 1, 1]], "b: .*not finite", id="infinity in b"),
         pytest.param(np.nan * THREE, [1, 1, 1], "matvec: .*not finite", id="NaN in A"),
+        pytest.param(
+            np.where(np.eye(3), np.inf, 1), [1, 1, 1], "matvec: .*not finite", id="infinity in A"
+        ),
         pytest.param(np.diag([1.0, -1, 1]), [1, 1, 0], "positive definite", id="indefinite"),
         pytest.param(-THREE, [[1, 1, 1]], "positive definite", id="negative"),
         pytest.param(0 * THREE, [1, 1, 1], "positive definite", id="zero"),
