@@ -61,7 +61,7 @@ _RULES = [
     ),
     (
         "a whole number of at least 0",
-        "steps iterations first n_held_out max_backtracks",
+        "steps iterations max_iterations first n_held_out max_backtracks",
         _whole(0),
     ),
     (

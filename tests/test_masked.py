@@ -394,7 +394,7 @@ RECURRENT = rl2.RecurrentPolicy(S, A, UNITS)
 WEIGHTS = RECURRENT.init(np.random.default_rng(0), float)
 WEIGHTS = WEIGHTS + 0.3 * np.random.default_rng(1).normal(size=WEIGHTS.shape)
 TASKS = MDPS[[0, 1, 0, 1]]
-TRIALS = rl2.sample_trials(np.random.default_rng(2), TASKS, RECURRENT, WEIGHTS, 2)
+TRIALS = rl2.sample_trials(np.random.default_rng(3), TASKS, RECURRENT, WEIGHTS, 2)
 NEW_OUTPUTS = TRIALS.outputs + 0.1 * np.random.default_rng(3).normal(size=TRIALS.outputs.shape)
 STEPS = np.random.default_rng(4).normal(size=(3,) + TRIALS.mask.shape)
 

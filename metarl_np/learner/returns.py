@@ -5,11 +5,12 @@ always γ. Rewards of masked steps are 0, or they are set to 0 by the caller.
 """
 
 import autograd.numpy as np
-from autograd.extend import defvjp, primitive
+from autograd.extend import defvjp, notrace_primitive, primitive
 
 from metarl_np.arguments import (
     require,
     require_array,
+    require_finite,
     require_mask,
     require_shapes,
     unmasked,
@@ -108,11 +109,32 @@ def leave_one_out_baseline(returns, episodes=None):
     return others
 
 
+def _solve(gram, target):
+    """w with gram w = target: (N, F, F), (N, F) → (N, F)."""
+    require_finite(target, "returns: numbers")
+    alone = "the features depend on each other; a larger ridge would help"
+    try:
+        w = np.linalg.solve(gram, target[..., None])[..., 0]
+    except np.linalg.LinAlgError as error:
+        raise ValueError(f"ridge: {alone}") from error
+    _require_small(np.einsum("nij,nj->ni", gram, w) - target, target, f"ridge: {alone}")
+    return w
+
+
+@notrace_primitive
+def _require_small(error, target, why):
+    """ValueError unless the error (N, F) is far below the target (N, F) in each task."""
+    small = abs(error).max(-1) <= 1e-6 * abs(target).max(-1)
+    if not small.all():
+        raise ValueError(why)
+
+
 def linear_baseline(features, ridge=1e-6):
     """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, for features φ (S, F).
 
     w is fitted by ridge regression on each task's returns. Returns a function of returns (T, N, K)
-    and their Episodes. Biased: it is fitted on the very episodes that it is then used on.
+    and their Episodes. Biased: it is fitted on the very episodes that it is then used on. That
+    function raises ValueError if returns are not finite, or the ridge is too small to solve with.
     """
     validate(ridge=ridge)
     features = require_array("features", features)
@@ -126,7 +148,7 @@ def linear_baseline(features, ridge=1e-6):
         taken = x * episodes.mask[..., None]
         gram = np.einsum("tnki,tnkj->nij", taken, taken) + ridge * np.eye(x.shape[-1])
         target = np.einsum("tnki,tnk->ni", taken, _taken(returns, episodes))
-        w = np.linalg.solve(gram, target[..., None])[..., 0]
+        w = _solve(gram, target)
         return np.einsum("tnki,ni->tnk", x, w)
 
     return baseline

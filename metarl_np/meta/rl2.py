@@ -181,7 +181,7 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
     theta = require_array("theta", theta, kinds="f")
     n_tasks = len(mdps)
     weights = policy.net.split(theta)
-    W, _, b, V, v = weights
+    W, _, b, _, V, v = weights
     lanes = np.arange(n_tasks)
     table = successor_table(mdps)
     starts = _starts(rng, mdps, episodes)

@@ -105,10 +105,7 @@ class RecurrentTRPO:
         def damped(v):
             return trial_fisher_vector_product(policy, theta, trials, v) + self.damping * v
 
-        def of_one_system(v):
-            return damped(v[0])[None]
-
-        (x,) = conjugate_gradient(of_one_system, g[None], max_iterations=self.iterations)
+        x = conjugate_gradient(damped, g, max_iterations=self.iterations)
         curvature = x @ (damped(x) - self.damping * x)
         return (x * np.sqrt(2 * self.radius / max(curvature, 1e-30))).astype(theta.dtype)
 
