@@ -36,7 +36,8 @@ if os.name == "posix" and hasattr(ctypes.CDLL(None), "mallopt"):
 
 # Pictures go to files; no window is needed. A notebook's shell names a backend here that may not be
 # installed where the demo runs, and then matplotlib refuses to be imported.
-os.environ["MPLBACKEND"] = "Agg"
+if "matplotlib" not in sys.modules:
+    os.environ["MPLBACKEND"] = "Agg"
 
 import matplotlib
 import numpy as np

@@ -10,9 +10,8 @@ from importlib.util import find_spec
 
 # A notebook names its own backend to the programs that it starts. Where that is not installed,
 # matplotlib could not be imported.
-backend = os.environ.get("MPLBACKEND", "")
-if backend.startswith("module://"):
-    package = backend.removeprefix("module://").split(".")[0]
+if os.environ.get("MPLBACKEND", "").startswith("module://"):
+    package = os.environ["MPLBACKEND"].removeprefix("module://").split(".")[0]
     if find_spec(package) is None:
         os.environ["MPLBACKEND"] = "Agg"
 
