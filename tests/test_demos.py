@@ -504,6 +504,8 @@ def test_a_path_that_cannot_be_used_is_refused(line, where, tmp_path, monkeypatc
     if line in ("rl2_bandits --weights", "rl2_mdps --weights") and where == "below a file":
         pytest.skip("nothing is written there: that no weights are there is said")
     others = ["--out", tmp_path / "pictures"]
+    if "--train" in options:
+        others += ["--weights", tmp_path / "weights"]
     assert options[-1] in refusal(name, [*others, *options, path], monkeypatch, capsys)
 
 
