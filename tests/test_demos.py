@@ -37,8 +37,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 DEMOS = ROOT / "demos"
 # warnings are errors, but those of matplotlib 3.8 about pyparsing (see setup.cfg)
 STRICT = [sys.executable, "-W", "error"]
-for module in ("_fontconfig_pattern", "_mathtext"):
-    STRICT += ["-W", f"ignore::DeprecationWarning:matplotlib.{module}"]
+for module in ("matplotlib._fontconfig_pattern", "matplotlib._mathtext", "pyparsing.util"):
+    STRICT += ["-W", f"ignore::UserWarning:{module}"]
 LEARNERS = ("maml", "multi_task", "scratch")
 CURVES = {name + end for name in LEARNERS for end in ("", "_std", "_train", "_train_std")}
 PROMISED = {
