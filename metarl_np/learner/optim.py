@@ -5,21 +5,25 @@ An optimiser is a pure function (θ, gradient, state) → (θ, state), the state
 
 import numpy as np
 
-from metarl_np.arguments import require_shapes
+from metarl_np.arguments import require_floats, validate
 
 
 def ascent(theta, gradient, state=None, *, step_size):
-    """θ + β g: any shape (…) → (…); it needs no state."""
-    require_shapes(np.shape(theta), gradient=gradient)
+    """θ + β g: any shape (…) → (…); it needs no state. θ is float32 or float64, and stays so."""
+    theta, gradient = _as_floats(theta, gradient)
+    step_size = validate(step_size=step_size)
     return theta + step_size * gradient, state
 
 
 def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8):
     """Adam, uphill: θ + β m̂ / (√v̂ + ε), with bias-corrected moments, any shape (…) → (…).
 
-    Kingma & Ba (2015), Algorithm 1. state: (m, v, t).
+    Kingma & Ba (2015), Algorithm 1. state: (m, v, t). θ is float32 or float64, and stays so.
     """
-    require_shapes(np.shape(theta), gradient=gradient)
+    theta, gradient = _as_floats(theta, gradient)
+    step_size = validate(step_size=step_size)
+    decay = tuple(map(float, decay))
+    eps = float(eps)
     if state is None:
         state = np.zeros_like(theta), np.zeros_like(theta), 0
     m, v, t = state
@@ -29,6 +33,12 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
     m_hat = m / (1 - decay[0] ** t)
     v_hat = v / (1 - decay[1] ** t)
     return theta + step_size * m_hat / (np.sqrt(v_hat) + eps), (m, v, t)
+
+
+def _as_floats(theta, gradient):
+    theta = require_floats("theta", theta, single=True)
+    gradient = require_floats("gradient", gradient, np.shape(theta), single=True)
+    return theta, gradient
 
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):

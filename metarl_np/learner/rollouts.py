@@ -122,9 +122,9 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     state N·2⁻⁵², of a reward float32's. Raises ValueError on bad arguments and on more than
     MAX_BYTES, at 13 bytes a step.
     """
-    validate(rng=rng, mdps=mdps, episodes=episodes, threads=threads)
-    steps = mdps.horizon if steps is None else steps
-    validate(steps=steps)
+    validate(rng=rng, mdps=mdps)
+    episodes, threads = validate(episodes=episodes, threads=threads)
+    steps = mdps.horizon if steps is None else validate(steps=steps)
     outside = f"{steps} is outside 1..horizon = {mdps.horizon}"
     require(1 <= steps <= mdps.horizon, "steps", outside)
     require_memory(13, steps, len(mdps), episodes)
