@@ -51,7 +51,8 @@ def act(rng, mdps, belief, *, episodes, plan=sample_plan):
     log π, and the belief that it was made from. Osband et al. (2013), Algorithm 1.
     """
     validate(mdps=mdps, plan=plan)
-    episodes = validate(episodes=episodes)
+    if episodes != 0:  # of none there is nothing to plan
+        episodes = validate(episodes=episodes)
     timed = mdps.with_time()
     n_states = mdps.shape[1]
     for _ in range(episodes):

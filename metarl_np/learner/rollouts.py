@@ -23,6 +23,7 @@ from metarl_np.arguments import (
     harmless,
     require,
     require_array,
+    require_floats,
     require_flags,
     require_mask,
     require_memory,
@@ -59,7 +60,7 @@ class Episodes(Record):
         require(len(shape) == 3, "states", f"expected shape (T, N, K), got {shape}")
         mask = require_mask(self.mask, shape)
         actions = require_array("actions", self.actions, shape, kinds="iu")
-        rewards = require_array("rewards", self.rewards, shape)
+        rewards = require_floats("rewards", self.rewards, shape, single=True)
         by_episode = shape[1:]
         if self.last_states is not None:
             last = require_array("last_states", self.last_states, by_episode, kinds="iu")

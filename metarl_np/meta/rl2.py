@@ -60,11 +60,11 @@ class Trials(Record):
         for name in ("states", "actions", "episode", "time"):
             numbers = require_array(name, getattr(self, name), shape, kinds="iu")
             set_fields(self, **{name: harmless(numbers, mask)})
-        rewards = require_array("rewards", self.rewards, shape)
+        rewards = require_floats("rewards", self.rewards, shape, single=True)
         set_fields(self, mask=mask, rewards=harmless(rewards, mask))
         for name in ("inputs", "outputs"):
             if getattr(self, name) is not None:
-                x = require_array(name, getattr(self, name))
+                x = require_floats(name, getattr(self, name), single=True)
                 of_steps = x.ndim == 3 and x.shape[::2] == shape
                 require(of_steps, name, f"expected (T, ·, N) of steps {shape}, got {x.shape}")
                 set_fields(self, **{name: harmless(x, mask[:, None])})

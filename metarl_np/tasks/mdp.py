@@ -240,8 +240,8 @@ def per_state(name, x, n_tasks, n_states):
     """As (N, S) what is a scalar, (S,) or (N, S); a scalar `start` is a state."""
     x = require_array(name, x, (), (n_states,), (n_tasks, n_states))
     if name == "start" and x.ndim == 0:
-        require(x.dtype.kind == "i", name, f"expected a state or a distribution, got {x}")
-        require(x in range(n_states), name, f"state {x} outside 0..{n_states - 1}")
+        is_state = x.dtype.kind == "i" and x in range(n_states)
+        require(is_state, name, f"state {x} outside 0..{n_states - 1}")
         x = np.arange(n_states) == x
     return np.broadcast_to(x, (n_tasks, n_states))
 
