@@ -744,6 +744,7 @@ CASES = {
 EXEMPT_REASONS = {
     "it is what says so": """
         arguments.validate arguments.require arguments.require_array arguments.require_shapes
+        arguments.require_floats arguments.plain_number arguments.validate_fields
         arguments.require_finite arguments.require_memory arguments.require_flags
         arguments.require_mask""",
     "of records": """

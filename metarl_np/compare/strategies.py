@@ -98,7 +98,6 @@ def thompson(rng, a, b, t, samples):
     return x[log_density.argmax(0), np.arange(len(a))]
 
 
-@lru_cache
 def gittins_index(discount, pulls):
     """The Gittins index λ of an arm after s successes and f failures: (pulls, pulls) by s and f.
 
@@ -109,6 +108,12 @@ def gittins_index(discount, pulls):
     """
     discount, pulls = validate(discount=discount, pulls=pulls)
     require(discount <= 0.999, "discount", f"{discount} is above 0.999")
+    return _gittins_table(discount, pulls)
+
+
+@lru_cache
+def _gittins_table(discount, pulls):
+    """`gittins_index` of checked arguments; each table is made once."""
     last = pulls + int(np.ceil(4 / (1 - discount)))
     points = 500
     stop = np.linspace(0, 1, points + 1)[:, None] / (1 - discount)  # λ/(1 − γ) for each λ

@@ -20,7 +20,7 @@ def _in_time(argument, x):
 
 def discounts(discount, steps, like):
     """γᵗ for t = 0 … T − 1, shaped (T, 1, …, 1) to multiply `like` (T, …)."""
-    discount = validate(discount=discount)
+    discount, steps = validate(discount=discount, steps=steps)
     ones = [1] * (np.ndim(like) - 1)
     return (discount ** np.arange(steps)).reshape(steps, *ones)
 

@@ -61,6 +61,8 @@ class Episodes(Record):
         mask = require_mask(self.mask, shape)
         actions = require_array("actions", self.actions, shape, kinds="iu")
         rewards = require_floats("rewards", self.rewards, shape, single=True)
+        if self.log_pi is not None:
+            set_fields(self, log_pi=require_floats("log_pi", self.log_pi))
         by_episode = shape[1:]
         if self.last_states is not None:
             last = require_array("last_states", self.last_states, by_episode, kinds="iu")

@@ -78,9 +78,9 @@ def magic_box(x):
 # ---- from tables (N, S, A) to steps (T, N, K) and back
 
 
-def _visited(states, actions):
+def _visited(states, actions, *shapes):
     """Recorded states and actions as arrays (T, N, K) of integers."""
-    states = require_array("states", states, kinds="iu")
+    states = require_array("states", states, *shapes, kinds="iu")
     require(states.ndim == 3, "states", f"expected shape (T, N, K), got {states.shape}")
     return states, require_array("actions", actions, states.shape, kinds="iu")
 
@@ -97,8 +97,8 @@ def gather(table, states, actions):
 @primitive
 def scatter(steps, states, actions, n_states, n_actions):
     """Σ_{t,k} steps_t [s_t = s, a_t = a]: (T, N, K) → (N, S, A). The transpose of `gather`."""
-    states, actions = _visited(states, actions)
-    steps = require_floats("steps", steps, states.shape, single=True)
+    steps = require_floats("steps", steps, single=True)
+    states, actions = _visited(states, actions, steps.shape)
     n_states, n_actions = validate(n_states=n_states, n_actions=n_actions)
     shape = (states.shape[1], n_states, n_actions)
     task = np.arange(shape[0])[:, None]
@@ -122,7 +122,8 @@ defvjp(scatter, _scatter_vjp, argnums=[0])
 
 def gather_log_probs(log_pi, states, actions):
     """log π(a_t|s_t) from a table that all tasks share, (S, A), or theirs, (N, S, A): (T, N, K)."""
-    if np.ndim(log_pi) == 2:
+    log_pi = require_floats("log_pi", log_pi, single=True)
+    if log_pi.ndim == 2:
         log_pi = for_each_task(log_pi, np.shape(states)[1])
     return gather(log_pi, states, actions)
 

@@ -22,6 +22,7 @@ def fisher_vector_product(policy, theta, nu, v):
 
     F = Σ_s ν(s) Σ_a π ∇log π ∇log πᵀ.
     """
+    theta = require_floats("theta", theta)
     nu = require_floats("nu", nu, (len(theta), policy.n_states))
     pi = np.exp(policy.log_pi(theta))
     return policy.weighted_score(theta, nu[..., None] * pi * policy.tangent(theta, v))
@@ -34,6 +35,7 @@ def natural_direction(policy, theta, g, nu, damping):
     Raises ValueError if λ is too small to solve with.
     """
 
+    g = require_floats("g", g)
     damping = validate(damping=damping)
 
     def matvec(v):

@@ -135,6 +135,7 @@ def per_task(theta, n_tasks):
 
     With it one backward pass over the sum of the tasks gives each task its own gradient.
     """
+    n_tasks = validate(n_tasks=n_tasks)
     theta = require_floats("theta", theta)
     fits = np.ndim(theta) > 1 and theta.shape[:-2] in ((), (n_tasks,))
     require(fits, "theta", f"shape {theta.shape}, where there are {n_tasks} tasks")
