@@ -769,7 +769,7 @@ EXEMPT_REASONS = {
         trpo.TRPOData beliefs.Counts beliefs.Transitions strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
-        mdp.per_state mdp.for_each_task surrogates.stop surrogates.magic_box policies.sum_last
+        mdp.per_state mdp.rounding mdp.for_each_task surrogates.stop surrogates.magic_box policies.sum_last
         policies.log_softmax policies.entropy returns.discounts returns.discounted_return
         returns.reward_to_go returns.no_baseline returns.time_mean_baseline rl2.log_probs
         rl2.outputs surrogates.log_likelihood advantages.td_errors advantages.advantages
