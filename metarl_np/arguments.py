@@ -7,7 +7,6 @@ What stands behind it, a *room*, trusts what it is given.
 import os
 from functools import cached_property
 from math import prod
-from numbers import Integral
 
 import numpy as np
 from autograd import numpy as traced
@@ -15,6 +14,9 @@ from autograd.extend import notrace_primitive
 from autograd.tracer import isbox
 
 MAX_BYTES = 2**33  # 8 GiB; set arguments.MAX_BYTES to allow more or less
+LARGEST_FLOAT = np.finfo(float).max
+# of arrays, in the machine's own byte order
+TYPES = {np.dtype(x) for x in ("bool", "int32", "int64", "float16", "float32", "float64")}
 
 
 class NotFinite(ValueError, FloatingPointError):
@@ -25,33 +27,71 @@ class NotFinite(ValueError, FloatingPointError):
     """
 
 
+def plain_number(x):
+    """The bool, int or float that a number is; None if x is none.
+
+    Numbers are Python's, NumPy's scalars, and arrays without axes, but for masked ones.
+    """
+    if not hasattr(x, "__array__"):
+        return x if isinstance(x, (bool, int, float)) else None
+    if np.ma.is_masked(x):
+        return None
+    x = np.asarray(x)
+    # (NumPy's own `item` gives a longdouble back as it is.)
+    plain = dict(b=bool, i=int, u=int, f=float).get(x.dtype.kind)
+    return plain(x) if plain and x.ndim == 0 else None
+
+
+# What follows reads an argument: it gives the value to be used, or None if the argument is bad.
+
+
 def _whole(low):
-    return lambda x: isinstance(x, Integral) and x >= low
+    """An int of at least `low`. True and False are no numbers of things."""
+
+    def read(x):
+        number = plain_number(x)
+        good = isinstance(number, int) and not isinstance(number, bool) and number >= low
+        return int(number) if good else None
+
+    return read
 
 
 def _number(low=-np.inf, high=np.inf, *, above=-np.inf, below=np.inf):
-    """Is x a finite number in [low, high], and strictly between `above` and `below`?"""
+    """A finite float in [low, high], and strictly between `above` and `below`."""
 
-    def good(x):
-        is_number = np.ndim(x) == 0 and np.asarray(x).dtype.kind in "biuf"
-        return is_number and bool(np.isfinite(x)) and low <= x <= high and above < x < below
+    def read(x):
+        number = plain_number(x)
+        good = number is not None and low <= number <= high and above < number < below
+        return float(number) if good and abs(number) <= LARGEST_FLOAT else None
 
-    return good
+    return read
+
+
+def _positive_or_infinite(x):
+    return np.inf if plain_number(x) == np.inf else _number(above=0)(x)
+
+
+def _if(good):
+    return lambda x: x if good(x) else None
 
 
 def _has(attribute):
-    return lambda x: hasattr(x, attribute)
+    return _if(lambda x: hasattr(x, attribute))
 
 
 # what an argument with one of these names is, everywhere in the package
 _RULES = [
-    ("a numpy.random.Generator", "rng", lambda x: isinstance(x, np.random.Generator)),
+    ("a numpy.random.Generator", "rng", _if(lambda x: isinstance(x, np.random.Generator))),
     ("an MDP", "mdps", _has("successors")),
     ("a policy", "policy", _has("n_actions")),
     ("an inner update", "inner", _has("prepare")),
     ("Trials", "trials", _has("outputs")),
-    ("a path", "path", lambda x: isinstance(x, (str, os.PathLike))),
-    ("a function", "sample_tasks optimiser update payoffs baseline train plan strategy", callable),
+    ("a path", "path", _if(lambda x: isinstance(x, (str, os.PathLike)))),
+    (
+        "a function",
+        "sample_tasks optimiser update payoffs baseline train plan strategy",
+        _if(callable),
+    ),
     (
         "a whole number of at least 1",
         "n_tasks n_states n_actions n_train arms units inputs outputs height width horizon "
@@ -66,7 +106,7 @@ _RULES = [
     ),
     (
         "a finite number",
-        "step_size inner_step_size step_reward pit_reward reward_mean",
+        "step_size inner_step_size step_reward pit_reward reward_mean mean",
         _number(),
     ),
     (
@@ -75,26 +115,42 @@ _RULES = [
         _number(0),
     ),
     ("a finite number of at least 1", "memory", _number(1)),
-    ("a finite number above 0", "clip radius damping max_norm goal_reward", _number(above=0)),
-    ("a number above 0", "target_kl", lambda x: x is np.inf or _number(above=0)(x)),
+    (
+        "a finite number above 0",
+        "clip radius damping max_norm goal_reward concentration std noise",
+        _number(above=0),
+    ),
+    ("a number above 0", "target_kl", _positive_or_infinite),
     ("a number in [0, 1]", "discount lam slip epsilon", _number(0, 1)),
-    ("a number between 0 and 1", "shrink confidence", _number(above=0, below=1)),
+    ("a number between 0 and 1", "shrink confidence delta", _number(above=0, below=1)),
 ]
-RULES = {name: (what, good) for what, names, good in _RULES for name in names.split()}
+RULES = {name: (what, read) for what, names, read in _RULES for name in names.split()}
 
 
 def validate(**arguments):
     """Raise ValueError, naming the argument, unless each keeps the rule of its name in RULES.
 
-    A door writes `validate(rng=rng, steps=steps)`, with its arguments' own names. A name without
-    a rule is a mistake of the door's: TypeError.
+    A door writes `steps, every = validate(steps=steps, every=every)`, with its arguments' own
+    names. Returned are the values in this order, of one argument the value alone: numbers as
+    Python's own, so that no NumPy type of an option decides the type of a result. A name without a
+    rule is a mistake of the door's: TypeError.
     """
+    values = []
     for name, x in arguments.items():
         if name not in RULES:
             raise TypeError(f"arguments.RULES has no rule for {name!r}")
-        what, good = RULES[name]
-        if not good(x):
+        what, read = RULES[name]
+        value = read(x)
+        if value is None:
             raise ValueError(f"{name}: {x!r:.99} is not {what}")
+        values.append(value)
+    return values if len(values) > 1 else values[0]
+
+
+def validate_fields(record, *names):
+    """`validate` the fields of a frozen dataclass while it is being made: these, or all."""
+    for name in names or vars(record):
+        set_fields(record, **{name: validate(**{name: getattr(record, name)})})
 
 
 def require(good, argument, why, axes=("task", "state", "action", "successor")):
@@ -113,18 +169,33 @@ def require(good, argument, why, axes=("task", "state", "action", "successor")):
 def require_array(argument, x, *shapes, kinds="biuf"):
     """x as an array of numbers, of one of the shapes if any are given; raises ValueError.
 
-    kinds: NumPy's letters of what is allowed, "iu" for integers, "f" for floats. What autograd
-    traces is given back as it is.
+    kinds: NumPy's letters of what is allowed, "iu" for integers, "f" for floats. The array is of
+    one of TYPES: other integers become int64, other floats float64. What autograd traces is given
+    back as it is. A masked array is refused if anything in it is masked.
     """
-    try:
-        x = x if isbox(x) else np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{argument}: {error}") from error
+    if not isbox(x):
+        rows = x if isinstance(x, (list, tuple)) else [x]
+        masked = any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows)
+        require(not masked, argument, "has masked entries: fill them in first")
+        try:
+            x = np.asarray(x)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{argument}: {error}") from error
     if x.dtype.kind not in kinds:
         expected = dict(iu="integers", f="floats").get(kinds, "numbers")
         raise ValueError(f"{argument}: expected {expected}, got {x.dtype}")
+    if x.dtype not in TYPES and not isbox(x):
+        with np.errstate(over="ignore"):  # a longdouble may become infinite
+            x = x.astype(float if x.dtype.kind == "f" else int)
     require_shapes(*shapes, **{argument: x})
     return x
+
+
+def require_floats(argument, x, *shapes, single=False):
+    """x as a float64 array, else as `require_array`. single: a float32 array stays one."""
+    x = require_array(argument, x, *shapes)
+    stays = x.dtype == float or isbox(x) or (single and x.dtype == np.float32)
+    return x if stays else x.astype(float)
 
 
 def require_shapes(*shapes, **arrays):

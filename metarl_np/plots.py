@@ -202,6 +202,7 @@ def arrows(ax, grid, pi, goal):
     pi: (S, 4), the probabilities of the moves up, down, left, right.
     goal: a cell, an integer.
     """
+    pi = np.asarray(pi, float)
     acts = ~grid.kind(WALL, PIT)
     acts[goal] = False
     cell, move = np.nonzero((pi > 0.05) & acts[:, None])

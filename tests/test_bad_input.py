@@ -744,6 +744,7 @@ CASES = {
 EXEMPT_REASONS = {
     "it is what says so": """
         arguments.validate arguments.require arguments.require_array arguments.require_shapes
+        arguments.require_floats arguments.plain_number arguments.validate_fields
         arguments.require_finite arguments.require_memory arguments.require_flags
         arguments.require_mask""",
     "of records": """
@@ -768,8 +769,8 @@ EXEMPT_REASONS = {
         trpo.TRPOData beliefs.Counts beliefs.Transitions strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
-        mdp.per_state mdp.for_each_task surrogates.stop surrogates.magic_box policies.sum_last
-        policies.log_softmax policies.entropy returns.discounts returns.discounted_return
+        mdp.per_state mdp.rounding mdp.for_each_task surrogates.stop surrogates.magic_box
+        policies.sum_last policies.log_softmax policies.entropy returns.discounts returns.discounted_return
         returns.reward_to_go returns.no_baseline returns.time_mean_baseline rl2.log_probs
         rl2.outputs surrogates.log_likelihood advantages.td_errors advantages.advantages
         advantages.at_states advantages.fold_states advantages.visits maml.centred_returns

@@ -31,7 +31,8 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     fewer are filled up with fully masked ones of probability 0. Raises ValueError if a task has
     more than max_episodes.
     """
-    validate(mdps=mdps, max_episodes=max_episodes)
+    validate(mdps=mdps)
+    max_episodes = validate(max_episodes=max_episodes)
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
     most = _number_of_episodes(mdps)
     lower = "lower horizon, states, actions or Z"
@@ -113,7 +114,8 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
     than max_datasets histories, and on Gaussian reward noise.
     """
     validate(mdps=mdps, policy=policy, inner=inner)
-    validate(episodes=episodes, steps=steps, max_datasets=max_datasets)
+    episodes, steps = validate(episodes=episodes, steps=steps)
+    max_datasets = validate(max_datasets=max_datasets)
     require(len(mdps) == 1, "mdps", f"the data sets of one task are enumerated, not of {len(mdps)}")
     noise = "reward_noise is not 0: Gaussian rewards cannot be enumerated (Bernoulli ones can)"
     require(not mdps.reward_noise.any(), "mdps", noise)

@@ -25,7 +25,8 @@ def _slope(mdps, policy, theta):
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite raises
 def adapted_return(mdps, policy, theta, *, step_size, steps=1):
     """(a) J(θ_k), θ_{j+1} = θ_j + α∇J(θ_j): θ (F, A) or (N, F, A) → (N,), differentiable."""
-    validate(mdps=mdps, policy=policy, step_size=step_size, steps=steps)
+    validate(mdps=mdps, policy=policy)
+    step_size, steps = validate(step_size=step_size, steps=steps)
     theta = per_task(theta, len(mdps))
     for j in range(steps):
         theta = theta + step_size * _slope(mdps, policy, theta)

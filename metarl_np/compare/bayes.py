@@ -15,7 +15,7 @@ def bayes_optimal(arms, pulls, *, max_states=1_000_000):
     Raises ValueError, with the number of states and how far one gets, if that is above max_states:
     k = 2, 5, 10 go to n = 81, 23, 20.
     """
-    validate(arms=arms, pulls=pulls, max_states=max_states)
+    arms, pulls, max_states = validate(arms=arms, pulls=pulls, max_states=max_states)
     k = min(arms, pulls)  # more arms than pulls are all the same
     states = _number_of_states(k, pulls)
     most = (states <= max_states).sum()
@@ -68,7 +68,7 @@ def dependent_optimal(difficulty, pulls):
     Σ_s max(E[p; s], E[1 − p; s]), s being how many of t signs are for p. The integral over U[0, 1]
     by Gauss–Legendre is exact. Raises ValueError for another difficulty.
     """
-    validate(pulls=pulls)
+    pulls = validate(pulls=pulls)
     known = ("uniform", *DEPENDENT)
     require(difficulty in known, "difficulty", f"{difficulty!r} is not one of {', '.join(known)}")
     if difficulty == "uniform":

@@ -10,8 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import Record, read_only, require, set_fields
-from metarl_np.tasks.mdp import MDP
+from metarl_np.arguments import (
+    Record,
+    read_only,
+    require,
+    require_floats,
+    set_fields,
+    validate_fields,
+)
+from metarl_np.tasks.mdp import MDP, rounding
 
 
 class Transitions(NamedTuple):
@@ -43,12 +50,12 @@ class FiniteBelief(Record):
     weights: np.ndarray  # (N, C), rows summing to one; a read-only copy
 
     def __post_init__(self):
-        w = np.array(self.weights, float)
+        w = require_floats("weights", self.weights).copy()
         c = len(self.candidates)
         require(
             w.ndim == 2 and w.shape[1] == c, "weights", f"expected shape (N, {c}), got {w.shape}"
         )
-        distributions = (w >= 0).all(1) & (abs(w.sum(1) - 1) < 1e-6)
+        distributions = (w >= 0).all(1) & (abs(w.sum(1) - 1) < rounding(self.weights))
         require(distributions, "weights", "rows must be probabilities")
         noisy = "rewards with Gaussian noise, where exact ones are compared"
         require(not self.candidates.reward_noise.any(), "candidates", noisy)
@@ -121,9 +128,7 @@ class Prior:
     noise: float
 
     def __post_init__(self):
-        fits = min(self.concentration, self.std, self.noise) > 0 and np.isfinite(self.mean)
-        why = f"{self}: the first three must be positive, the mean finite"
-        require(fits, "concentration, std, noise, mean", why)
+        validate_fields(self)
 
 
 class Counts(NamedTuple):

@@ -11,7 +11,12 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require, trusted, validate
+from metarl_np.arguments import (
+    require,
+    require_floats,
+    trusted,
+    validate,
+)
 from metarl_np.compare.beliefs import Prior
 from metarl_np.compare.strategies import BANDITS
 from metarl_np.learner.rollouts import Episodes, rollout, step, successor_table
@@ -46,6 +51,8 @@ def act(rng, mdps, belief, *, episodes, plan=sample_plan):
     log π, and the belief that it was made from. Osband et al. (2013), Algorithm 1.
     """
     validate(mdps=mdps, plan=plan)
+    if episodes != 0:  # of none there is nothing to plan
+        episodes = validate(episodes=episodes)
     timed = mdps.with_time()
     n_states = mdps.shape[1]
     for _ in range(episodes):
@@ -63,7 +70,8 @@ def play_mdps(rng, mdps, belief, episodes, plan, value):
 
     belief: a DirichletBelief about tasks of this size. Ties of less than 1e-9 are broken at random.
     """
-    validate(mdps=mdps, episodes=episodes, plan=plan)
+    validate(mdps=mdps, plan=plan)
+    episodes = validate(episodes=episodes)
     sizes = f"about tasks (N, S, A) = {belief.like.shape}, where mdps are {mdps.shape}"
     require(belief.like.shape == mdps.shape, "belief", sizes)
     table = successor_table(mdps)
@@ -112,6 +120,8 @@ def planned_values(mdps, R, P, slack=None):
 
     R (N, S, A), P (N, S, A, S). slack (N, S, A): plan with the `optimistic` P within it.
     """
+    R = require_floats("R", R, mdps.shape)
+    P = require_floats("P", P, mdps.shape + mdps.shape[1:2])
     q = [np.zeros(R.shape)]
     for _ in range(mdps.horizon):
         v = q[-1].max(-1)
@@ -125,6 +135,9 @@ def optimistic(P, slack, v):
 
     By moving slack/2 of the probability from the worst states to the best: v (N, S).
     """
+    P = require_floats("P", P)
+    slack = require_floats("slack", slack)
+    v = require_floats("v", v)
     order = np.argsort(-v, 1)  # the best first
     sorted_p = np.take_along_axis(P, order[:, None, None], -1)
     # on the best 1, 2, … states
@@ -138,7 +151,7 @@ def greedy_plan(rng, belief, epsilon, beta=0.0):
 
     ε = 0 is greedy, ε = 1 random. β adds β/(1 + Σ_z α_z(s, a)) to the rewards.
     """
-    validate(epsilon=epsilon, beta=beta)
+    epsilon, beta = validate(epsilon=epsilon, beta=beta)
     alpha, mean, _ = belief.posterior()
     total = alpha.sum(-1)
     q = planned_values(belief.like, mean + beta / (1 + total), alpha / total[..., None])
@@ -157,7 +170,7 @@ def opsrl(rng, belief, samples):
     Strens (2000); Osband et al. (2013). The maximum is taken after solving each sample, as in
     Osband's own code (TabulaRL), and not in every step of the recursion.
     """
-    validate(samples=samples)
+    samples = validate(samples=samples)
     alpha, mean, variance = belief.posterior()
     q = -np.inf
     for _ in range(samples):
@@ -176,7 +189,7 @@ def ucrl2(rng, belief, scale, delta=0.05):
     they are around what was seen (the prior FLAT), for rewards in [0, 1] and no horizon; here
     around the posterior mean.
     """
-    validate(scale=scale)
+    scale, delta = validate(scale=scale, delta=delta)
     _, n_states, n_actions = belief.like.shape
     alpha, mean, _ = belief.posterior()
     total = alpha.sum(-1)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from metarl_np.arguments import require
+from metarl_np.arguments import require, require_array, require_floats, validate
 from metarl_np.compare.beliefs import Prior, transitions
 
 
@@ -19,6 +19,7 @@ def fit_slip(grid, goals, episodes, iterations=200):
     chances. Moves that walls make indistinguishable count with their chance. Raises ValueError if
     there is no step, or one that no slip explains.
     """
+    iterations = validate(iterations=iterations)
     task, s, a, _, after = transitions(episodes)
     successors = replace(grid, slip=0.5).mdps(goals).successors
     ways = successors[task, s, a] == after[:, None]  # straight, and the two turns
@@ -39,7 +40,8 @@ def fit_goals(grid, goals):
     (count + 1) / total, the posterior mean under a flat prior: so a goal that no training task had
     keeps a chance.
     """
-    counts = (np.asarray(goals)[:, None] == grid.free_cells).sum(0) + 1
+    goals = np.atleast_1d(require_array("goals", goals, kinds="iu"))
+    counts = (goals[:, None] == grid.free_cells).sum(0) + 1
     return counts / counts.sum()
 
 
@@ -50,6 +52,11 @@ def fit_prior(next_counts, visits, total, squares, *, iterations=300):
     [1e-3, 1e3], and no standard deviation falls below 1e-6. Raises ValueError if no state and
     action was visited twice.
     """
+    next_counts = require_floats("next_counts", next_counts)
+    visits = require_floats("visits", visits, next_counts.shape[:-1])
+    total = require_floats("total", total, visits.shape)
+    squares = require_floats("squares", squares, visits.shape)
+    iterations = validate(iterations=iterations)
     twice = "no state and action was visited twice, so nothing tells noise from spread"
     require((visits > 1).any(), "visits", twice)
     concentration = _fit_concentration(next_counts, visits)

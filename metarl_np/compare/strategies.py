@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require, validate
+from metarl_np.arguments import require, require_floats, validate
 
 
 class Strategy(NamedTuple):
@@ -41,7 +41,10 @@ def play_bandits(rng, means, pulls, strategy, value, *, random_ties=False):
     first is pulled, or a random one, which explores more: greedy gets 77.7 or 79.1 at n = 100, k =
     10, where Duan et al. (2016) print 77.1. Raises ValueError on means that are no probabilities.
     """
-    validate(pulls=pulls, strategy=strategy)
+    validate(strategy=strategy)
+    pulls = validate(pulls=pulls)
+    means = require_floats("means", means)
+    require(means.ndim == 2, "means", f"expected shape (N, k), got {means.shape}")
     require((means >= 0) & (means <= 1), "means", "not a probability", ("task", "arm"))
     task = np.arange(len(means))
     a = np.ones(means.shape)
@@ -57,12 +60,17 @@ def play_bandits(rng, means, pulls, strategy, value, *, random_ties=False):
     return earned
 
 
+def _counts(a, b):
+    return require_floats("a", a), require_floats("b", b)
+
+
 def egreedy(rng, a, b, t, epsilon):
     """The mean a/(a + b), but with probability ε random numbers: (N, k).
 
     ε = 0 is greedy, ε = 1 random.
     """
-    validate(epsilon=epsilon)
+    epsilon = validate(epsilon=epsilon)
+    a, b = _counts(a, b)
     explores = rng.random((len(a), 1)) < epsilon
     return np.where(explores, rng.random(a.shape), a / (a + b))
 
@@ -72,7 +80,8 @@ def ucb1(rng, a, b, t, c):
 
     As in Duan et al. (2016) the prior's counts count as pulls.
     """
-    validate(c=c)
+    c = validate(c=c)
+    a, b = _counts(a, b)
     return a / (a + b) + c * np.sqrt(2 * np.log(t + 1) / (a + b))
 
 
@@ -82,13 +91,13 @@ def thompson(rng, a, b, t, samples):
     The density is Π_i Beta(x_i; a_i, b_i). That is what gives the OTS of Duan et al. (2016); to
     raise samples to the mean (May et al. 2012) gives .5 less at n = 10 and 2 or 3 at n = 100.
     """
-    validate(samples=samples)
+    samples = validate(samples=samples)
+    a, b = _counts(a, b)
     x = rng.beta(a, b, (samples,) + a.shape).clip(1e-300, 1 - 1e-16)
     log_density = ((a - 1) * np.log(x) + (b - 1) * np.log1p(-x)).sum(-1)
     return x[log_density.argmax(0), np.arange(len(a))]
 
 
-@lru_cache
 def gittins_index(discount, pulls):
     """The Gittins index λ of an arm after s successes and f failures: (pulls, pulls) by s and f.
 
@@ -97,8 +106,14 @@ def gittins_index(discount, pulls):
     from 4/(1 − γ) pulls later, where the mean counts as known. Gittins (1979); Gittins, Glazebrook
     & Weber (2011), ch. 8. Raises ValueError for γ above .999.
     """
-    validate(discount=discount)
+    discount, pulls = validate(discount=discount, pulls=pulls)
     require(discount <= 0.999, "discount", f"{discount} is above 0.999")
+    return _gittins_table(discount, pulls)
+
+
+@lru_cache
+def _gittins_table(discount, pulls):
+    """`gittins_index` of checked arguments; each table is made once."""
     last = pulls + int(np.ceil(4 / (1 - discount)))
     points = 500
     stop = np.linspace(0, 1, points + 1)[:, None] / (1 - discount)  # λ/(1 − γ) for each λ
@@ -126,7 +141,8 @@ def gittins(rng, a, b, t, discount):
 
     The discount is a hyperparameter, since a trial has a horizon and no discount.
     """
-    pulls = max(128, 1 << t.bit_length())  # so few tables are made
+    a, b = _counts(a, b)
+    pulls = max(128, 1 << int(t).bit_length())  # so few tables are made
     return gittins_index(discount, pulls)[a.astype(int) - 1, b.astype(int) - 1]
 
 

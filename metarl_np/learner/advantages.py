@@ -2,7 +2,7 @@
 
 import autograd.numpy as np
 
-from metarl_np.arguments import require, require_shapes, unmasked
+from metarl_np.arguments import require, require_floats, unmasked
 from metarl_np.learner.policies import kl
 from metarl_np.learner.returns import gae
 from metarl_np.learner.surrogates import fold, gather, reinforce_weights
@@ -58,5 +58,6 @@ def visits(episodes, n_states):
 
 def mean_kl(policy, old, new, nu):
     """KL̄ = Σ_s ν(s) KL(π_old(·|s)‖π_new(·|s)) in nats: θ (N, F, A) twice, ν (N, S) → (N,)."""
-    require_shapes((len(old), policy.n_states), nu=nu)
+    old = require_floats("old", old)
+    nu = require_floats("nu", nu, (len(old), policy.n_states))
     return np.sum(nu * kl(policy.log_pi(old), policy.log_pi(new)), -1)

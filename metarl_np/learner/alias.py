@@ -45,7 +45,7 @@ def sampling_tables(mdps, log_pi):
     A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens.
     Raises ValueError on what are no log-probabilities for these tasks.
     """
-    require_log_pi(log_pi, mdps)
+    log_pi = require_log_pi(log_pi, mdps)
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
     n_outcomes = n_actions * n_slots
     width_bits = max(1, (n_outcomes - 1).bit_length())

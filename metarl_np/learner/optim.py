@@ -7,12 +7,7 @@ import math
 
 import numpy as np
 
-from metarl_np.arguments import (
-    require,
-    require_array,
-    require_finite,
-    validate,
-)
+from metarl_np.arguments import require, require_finite, require_floats, validate
 
 CANNOT = (
     "conjugate gradient: A is not positive definite, or too ill-conditioned; "
@@ -21,19 +16,21 @@ CANNOT = (
 
 
 def ascent(theta, gradient, state=None, *, step_size):
-    """θ + β g: any shape (…) → (…); it needs no state."""
-    theta = require_array("theta", theta)
-    gradient = require_array("gradient", gradient, theta.shape)
+    """θ + β g: any shape (…) → (…); it needs no state. θ is float32 or float64, and stays so."""
+    theta, gradient = _as_floats(theta, gradient)
+    step_size = validate(step_size=step_size)
     return theta + step_size * gradient, state
 
 
 def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8):
     """Adam, uphill: θ + β m̂ / (√v̂ + ε), with bias-corrected moments, any shape (…) → (…).
 
-    Kingma & Ba (2015), Algorithm 1. state: (m, v, t).
+    Kingma & Ba (2015), Algorithm 1. state: (m, v, t). θ is float32 or float64, and stays so.
     """
-    theta = require_array("theta", theta)
-    gradient = require_array("gradient", gradient, theta.shape)
+    theta, gradient = _as_floats(theta, gradient)
+    step_size = validate(step_size=step_size)
+    decay = tuple(map(float, decay))
+    eps = float(eps)
     if state is None:
         state = np.zeros_like(theta), np.zeros_like(theta), 0
     m, v, t = state
@@ -43,6 +40,12 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
     m_hat = m / (1 - decay[0] ** t)
     v_hat = v / (1 - decay[1] ** t)
     return theta + step_size * m_hat / (np.sqrt(v_hat) + eps), (m, v, t)
+
+
+def _as_floats(theta, gradient):
+    theta = require_floats("theta", theta, single=True)
+    gradient = require_floats("gradient", gradient, np.shape(theta), single=True)
+    return theta, gradient
 
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
@@ -56,7 +59,7 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     validate(tolerance=tolerance)
     if max_iterations is not None:
         validate(max_iterations=max_iterations)
-    b = require_array("b", b).astype(float)
+    b = require_floats("b", b)
     require(b.ndim > 0, "b", "expected (n,) or (N, …), got a number")
     require_finite(b, "b: numbers")
     if b.ndim == 1:

@@ -15,10 +15,11 @@ from metarl_np.arguments import (
     Record,
     read_only,
     require,
-    require_array,
+    require_floats,
     require_memory,
     set_fields,
     validate,
+    validate_fields,
 )
 
 
@@ -28,7 +29,7 @@ def sum_last(x):
     Written as a product with ones, since NumPy takes ten times as long for a sum over a short last
     axis.
     """
-    return np.matmul(x, np.ones((x.shape[-1], 1)))
+    return np.matmul(x, np.ones((np.shape(x)[-1], 1)))
 
 
 @primitive
@@ -38,6 +39,8 @@ def log_softmax(x):
     The largest x is taken off first, so that nothing overflows. Actions come first while it is
     computed, since reductions over a short last axis are slow.
     """
+    x = require_floats("x", x, single=True)
+    require(x.ndim > 0, "x", "a number, where (…, A) is expected")
     columns = np.multiply(x.reshape(-1, x.shape[-1]).T, 1.0, order="C")  # (A, …)
     columns -= columns.max(0)
     columns -= np.log(np.exp(columns).sum(0))
@@ -64,9 +67,10 @@ class LinearPolicy(Record):
 
     def __post_init__(self):
         validate(n_states=self.n_states, n_actions=self.n_actions)
+        validate_fields(self, *(vars(self).keys() - {"features"}))
         require_memory(8, self.n_states, self.n_actions)  # of log π
         if self.features is not None:
-            phi = require_array("features", self.features).astype(float)
+            phi = require_floats("features", self.features).copy()
             fits = phi.ndim == 2 and phi.size and len(phi) == self.n_states
             expected = f"expected finite numbers of shape ({self.n_states}, F), got {phi.shape}"
             require(fits and np.isfinite(phi).all(), "features", expected)
@@ -93,7 +97,8 @@ class LinearPolicy(Record):
         x(s, a) = w(s, a) − π(a|s) Σ_b w(s, b).
         """
         table = (self.n_states, self.n_actions)
-        require(np.shape(weights)[-2:] == table, "weights", "expected shape (…, S, A)")
+        weights = require_floats("weights", weights)
+        require(weights.shape[-2:] == table, "weights", "expected shape (…, S, A)")
         x = weights - np.exp(self.log_pi(theta)) * sum_last(weights)
         x = x if self.bits is None else np.matmul(x, self.bits)
         return x if self.features is None else np.matmul(self.features.T, x)
@@ -103,7 +108,8 @@ class LinearPolicy(Record):
 
         That is φ(s)ᵀ v (f(a) − E_π f) = x(s, a) − E_π x(s, ·) with x(s, a) = φ(s)ᵀ v f(a).
         """
-        require(np.shape(v)[-2:] == self.shape, "v", "expected the shape of theta")
+        v = require_floats("v", v)
+        require(v.shape[-2:] == self.shape, "v", "expected the shape of theta")
         x = self._logits(v)
         return x - sum_last(np.exp(self.log_pi(theta)) * x)
 
@@ -117,7 +123,7 @@ class LinearPolicy(Record):
 
         Raises ValueError on another shape, NotFinite (which is one too) on what is not finite.
         """
-        theta = require_array("theta", theta)
+        theta = require_floats("theta", theta)
         n_features, m = self.shape
         expected = f"expected shape (…, {n_features}, {m}), got {theta.shape}"
         require(theta.shape[-2:] == self.shape, "theta", expected)
@@ -160,7 +166,7 @@ class LogisticPolicy(LinearPolicy):
     features: np.ndarray = None  # (S, F) φ(s); None: tabular, F = S
 
     def __post_init__(self):
-        validate(units=self.units)
+        validate_fields(self, "units")
         # 2^63 is refused by now: 2^m must not be computed for an m typed wrong, such as 10^18
         require_memory(8, 2 ** min(self.units, 63))
         super().__post_init__()
@@ -218,6 +224,7 @@ class ActorCritic(LinearPolicy):
 
 def entropy(log_p):
     """H(p) = −Σ_a p log p in nats, of log-probabilities (…, A) → (…); 0 log 0 is 0."""
+    log_p = require_floats("log_p", log_p, single=True)
     return -np.sum(np.exp(log_p) * np.where(np.isfinite(log_p), log_p, 0.0), -1)
 
 
@@ -226,6 +233,8 @@ def kl(log_p, log_q):
 
     The expectation is under the *first* argument.
     """
+    log_p = require_floats("log_p", log_p, single=True)
+    log_q = require_floats("log_q", log_q, single=True)
     one_size = np.shape(log_p)[-1:] == np.shape(log_q)[-1:]
     require(one_size, "log_p, log_q", "not of one number of actions")
     possible = np.isfinite(log_p)

@@ -6,7 +6,7 @@ from typing import Callable
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.arguments import Record, require, unmasked, validate
+from metarl_np.arguments import Record, require, unmasked, validate_fields
 from metarl_np.learner import policies
 from metarl_np.learner.advantages import advantages, at_states, mean_kl, visits
 from metarl_np.learner.returns import discounts, leave_one_out_baseline
@@ -48,7 +48,7 @@ class PPO:
     baseline: Callable = leave_one_out_baseline  # for policies without values
 
     def __post_init__(self):
-        validate(**vars(self))
+        validate_fields(self)
 
     def prepare(self, policy, theta, episodes, discount):
         """PPOData of Episodes, at θ (N, F, A): it finds after how many epochs each task stops."""

@@ -15,7 +15,13 @@ from typing import Callable
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.arguments import Record, require, unmasked, validate
+from metarl_np.arguments import (
+    Record,
+    require,
+    unmasked,
+    validate,
+    validate_fields,
+)
 from metarl_np.learner.policies import sum_last
 from metarl_np.learner.returns import leave_one_out_baseline, reward_to_go
 from metarl_np.learner.rollouts import Episodes
@@ -71,7 +77,7 @@ class Reinforce:
     lam: float = 1.0  # λ of loaded_dice
 
     def __post_init__(self):
-        validate(step_size=self.step_size, baseline=self.baseline, lam=self.lam)
+        validate_fields(self, "step_size", "baseline", "lam")
         unknown = f"{self.estimator!r:.99} is not one of {', '.join(ESTIMATORS)}"
         require(self.estimator in ESTIMATORS, "estimator", unknown)
 

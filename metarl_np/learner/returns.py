@@ -9,31 +9,41 @@ from autograd.extend import defvjp, notrace_primitive, primitive
 
 from metarl_np.arguments import (
     require,
-    require_array,
     require_finite,
+    require_floats,
     require_mask,
-    require_shapes,
     unmasked,
     validate,
 )
 from metarl_np.learner.policies import sum_last
 
 
+def _in_time(argument, x):
+    """x (T, …) as an array of floats; raises ValueError where it has no time axis."""
+    x = require_floats(argument, x, single=True)
+    require(x.ndim > 0 and len(x), argument, f"expected shape (T, …), T > 0, got {x.shape}")
+    return x
+
+
 def discounts(discount, steps, like):
     """γᵗ for t = 0 … T − 1, shaped (T, 1, …, 1) to multiply `like` (T, …)."""
+    discount, steps = validate(discount=discount, steps=steps)
     ones = [1] * (np.ndim(like) - 1)
     return (discount ** np.arange(steps)).reshape(steps, *ones)
 
 
 def discounted_return(rewards, discount):
     """Σ_t γᵗ r_t: rewards (T, …) → (…)."""
+    rewards = _in_time("rewards", rewards)
+    discount = validate(discount=discount)
     return np.tensordot(discount ** np.arange(len(rewards)), rewards, 1)
 
 
 @primitive
 def reward_to_go(rewards, discount):
     """G_t = r_t + γ G_{t+1}, G_T = 0: rewards (T, …) → (T, …). Sutton & Barto (2018), eq. 3.9."""
-    returns = np.array(rewards, float)
+    returns = np.array(_in_time("rewards", rewards), float)
+    discount = validate(discount=discount)
     for t in range(len(returns) - 2, -1, -1):
         returns[t] += discount * returns[t + 1]
     return returns
@@ -59,8 +69,10 @@ def gae(rewards, values, mask, bootstrap, *, discount, lam):
     V(s_T) where the last step was *truncated*, 0 where it terminated or reached the horizon.
     Returns (T, …). Raises ValueError on what is no mask.
     """
-    require_shapes(np.shape(rewards), values=values)
-    require_shapes(np.shape(rewards)[1:], (), bootstrap=bootstrap)
+    rewards = _in_time("rewards", rewards)
+    values = require_floats("values", values, np.shape(rewards), single=True)
+    bootstrap = require_floats("bootstrap", bootstrap, np.shape(rewards)[1:], (), single=True)
+    discount, lam = validate(discount=discount, lam=lam)
     mask = require_mask(mask, np.shape(rewards))
     last_value = unmasked(bootstrap, mask[-1])
     values = np.concatenate([unmasked(values, mask), last_value[None]])
@@ -87,6 +99,7 @@ def time_mean_baseline(returns, episodes=None):
 
     Biased: an episode is part of its own mean, so the expected gradient is (1 − 1/K) ∇J.
     """
+    returns = require_floats("returns", returns)
     returns = _taken(returns, episodes)
     return np.broadcast_to(sum_last(returns) / returns.shape[-1], returns.shape)
 
@@ -96,6 +109,7 @@ def leave_one_out_baseline(returns, episodes=None):
 
     Unbiased. Raises ValueError if K < 2.
     """
+    returns = require_floats("returns", returns)
     k = returns.shape[-1]
     require(k >= 2, "episodes", "a leave-one-out baseline needs at least 2 episodes per task")
     returns = _taken(returns, episodes)
@@ -136,8 +150,8 @@ def linear_baseline(features, ridge=1e-6):
     and their Episodes. Biased: it is fitted on the very episodes that it is then used on. That
     function raises ValueError if returns are not finite, or the ridge is too small to solve with.
     """
-    validate(ridge=ridge)
-    features = require_array("features", features)
+    ridge = validate(ridge=ridge)
+    features = require_floats("features", features)
     good = features.ndim == 2 and np.isfinite(features).all()
     require(good, "features", f"expected finite (S, F), got {features.shape}")
 

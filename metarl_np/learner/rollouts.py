@@ -23,6 +23,7 @@ from metarl_np.arguments import (
     harmless,
     require,
     require_array,
+    require_floats,
     require_flags,
     require_mask,
     require_memory,
@@ -59,7 +60,9 @@ class Episodes(Record):
         require(len(shape) == 3, "states", f"expected shape (T, N, K), got {shape}")
         mask = require_mask(self.mask, shape)
         actions = require_array("actions", self.actions, shape, kinds="iu")
-        rewards = require_array("rewards", self.rewards, shape)
+        rewards = require_floats("rewards", self.rewards, shape, single=True)
+        if self.log_pi is not None:
+            set_fields(self, log_pi=require_floats("log_pi", self.log_pi))
         by_episode = shape[1:]
         if self.last_states is not None:
             last = require_array("last_states", self.last_states, by_episode, kinds="iu")
@@ -122,9 +125,9 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. Raises ValueError on
     bad arguments and on more than MAX_BYTES, at 13 bytes a step.
     """
-    validate(rng=rng, mdps=mdps, episodes=episodes, threads=threads)
-    steps = mdps.horizon if steps is None else steps
-    validate(steps=steps)
+    validate(rng=rng, mdps=mdps)
+    episodes, threads = validate(episodes=episodes, threads=threads)
+    steps = mdps.horizon if steps is None else validate(steps=steps)
     outside = f"{steps} is outside 1..horizon = {mdps.horizon}"
     require(1 <= steps <= mdps.horizon, "steps", outside)
     require_memory(13, steps, len(mdps), episodes)

@@ -40,7 +40,15 @@ from math import prod
 import autograd.numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
 
-from metarl_np.arguments import require_flags, require_shapes, unmasked
+from metarl_np.arguments import (
+    require,
+    require_array,
+    require_flags,
+    require_floats,
+    require_shapes,
+    unmasked,
+    validate,
+)
 from metarl_np.learner.returns import discounts, no_baseline, reward_to_go
 from metarl_np.tasks.mdp import for_each_task
 
@@ -63,29 +71,38 @@ def magic_box(x):
     log-probabilities, □(x) behaves like p / ⊥p, p = exp x being their product: it brings back that
     the data were drawn with probability p.
     """
+    x = require_floats("x", x, single=True)
     return np.exp(x - stop(x))
 
 
 # ---- from tables (N, S, A) to steps (T, N, K) and back
 
 
+def _visited(states, actions, *shapes):
+    """Recorded states and actions as arrays (T, N, K) of integers."""
+    states = require_array("states", states, *shapes, kinds="iu")
+    require(states.ndim == 3, "states", f"expected shape (T, N, K), got {states.shape}")
+    return states, require_array("actions", actions, states.shape, kinds="iu")
+
+
 @primitive
 def gather(table, states, actions):
     """table(s_t, a_t): table (N, S, A), states and actions (T, N, K) → (T, N, K)."""
-    require_shapes(np.shape(states), actions=actions)
+    states, actions = _visited(states, actions)
     n_tasks = states.shape[1]
-    require_shapes((n_tasks,) + np.shape(table)[-2:], table=table)
+    table = require_floats("table", table, (n_tasks,) + np.shape(table)[-2:], single=True)
     return table[np.arange(n_tasks)[:, None], states, actions]
 
 
 @primitive
 def scatter(steps, states, actions, n_states, n_actions):
     """Σ_{t,k} steps_t [s_t = s, a_t = a]: (T, N, K) → (N, S, A). The transpose of `gather`."""
-    require_shapes(steps.shape, states=states, actions=actions)
+    steps = require_floats("steps", steps, single=True)
+    states, actions = _visited(states, actions, steps.shape)
+    n_states, n_actions = validate(n_states=n_states, n_actions=n_actions)
     shape = (states.shape[1], n_states, n_actions)
     task = np.arange(shape[0])[:, None]
-    # int32 first, since recorded states may be int8
-    entry = states * np.int32(n_actions) + actions + task * (n_states * n_actions)
+    entry = states * n_actions + actions + task * (n_states * n_actions)
     return np.bincount(entry.ravel(), steps.ravel(), prod(shape)).reshape(shape)
 
 
@@ -105,8 +122,9 @@ defvjp(scatter, _scatter_vjp, argnums=[0])
 
 def gather_log_probs(log_pi, states, actions):
     """log π(a_t|s_t) from a table that all tasks share, (S, A), or theirs, (N, S, A): (T, N, K)."""
-    if np.ndim(log_pi) == 2:
-        log_pi = for_each_task(log_pi, states.shape[1])
+    log_pi = require_floats("log_pi", log_pi, single=True)
+    if log_pi.ndim == 2:
+        log_pi = for_each_task(log_pi, np.shape(states)[1])
     return gather(log_pi, states, actions)
 
 
@@ -116,7 +134,7 @@ def fold(weights, states, actions, n_states, n_actions):
     It is all that REINFORCE needs to know of the episodes: Σ_t mean_k w_t log π(a_t|s_t) is
     Σ_{s,a} W(s, a) log π(a|s), since equal states and actions have equal log-probabilities.
     """
-    return scatter(weights, states, actions, n_states, n_actions) / states.shape[2]
+    return scatter(weights, states, actions, n_states, n_actions) / np.shape(states)[2]
 
 
 # ---- REINFORCE
@@ -146,7 +164,8 @@ def reinforce(log_probs, weights):
     With w_t = γᵗ (G_t − b_t) its gradient is the REINFORCE estimate of
     ∇J = E Σ_t γᵗ ∇log π(a_t|s_t) Q_t(s_t, a_t). Williams (1992); Sutton & Barto (2018), §13.3.
     """
-    require_shapes(np.shape(weights), log_probs=log_probs)
+    weights = require_floats("weights", weights)
+    log_probs = require_floats("log_probs", log_probs, weights.shape, single=True)
     return np.sum(np.mean(log_probs * weights, -1), 0)
 
 
@@ -155,7 +174,8 @@ def reinforce_folded(log_pi, table):
 
     Equal to `reinforce` on what was folded into W.
     """
-    require_shapes(np.shape(table), np.shape(table)[-2:], log_pi=log_pi)
+    table = require_floats("table", table)
+    log_pi = require_floats("log_pi", log_pi, table.shape, table.shape[-2:])
     return np.sum(log_pi * table, (-2, -1))
 
 
@@ -164,6 +184,7 @@ def log_likelihood(log_pi, episodes):
 
     That is log p(D) up to what does not depend on θ. Its gradient is the score of the data.
     """
+    log_pi = require_floats("log_pi", log_pi)
     visits = scatter(episodes.mask * 1.0, episodes.states, episodes.actions, *log_pi.shape[1:])
     return reinforce_folded(log_pi, visits)
 
@@ -176,14 +197,20 @@ def log_likelihood(log_pi, episodes):
 
 def _taken(log_probs, mask):
     """log π_t, 0 on masked steps, and the mask as booleans: (T, N, K) each."""
-    require_shapes(np.shape(mask), log_probs=log_probs)
+    log_probs = require_floats("log_probs", log_probs, np.shape(mask), single=True)
     mask = require_flags("mask", mask)
     return unmasked(log_probs, mask), mask
 
 
+def _paid(rewards, baseline, mask):
+    """Rewards and baseline as arrays of floats, (T, N, K) each or a number."""
+    rewards = require_floats("rewards", rewards, mask.shape, (), single=True)
+    return rewards, require_floats("baseline", baseline, mask.shape, (), single=True)
+
+
 def _weights(rewards, baseline, mask, discount):
     """γᵗ (G_t − b_t) on unmasked steps: (T, N, K)."""
-    require_shapes(np.shape(mask), (), rewards=rewards, baseline=baseline)
+    rewards, baseline = _paid(rewards, baseline, mask)
     returns = reward_to_go(unmasked(rewards, mask), discount)
     return unmasked(returns - baseline, mask) * discounts(discount, len(mask), mask)
 
@@ -207,7 +234,7 @@ def dice(log_probs, rewards, baseline, mask, discount):
     derivative already. (Mao et al. (2019) add a baseline for the second, which is not here.)
     """
     log_probs, mask = _taken(log_probs, mask)
-    require_shapes(mask.shape, (), rewards=rewards, baseline=baseline)
+    rewards, baseline = _paid(rewards, baseline, mask)
     rewards = unmasked(rewards, mask)
     baseline = unmasked(baseline, mask)
     so_far = np.cumsum(log_probs, 0)
@@ -222,8 +249,9 @@ def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
     Farquhar et al. (2019), §4. At λ = 0 it has the derivatives of `lvc`.
     """
     log_probs, mask = _taken(log_probs, mask)
+    lam = validate(lam=lam)
     t = np.arange(len(mask))
-    decay = np.tril(float(lam) ** np.maximum(t[:, None] - t, 0))  # λ^(t−t') for t' ≤ t
+    decay = np.tril(lam ** np.maximum(t[:, None] - t, 0))  # λ^(t−t') for t' ≤ t
     w = np.tensordot(decay, log_probs, 1)
     boxes = magic_box(w) - magic_box(w - log_probs)
     return reinforce(boxes, _weights(rewards, baseline, mask, discount))

@@ -7,7 +7,7 @@ import autograd.numpy as np
 from autograd import grad
 from autograd.extend import defvjp, primitive
 
-from metarl_np.arguments import Record, require_shapes, validate
+from metarl_np.arguments import Record, require_floats, validate, validate_fields
 from metarl_np.learner.advantages import advantages, mean_kl, visits
 from metarl_np.learner.optim import conjugate_gradient
 from metarl_np.learner.returns import discounts, leave_one_out_baseline
@@ -22,7 +22,8 @@ def fisher_vector_product(policy, theta, nu, v):
 
     F = Σ_s ν(s) Σ_a π ∇log π ∇log πᵀ.
     """
-    require_shapes((len(theta), policy.n_states), nu=nu)
+    theta = require_floats("theta", theta)
+    nu = require_floats("nu", nu, (len(theta), policy.n_states))
     pi = np.exp(policy.log_pi(theta))
     return policy.weighted_score(theta, nu[..., None] * pi * policy.tangent(theta, v))
 
@@ -33,6 +34,9 @@ def natural_direction(policy, theta, g, nu, damping):
 
     Raises ValueError if λ is too small to solve with.
     """
+
+    g = require_floats("g", g)
+    damping = validate(damping=damping)
 
     def matvec(v):
         return fisher_vector_product(policy, theta, nu, v) + damping * v
@@ -91,7 +95,7 @@ class TRPO:
     baseline: Callable = leave_one_out_baseline  # for policies without values
 
     def __post_init__(self):
-        validate(**vars(self))
+        validate_fields(self)
 
     def prepare(self, policy, theta, episodes, discount):
         """TRPOData of Episodes, at θ (N, F, A): it does the line search."""

@@ -19,9 +19,8 @@ from metarl_np.arguments import (
     NotFinite,
     Record,
     require,
-    require_array,
     require_finite,
-    require_shapes,
+    require_floats,
     unmasked,
     validate,
 )
@@ -53,7 +52,8 @@ def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
     two methods. Finn et al. (2017), Algorithm 3, lines 5–8. Raises ValueError on bad arguments,
     NotFinite where an update diverges.
     """
-    validate(mdps=mdps, policy=policy, inner=inner, steps=steps, episodes=episodes)
+    validate(mdps=mdps, policy=policy, inner=inner)
+    steps, episodes = validate(steps=steps, episodes=episodes)
 
     def sample(j, adapted):
         shared = theta if j == 0 else adapted  # tables for shared parameters cost less
@@ -69,7 +69,8 @@ def replay(policy, theta, inner, recorded, discount, *, names=None):
     Raises ValueError if they do not fit the policy or each other, or if their log-probabilities
     are not those of the parameters that they should have been sampled with.
     """
-    validate(policy=policy, inner=inner, discount=discount)
+    validate(policy=policy, inner=inner)
+    discount = validate(discount=discount)
     good = isinstance(recorded, (list, tuple)) and all(isinstance(e, Episodes) for e in recorded)
     require(good and len(recorded), "recorded", "expected a list of Episodes, the query last")
     names = names or [f"recorded[{j}]" for j in range(len(recorded))]
@@ -135,7 +136,8 @@ def per_task(theta, n_tasks):
 
     With it one backward pass over the sum of the tasks gives each task its own gradient.
     """
-    theta = require_array("theta", theta)
+    n_tasks = validate(n_tasks=n_tasks)
+    theta = require_floats("theta", theta)
     fits = np.ndim(theta) > 1 and theta.shape[:-2] in ((), (n_tasks,))
     require(fits, "theta", f"shape {theta.shape}, where there are {n_tasks} tasks")
     return for_each_task(theta, n_tasks)
@@ -151,7 +153,7 @@ def meta_objective(policy, theta, path, inner, outer, score_factor=None):
     (2017), eq. 1 and 4; the score is E-MAML's (Stadie et al. 2018; Al-Shedivat et al. 2018).
     """
     if score_factor is not None:
-        require_shapes((len(theta),), (), score_factor=score_factor)
+        score_factor = require_floats("score_factor", score_factor, (len(theta),), ())
     log_p = 0.0
     for data, episodes in zip(path.data, path.episodes):
         if score_factor is not None:
@@ -234,11 +236,11 @@ def train(
     infinity that comes up raises NotFinite, a FloatingPointError that names the iteration.
     """
     validate(rng=rng, sample_tasks=sample_tasks, policy=policy, inner=inner, optimiser=optimiser)
-    validate(
-        iterations=iterations, steps=steps, episodes=episodes, step_size=step_size, first=first
-    )
-    shape = require_array("theta", theta).shape
-    require(len(shape) == 2, "theta", f"expected (F, m), shared by all tasks, got shape {shape}")
+    steps, episodes, step_size = validate(steps=steps, episodes=episodes, step_size=step_size)
+    iterations, first = validate(iterations=iterations, first=first)
+    theta = require_floats("theta", theta)
+    shared = f"expected (F, m), shared by all tasks, got shape {theta.shape}"
+    require(theta.ndim == 2, "theta", shared)
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")
     for iteration in range(first, iterations):
         mdps = sample_tasks(rng)

@@ -21,6 +21,7 @@ from metarl_np.arguments import (
     require,
     require_array,
     require_finite,
+    require_floats,
     require_mask,
     require_memory,
     require_shapes,
@@ -28,6 +29,7 @@ from metarl_np.arguments import (
     trusted,
     unmasked,
     validate,
+    validate_fields,
 )
 from metarl_np.learner.policies import log_softmax
 from metarl_np.learner.rollouts import step, successor_table
@@ -58,11 +60,11 @@ class Trials(Record):
         for name in ("states", "actions", "episode", "time"):
             numbers = require_array(name, getattr(self, name), shape, kinds="iu")
             set_fields(self, **{name: harmless(numbers, mask)})
-        rewards = require_array("rewards", self.rewards, shape)
+        rewards = require_floats("rewards", self.rewards, shape, single=True)
         set_fields(self, mask=mask, rewards=harmless(rewards, mask))
         for name in ("inputs", "outputs"):
             if getattr(self, name) is not None:
-                x = require_array(name, getattr(self, name))
+                x = require_floats(name, getattr(self, name), single=True)
                 of_steps = x.ndim == 3 and x.shape[::2] == shape
                 require(of_steps, name, f"expected (T, ·, N) of steps {shape}, got {x.shape}")
                 set_fields(self, **{name: harmless(x, mask[:, None])})
@@ -97,7 +99,7 @@ class RecurrentPolicy:
     units: int  # H
 
     def __post_init__(self):
-        validate(**vars(self))
+        validate_fields(self)
         self.net  # refuses sizes above MAX_BYTES
 
     @property
@@ -176,9 +178,10 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
     theta: (P,). greedy: take the likeliest actions. An episode ends in a terminal state or at the
     horizon; the first input of the next one holds its last action and reward, and the flag.
     """
-    validate(rng=rng, mdps=mdps, episodes=episodes)
+    validate(rng=rng, mdps=mdps)
+    episodes = validate(episodes=episodes)
     _require_fit(policy, mdps, episodes)
-    theta = require_array("theta", theta, kinds="f")
+    theta = require_floats("theta", theta, single=True)
     n_tasks = len(mdps)
     weights = policy.net.split(theta)
     W, _, b, _, V, v = weights

@@ -11,9 +11,11 @@ from metarl_np.arguments import (
     Record,
     require,
     require_finite,
+    require_floats,
     require_shapes,
     unmasked,
     validate,
+    validate_fields,
 )
 from metarl_np.learner.optim import adam
 from metarl_np.learner.policies import entropy
@@ -38,7 +40,7 @@ def trial_advantages(trials, payoffs, *, discount, lam):
     on how long a trial lasts (and, by 1/N, on the payoff itself, as `returns.time_mean_baseline`
     does). V is learned on what is left: V̂ = Â + V before Â is standardised.
     """
-    require_shapes(trials.mask.shape, payoffs=payoffs)
+    payoffs = require_floats("payoffs", payoffs, trials.mask.shape)
     mask = trials.mask
     payoffs = unmasked(payoffs, mask)
     mean = payoffs.mean(1, keepdims=True)
@@ -60,8 +62,10 @@ def trial_surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bon
     outputs (T, A + 1, N) are the new ones, those in Trials the old; advantage Â and target V̂ are
     (T, N). To read, and to check `trial_surrogate_gradient` against.
     """
-    require_shapes(np.shape(trials.outputs), outputs=outputs)
-    require_shapes(trials.mask.shape, (), advantage=advantage, target=target)
+    shape = trials.mask.shape
+    outputs = require_floats("outputs", outputs, trials.outputs.shape, single=True)
+    advantage = require_floats("advantage", advantage, shape, (), single=True)
+    target = require_floats("target", target, shape, (), single=True)
     outputs = unmasked(outputs, trials.mask[:, None])
     old = unmasked(trials.outputs, trials.mask[:, None])
     advantage = unmasked(advantage, trials.mask)
@@ -85,7 +89,11 @@ def trial_surrogate_gradient(
     does not act and else 0; for the value c_V (V̂ − V). old: log π_old(a_t) (T, N). The trials may
     be a part of a batch, which has so many `steps` in all.
     """
-    require_shapes(trials.mask.shape, old=old, advantage=advantage, target=target)
+    shape = trials.mask.shape
+    outputs = require_floats("outputs", outputs, single=True)
+    old = require_floats("old", old, shape, single=True)
+    advantage = require_floats("advantage", advantage, shape, single=True)
+    target = require_floats("target", target, shape, single=True)
     outputs = unmasked(outputs, trials.mask[:, None])
     old = unmasked(old, trials.mask)
     advantage = unmasked(advantage, trials.mask)
@@ -145,7 +153,7 @@ class RecurrentPPO:
     max_norm: float = 0.5  # a longer gradient is shortened to this
 
     def __post_init__(self):
-        validate(**vars(self))
+        validate_fields(self)
         require(self.step_size > 0, "step_size", f"{self.step_size} is not positive")
 
     def __call__(self, rng, policy, theta, trials, payoffs, state, left):
@@ -206,7 +214,9 @@ def train_recurrent(
     a FloatingPointError, names the iteration where something is not finite.
     """
     validate(rng=rng, sample_tasks=sample_tasks, policy=policy, update=update, payoffs=payoffs)
-    validate(iterations=iterations, episodes=episodes, first=first)
+    iterations, first = validate(iterations=iterations, first=first)
+    episodes = validate(episodes=episodes)
+    theta = require_floats("theta", theta, single=True)
     inner = f"{update!r:.50} is an inner update; here it is a RecurrentPPO"
     require(not hasattr(update, "prepare"), "update", inner)
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")

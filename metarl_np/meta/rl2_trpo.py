@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import autograd.numpy as np
 
-from metarl_np.arguments import require, unmasked, validate
+from metarl_np.arguments import require, unmasked, validate_fields
 from metarl_np.learner.optim import conjugate_gradient
 from metarl_np.learner.policies import kl
 from metarl_np.meta.rl2 import log_probs
@@ -65,7 +65,7 @@ class RecurrentTRPO:
     lam: float = 0.95
 
     def __post_init__(self):
-        validate(**vars(self))
+        validate_fields(self)
         for name in ("iterations", "max_backtracks"):
             x = getattr(self, name)
             require(x >= 1, name, f"{x} is less than 1")

@@ -7,7 +7,12 @@ one per task. The policy is fixed.
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.arguments import require_finite, unmasked, validate
+from metarl_np.arguments import (
+    require_finite,
+    require_floats,
+    unmasked,
+    validate,
+)
 from metarl_np.learner.advantages import at_states, fold_states, td_errors
 from metarl_np.learner.optim import adam
 from metarl_np.learner.rollouts import rollout
@@ -19,12 +24,15 @@ def value_step(v, episodes, *, step_size, discount, lam=1.0):
 
     Sutton & Barto (2018), eq. 12.2, offline.
     """
+    v = require_floats("v", v)
+    step_size = validate(step_size=step_size)
     errors = td_errors(v, episodes, discount, lam)
     return v + step_size * fold_states(errors, episodes.states, np.shape(v)[1])
 
 
 def value_error(v, episodes, discount):
     """½ mean over steps and episodes of (G_t − V(s_t))², the target a constant: V (N, S) → (N,)."""
+    v = require_floats("v", v)
     now = at_states(v, episodes.states)
     target = stop(td_errors(v, episodes, discount, 1.0) + now)
     errors = unmasked(target - now, episodes.mask)
@@ -37,9 +45,9 @@ def adapt_values(rng, mdps, log_pi, v, *, steps, step_size, episodes, length=Non
     Each of the k = `steps` is made on K = `episodes` new episodes of `length` time steps under
     log π (S, A) or (N, S, A). v: (S,), shared, or (N, S). The last Episodes are the query.
     """
-    validate(steps=steps, step_size=step_size, lam=lam)
+    steps, step_size, lam = validate(steps=steps, step_size=step_size, lam=lam)
     settings = dict(step_size=step_size, discount=mdps.discount, lam=lam)
-    values = [np.zeros(mdps.shape[:2]) + v]
+    values = [np.zeros(mdps.shape[:2]) + require_floats("v", v)]
     data = []
     for j in range(steps + 1):
         data.append(rollout(rng, mdps, log_pi, episodes, steps=length))
@@ -73,7 +81,9 @@ def train_values(
     iterations: of steps downhill. sizes: steps, episodes and length of `adapt_values`. Raises
     FloatingPointError, naming the iteration, where something is not finite.
     """
-    validate(rng=rng, sample_tasks=sample_tasks, iterations=iterations, optimiser=optimiser)
+    validate(rng=rng, sample_tasks=sample_tasks, optimiser=optimiser)
+    iterations, step_size = validate(iterations=iterations, step_size=step_size)
+    v = require_floats("v", v)
     state = None
     for iteration in range(iterations):
         mdps = sample_tasks(rng)

@@ -165,7 +165,8 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
 
     ValueError names the file and the key if the file was made with another configuration.
     """
-    validate(path=path, train=train, rng=rng, every=every)
+    validate(path=path, train=train, rng=rng)
+    every = validate(every=every)
     given = configuration or {}
     require(isinstance(given, dict), "configuration", f"{given!r:.99} is no dictionary")
     _pack(rng, "rng", {})  # refuses what no file could hold, before anything is trained

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metarl_np.arguments import require, require_array, require_memory, validate
+from metarl_np.arguments import require, require_floats, require_memory, validate
 from metarl_np.tasks.mdp import MDP
 
 # the smaller of the two arms' means; "uniform" draws it
@@ -14,7 +14,7 @@ def bernoulli(means):
 
     S = 1, T = 1 and γ = 1. Raises ValueError unless the means are in [0, 1].
     """
-    means = require_array("means", means)
+    means = require_floats("means", means)
     two_axes = f"expected shape (N, k), not empty, got {means.shape}"
     require(means.ndim == 2 and means.size, "means", two_axes)
     require((means >= 0) & (means <= 1), "means", "not a probability", ("task", "arm"))
@@ -33,7 +33,7 @@ def bernoulli(means):
 
 def independent(rng, n_tasks, arms):
     """MDP of N tasks with k = `arms` arms, their means from U[0, 1]. Duan et al. (2016), §3.1."""
-    validate(rng=rng, n_tasks=n_tasks, arms=arms)
+    rng, n_tasks, arms = validate(rng=rng, n_tasks=n_tasks, arms=arms)
     require_memory(80, n_tasks, arms)
     return bernoulli(rng.random((n_tasks, arms)))
 
@@ -43,7 +43,7 @@ def dependent(rng, n_tasks, difficulty="uniform"):
 
     difficulty: "uniform" for p ~ U[0, 1], or a key of DEPENDENT: the better arm is either one.
     """
-    validate(rng=rng, n_tasks=n_tasks)
+    rng, n_tasks = validate(rng=rng, n_tasks=n_tasks)
     require_memory(160, n_tasks)
     known = ("uniform", *DEPENDENT)
     unknown = f"{difficulty!r:.99} is not one of {', '.join(known)}"

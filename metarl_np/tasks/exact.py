@@ -10,7 +10,7 @@ from functools import reduce
 import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
-from metarl_np.arguments import require, require_memory, require_shapes, validate
+from metarl_np.arguments import require, require_floats, require_memory, validate
 from metarl_np.tasks.mdp import for_each_task, require_log_pi
 
 # states whose action values stay in a core's cache until a sweep has reduced them to one number
@@ -20,7 +20,7 @@ BLOCK = 16_384
 @primitive
 def expect(mdps, v):
     """E[v(s') | s, a] = Σ_z P(z|s, a) v(s'_z): v (N, S) → (N, S, A)."""
-    require_shapes(mdps.shape[:2], v=v)
+    v = require_floats("v", v, mdps.shape[:2])
     return _expect(v.ravel(), mdps.next_rows, mdps.probabilities)
 
 
@@ -40,7 +40,7 @@ def push(mdps, mass):
 
     As a matrix it is the transpose of `expect`: each is the derivative of the other.
     """
-    require_shapes(mdps.shape, mass=mass)
+    mass = require_floats("mass", mass, mdps.shape)
     moved = mass[..., None]
     if mdps.probabilities.shape[-1] > 1:
         moved = moved * mdps.probabilities
@@ -72,7 +72,7 @@ def _sweep(mdps, v, over_actions):
     over_actions of `action_values` of all states at once, in fewer trips to memory.
     """
     n_actions, n_slots = mdps.successors.shape[2:]
-    require_shapes(mdps.shape[:2], v=v)
+    v = require_floats("v", v, mdps.shape[:2])
     rows = mdps.next_rows.reshape(-1, n_actions, n_slots)
     p = mdps.probabilities.reshape(-1, n_actions, n_slots)
     r = mdps.expected_rewards.reshape(-1, n_actions)
@@ -93,7 +93,7 @@ def backup(mdps, pi, v):
 
     Sutton & Barto (2018), eq. 4.5.
     """
-    require_shapes(mdps.shape, pi=pi)
+    pi = require_floats("pi", pi, mdps.shape)
     n_actions = pi.shape[-1]
     rows = pi.reshape(-1, n_actions)
     return _sweep(mdps, v, lambda q, part: (q * rows[part]) @ np.ones(n_actions))
@@ -122,7 +122,7 @@ def optimal_backup(mdps, v):
 
 def values(mdps, log_pi):
     """V_t(s) with T − t steps to go, by backward induction from V_T = 0: (T + 1, N, S)."""
-    require_log_pi(log_pi, mdps)
+    log_pi = require_log_pi(log_pi, mdps)
     require_memory(8, mdps.horizon + 1, *mdps.shape[:2])
     pi = for_each_task(np.exp(log_pi), len(mdps))
     v = [np.zeros(mdps.shape[:2])]
@@ -142,7 +142,7 @@ def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000):
     Solved densely, with S² numbers per task, which at γ = 1 needs a policy that surely ends; or,
     where a tolerance is given, by sweeps as in `stationary_optimal_values`, at a cost linear in S.
     """
-    require_log_pi(log_pi, mdps)
+    log_pi = require_log_pi(log_pi, mdps)
     n_tasks, n_states, _ = mdps.shape
     pi = np.exp(log_pi) * ~mdps.terminal[..., None]
     if tolerance is not None:
@@ -209,7 +209,8 @@ def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
 
 def _fixed_point(mdps, sweep, tolerance, max_sweeps):
     """v = sweep(v) from 0, (N, S), to `tolerance`."""
-    validate(mdps=mdps, tolerance=tolerance, max_sweeps=max_sweeps)
+    validate(mdps=mdps)
+    tolerance, max_sweeps = validate(tolerance=tolerance, max_sweeps=max_sweeps)
     gamma = mdps.discount
     v = np.zeros(mdps.shape[:2])
     for _ in range(max_sweeps):
@@ -232,7 +233,7 @@ def _fixed_point(mdps, sweep, tolerance, max_sweeps):
 
 def occupancy(mdps, log_pi):
     """d_t(s) = γᵗ Pr(s_t = s), by pushing the start distribution forward: (T, N, S)."""
-    require_log_pi(log_pi, mdps)
+    log_pi = require_log_pi(log_pi, mdps)
     require_memory(8, mdps.horizon, *mdps.shape[:2])
     d = [mdps.start]
     for _ in range(mdps.horizon - 1):
@@ -247,6 +248,7 @@ def policy_gradient_table(mdps, log_pi):
     This is the policy-gradient theorem, with the γᵗ that the discounted objective has: Sutton &
     Barto (2018), eq. 13.5. `policy.weighted_score(theta, W)` is the exact ∇J.
     """
+    log_pi = require_log_pi(log_pi, mdps)
     occupied = occupancy(mdps, log_pi)
     after = values(mdps, log_pi)[1:]
     return sum(

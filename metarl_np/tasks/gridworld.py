@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_np.arguments import require, require_array, require_memory, set_fields, validate
+from metarl_np.arguments import (
+    require,
+    require_array,
+    require_memory,
+    set_fields,
+    validate,
+    validate_fields,
+)
 from metarl_np.tasks.mdp import MDP
 
 START, GOAL, WALL, PIT, FREE = CELLS = "SG#O."
@@ -37,9 +44,8 @@ class GridWorld:
     bump_penalty: float = 0.0
 
     def __post_init__(self):
-        rules = dict(vars(self))
-        rows = rules.pop("layout")
-        validate(**rules)
+        rows = self.layout
+        validate_fields(self, *(vars(self).keys() - {"layout"}))
         if isinstance(rows, str):
             rows = rows.split()
         strings = isinstance(rows, (list, tuple)) and all(isinstance(row, str) for row in rows)
@@ -56,7 +62,7 @@ class GridWorld:
     @classmethod
     def open(cls, height, width, **rules):
         """A GridWorld without walls, the start in the upper left corner."""
-        validate(height=height, width=width)
+        height, width = validate(height=height, width=width)
         require_memory(500, height, width)  # of one task
         no_room = f"{height} x {width} has no room for a start and a goal"
         require(height * width >= 2, "height, width", no_room)
@@ -82,7 +88,8 @@ class GridWorld:
 
     def split_goals(self, rng, n_train, n_held_out):
         """Disjoint training and held-out goals from the free cells: (n_train,), (n_held_out,)."""
-        validate(rng=rng, n_train=n_train, n_held_out=n_held_out)
+        validate(rng=rng)
+        n_train, n_held_out = validate(n_train=n_train, n_held_out=n_held_out)
         cells = rng.permutation(self.free_cells)
         n = n_train + n_held_out
         too_many = f"{n_train} + {n_held_out} goals, {len(cells)} free cells"
@@ -165,8 +172,8 @@ class GridWorld:
             require(good, "actions", "outside 0..3", ("state",))
             cells = np.where(self.kind(START, FREE), ARROWS[actions], cells)
         if goal is not None:
-            is_cell = np.ndim(goal) == 0 and goal in range(len(cells))
-            require(is_cell, "goal", f"{goal!r:.99} is no cell of the map")
+            goal = require_array("goal", goal, (), kinds="iu")
+            require(goal in range(len(cells)), "goal", f"{goal} is no cell of the map")
             cells[self.kind(GOAL)] = FREE
             cells[goal] = GOAL
         return "\n".join("".join(row) for row in cells.reshape(self.shape))

@@ -11,15 +11,19 @@ from metarl_np.arguments import (
     read_only,
     require,
     require_array,
+    require_floats,
     require_memory,
     require_shapes,
     set_fields,
     trusted,
     validate,
+    validate_fields,
 )
 
 LARGEST = 1e37  # of a reward: the sampler's are float32
-ROUNDING = 1e-6  # by which a distribution's sum may differ from one: float32 arrays are welcome
+# by which a distribution's sum may differ from one: float32 arrays are welcome, float16 ones too,
+# for which `rounding` allows more
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class MDP(Record):
     reward_noise: np.ndarray = 0.0
 
     def __post_init__(self):
-        validate(discount=self.discount, horizon=self.horizon)
+        validate_fields(self, "discount", "horizon")
         z = require_array("successors", self.successors, kinds="iu")
         four_axes = f"expected shape (N, S, A, Z) with no empty axis, got {z.shape}"
         require(z.ndim == 4 and z.size, "successors", four_axes)
@@ -57,11 +61,11 @@ class MDP(Record):
 
         p = _distribution("probabilities", self.probabilities, z.shape)
         start = _distribution("start", self.start, by_state)
-        r = require_array("rewards", self.rewards, z.shape)
+        r = require_floats("rewards", self.rewards, z.shape)
         require(abs(r) <= LARGEST, "rewards", f"not finite or above {LARGEST}")
         end = require_array("terminal", self.terminal, by_state)
         require(np.isin(end, (0, 1)), "terminal", "expected a flag per state, true or false")
-        noise = require_array("reward_noise", self.reward_noise, (n_tasks,), ())
+        noise = require_floats("reward_noise", self.reward_noise, (n_tasks,), ())
         limits = f"negative or not finite, or above {LARGEST}"
         require((noise >= 0) & (noise <= LARGEST), "reward_noise", limits)
 
@@ -77,7 +81,6 @@ class MDP(Record):
             rewards=read_only(np.array(r, float)),
             start=read_only(start),
             terminal=read_only(np.array(end, bool)),
-            horizon=int(self.horizon),
             reward_noise=read_only(np.array(np.broadcast_to(noise, n_tasks), float)),
         )
 
@@ -100,7 +103,7 @@ class MDP(Record):
         if P.ndim == 3:
             P = P[None]
             R = R[None]
-        _require_distribution("P", P)
+        _require_distribution("P", P, rounding(P))
         require(np.isfinite(R), "R", "not finite")
         n_tasks, n_states = P.shape[:2]
         possible = P != 0
@@ -213,15 +216,23 @@ class MDP(Record):
         )
 
 
-def _require_distribution(name, p):
+def rounding(p):
+    """How far from one the sum of the probabilities p may be, by the type that they come in."""
+    dtype = getattr(p, "dtype", np.dtype(float))
+    return max(ROUNDING, 8 * float(np.finfo(dtype).eps)) if dtype.kind == "f" else ROUNDING
+
+
+def _require_distribution(name, p, error):
     require(p >= 0, name, "negative or NaN")
-    require(abs(p.sum(-1) - 1) < ROUNDING, name, "does not sum to one")
+    # NumPy itself would add up float32 numbers in float32
+    require(abs(p.sum(-1, dtype=float) - 1) < error, name, "does not sum to one")
 
 
 def _distribution(name, p, shape):
     """The probabilities as float64, with what rounding left of one shared out."""
-    p = np.array(require_array(name, p, shape), float)
-    _require_distribution(name, p)
+    given = require_array(name, p, shape)
+    p = np.array(given, float)
+    _require_distribution(name, p, rounding(given))
     return p / p.sum(-1, keepdims=True)
 
 
@@ -229,23 +240,28 @@ def per_state(name, x, n_tasks, n_states):
     """As (N, S) what is a scalar, (S,) or (N, S); a scalar `start` is a state."""
     x = require_array(name, x, (), (n_states,), (n_tasks, n_states))
     if name == "start" and x.ndim == 0:
-        require(x in range(n_states), name, f"state {x} outside 0..{n_states - 1}")
+        is_state = x.dtype.kind == "i" and x in range(n_states)
+        require(is_state, name, f"state {x} outside 0..{n_states - 1}")
         x = np.arange(n_states) == x
     return np.broadcast_to(x, (n_tasks, n_states))
 
 
-@notrace_primitive
 def require_log_pi(log_pi, mdps):
-    """Raise ValueError, naming task and state, unless these are log-probabilities for the tasks.
+    """log_pi as float64; raises ValueError, naming task and state, if it is none for the tasks.
 
-    log_pi: (S, A), shared by the tasks, or (N, S, A).
+    log_pi: log-probabilities (S, A), shared by the tasks, or (N, S, A).
     """
     validate(mdps=mdps)
-    n_tasks, n_states, n_actions = mdps.shape
-    log_pi = require_array("log_pi", log_pi, (n_states, n_actions), mdps.shape)
+    floats = require_floats("log_pi", log_pi, mdps.shape[1:], mdps.shape)
+    _require_log_distribution(floats, mdps.shape, rounding(log_pi))
+    return floats
+
+
+@notrace_primitive
+def _require_log_distribution(log_pi, shape, error):
     pi = np.exp(np.minimum(log_pi, 1.0))  # a log-probability above 0 is wrong: no need to overflow
-    total = pi @ np.ones(n_actions)  # ten times as fast as a sum over a short last axis
-    good = np.broadcast_to(abs(total - 1) < ROUNDING, (n_tasks, n_states))
+    total = pi @ np.ones(shape[-1])  # ten times as fast as a sum over a short last axis
+    good = np.broadcast_to(abs(total - 1) < error, shape[:2])
     require(good, "log_pi", "not log-probabilities; are the parameters finite?")
 
 

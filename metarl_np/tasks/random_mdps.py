@@ -22,8 +22,9 @@ def random_mdps(
 
     A reward is N(m, reward_noise²), its mean m(s, a) being N(reward_mean, reward_std²).
     """
-    validate(rng=rng, n_tasks=n_tasks, n_states=n_states, n_actions=n_actions)
-    validate(reward_mean=reward_mean, reward_std=reward_std)
+    validate(rng=rng)
+    n_tasks, n_states, n_actions = validate(n_tasks=n_tasks, n_states=n_states, n_actions=n_actions)
+    reward_mean, reward_std = validate(reward_mean=reward_mean, reward_std=reward_std)
     require_memory(80, n_tasks, n_states, n_states, n_actions)
     P = rng.dirichlet(np.ones(n_states), (n_tasks, n_states, n_actions))
     R = rng.normal(reward_mean, reward_std, (n_tasks, n_states, n_actions))
