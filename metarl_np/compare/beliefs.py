@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import Record, read_only, require, set_fields
+from metarl_np.arguments import (
+    Record,
+    read_only,
+    require,
+    require_array,
+    require_memory,
+    require_plain,
+    set_fields,
+    validate,
+)
 from metarl_np.tasks.mdp import MDP
 
 
@@ -43,7 +52,8 @@ class FiniteBelief(Record):
     weights: np.ndarray  # (N, C), rows summing to one; a read-only copy
 
     def __post_init__(self):
-        w = np.array(self.weights, float)
+        validate(candidates=self.candidates)
+        w = np.array(require_array("weights", self.weights), float)
         c = len(self.candidates)
         require(
             w.ndim == 2 and w.shape[1] == c, "weights", f"expected shape (N, {c}), got {w.shape}"
@@ -121,6 +131,7 @@ class Prior:
     noise: float
 
     def __post_init__(self):
+        require_plain(**vars(self))
         fits = min(self.concentration, self.std, self.noise) > 0 and np.isfinite(self.mean)
         why = f"{self}: the first three must be positive, the mean finite"
         require(fits, "concentration, std, noise, mean", why)
@@ -160,6 +171,8 @@ class DirichletBelief(Record):
     seen: Counts = None  # so far
 
     def __post_init__(self):
+        validate(prior=self.prior, like=self.like)
+        require_memory(8, *self.like.shape, self.like.shape[1])
         if self.seen is None:
             nothing = np.zeros(self.like.shape)
             no_state = np.zeros(self.like.shape + self.like.shape[1:2])

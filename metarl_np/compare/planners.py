@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require, trusted, validate
+from metarl_np.arguments import require, require_memory, require_plain, trusted, validate
 from metarl_np.compare.beliefs import Prior
 from metarl_np.compare.strategies import BANDITS
 from metarl_np.learner.rollouts import Episodes, rollout, step, successor_table
@@ -45,7 +45,8 @@ def act(rng, mdps, belief, *, episodes, plan=sample_plan):
     plan(rng, belief) → log π on `mdps.with_time()`. Yields the plan's exact expected return (N,),
     log π, and the belief that it was made from. Osband et al. (2013), Algorithm 1.
     """
-    validate(mdps=mdps, plan=plan)
+    validate(mdps=mdps, episodes=episodes, plan=plan)
+    require_plain(belief=belief)
     timed = mdps.with_time()
     n_states = mdps.shape[1]
     for _ in range(episodes):
@@ -63,7 +64,8 @@ def play_mdps(rng, mdps, belief, episodes, plan, value):
 
     belief: a DirichletBelief about tasks of this size. Ties of less than 1e-9 are broken at random.
     """
-    validate(mdps=mdps, episodes=episodes, plan=plan)
+    validate(mdps=mdps, belief=belief, episodes=episodes, plan=plan)
+    require_memory(8, episodes, len(mdps))
     sizes = f"about tasks (N, S, A) = {belief.like.shape}, where mdps are {mdps.shape}"
     require(belief.like.shape == mdps.shape, "belief", sizes)
     table = successor_table(mdps)

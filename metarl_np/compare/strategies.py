@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require, validate
+from metarl_np.arguments import require, require_array, require_memory, validate
 
 
 class Strategy(NamedTuple):
@@ -42,7 +42,11 @@ def play_bandits(rng, means, pulls, strategy, value, *, random_ties=False):
     10, where Duan et al. (2016) print 77.1. Raises ValueError on means that are no probabilities.
     """
     validate(pulls=pulls, strategy=strategy)
+    means = require_array("means", means)
+    two_axes = f"expected shape (N, k), not empty, got {means.shape}"
+    require(means.ndim == 2 and means.size, "means", two_axes)
     require((means >= 0) & (means <= 1), "means", "not a probability", ("task", "arm"))
+    require_memory(8, pulls, len(means))
     task = np.arange(len(means))
     a = np.ones(means.shape)
     b = np.ones(means.shape)
@@ -88,7 +92,6 @@ def thompson(rng, a, b, t, samples):
     return x[log_density.argmax(0), np.arange(len(a))]
 
 
-@lru_cache
 def gittins_index(discount, pulls):
     """The Gittins index λ of an arm after s successes and f failures: (pulls, pulls) by s and f.
 
@@ -97,8 +100,15 @@ def gittins_index(discount, pulls):
     from 4/(1 − γ) pulls later, where the mean counts as known. Gittins (1979); Gittins, Glazebrook
     & Weber (2011), ch. 8. Raises ValueError for γ above .999.
     """
-    validate(discount=discount)
+    validate(discount=discount, pulls=pulls)
     require(discount <= 0.999, "discount", f"{discount} is above 0.999")
+    require_memory(8, pulls, pulls)
+    return _gittins_table(float(discount), int(pulls))
+
+
+@lru_cache
+def _gittins_table(discount, pulls):
+    """`gittins_index`, computed once."""
     last = pulls + int(np.ceil(4 / (1 - discount)))
     points = 500
     stop = np.linspace(0, 1, points + 1)[:, None] / (1 - discount)  # λ/(1 − γ) for each λ

@@ -7,12 +7,7 @@ import math
 
 import numpy as np
 
-from metarl_np.arguments import (
-    require,
-    require_array,
-    require_finite,
-    validate,
-)
+from metarl_np.arguments import require, require_array, require_finite, validate
 
 CANNOT = (
     "conjugate gradient: A is not positive definite, or too ill-conditioned; "

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import autograd.numpy as np
-from autograd.extend import defvjp, primitive
 
 from metarl_np.arguments import (
     NotFinite,
     Record,
+    defvjp,
+    primitive,
     read_only,
     require,
     require_array,
     require_memory,
+    require_plain,
     set_fields,
     validate,
 )
@@ -66,7 +68,7 @@ class LinearPolicy(Record):
         validate(n_states=self.n_states, n_actions=self.n_actions)
         require_memory(8, self.n_states, self.n_actions)  # of log π
         if self.features is not None:
-            phi = require_array("features", self.features).astype(float)
+            phi = require_array("features", self.features, traced=True).astype(float)
             fits = phi.ndim == 2 and phi.size and len(phi) == self.n_states
             expected = f"expected finite numbers of shape ({self.n_states}, F), got {phi.shape}"
             require(fits and np.isfinite(phi).all(), "features", expected)
@@ -117,7 +119,7 @@ class LinearPolicy(Record):
 
         Raises ValueError on another shape, NotFinite (which is one too) on what is not finite.
         """
-        theta = require_array("theta", theta)
+        theta = require_array("theta", theta, traced=True)
         n_features, m = self.shape
         expected = f"expected shape (…, {n_features}, {m}), got {theta.shape}"
         require(theta.shape[-2:] == self.shape, "theta", expected)
@@ -162,7 +164,7 @@ class LogisticPolicy(LinearPolicy):
     def __post_init__(self):
         validate(units=self.units)
         # 2^63 is refused by now: 2^m must not be computed for an m typed wrong, such as 10^18
-        require_memory(8, 2 ** min(self.units, 63))
+        require_memory(8, 2 ** min(int(self.units), 63))
         super().__post_init__()
 
     @property
@@ -187,6 +189,7 @@ class ActorCritic(LinearPolicy):
     actor: SoftmaxPolicy | LogisticPolicy
 
     def __post_init__(self):
+        require_plain(actor=self.actor)
         known = isinstance(self.actor, (SoftmaxPolicy, LogisticPolicy))
         require(known, "actor", f"{self.actor!r:.99} is no policy to add a value to")
 

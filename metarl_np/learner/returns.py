@@ -5,13 +5,16 @@ always γ. Rewards of masked steps are 0, or they are set to 0 by the caller.
 """
 
 import autograd.numpy as np
-from autograd.extend import defvjp, notrace_primitive, primitive
 
 from metarl_np.arguments import (
+    defvjp,
+    notrace_primitive,
+    primitive,
     require,
     require_array,
     require_finite,
     require_mask,
+    require_plain,
     require_shapes,
     unmasked,
     validate,
@@ -59,6 +62,7 @@ def gae(rewards, values, mask, bootstrap, *, discount, lam):
     V(s_T) where the last step was *truncated*, 0 where it terminated or reached the horizon.
     Returns (T, …). Raises ValueError on what is no mask.
     """
+    require_plain(discount=discount, lam=lam)
     require_shapes(np.shape(rewards), values=values)
     require_shapes(np.shape(rewards)[1:], (), bootstrap=bootstrap)
     mask = require_mask(mask, np.shape(rewards))
@@ -137,7 +141,7 @@ def linear_baseline(features, ridge=1e-6):
     function raises ValueError if returns are not finite, or the ridge is too small to solve with.
     """
     validate(ridge=ridge)
-    features = require_array("features", features)
+    features = require_array("features", features, traced=True)
     good = features.ndim == 2 and np.isfinite(features).all()
     require(good, "features", f"expected finite (S, F), got {features.shape}")
 

@@ -38,9 +38,16 @@ Foerster et al. (2018); Rothfuss et al. (2019); Farquhar et al. (2019).
 from math import prod
 
 import autograd.numpy as np
-from autograd.extend import defvjp, notrace_primitive, primitive
 
-from metarl_np.arguments import require_flags, require_shapes, unmasked
+from metarl_np.arguments import (
+    defvjp,
+    notrace_primitive,
+    primitive,
+    require_flags,
+    require_plain,
+    require_shapes,
+    unmasked,
+)
 from metarl_np.learner.returns import discounts, no_baseline, reward_to_go
 from metarl_np.tasks.mdp import for_each_task
 
@@ -221,6 +228,7 @@ def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
 
     Farquhar et al. (2019), §4. At λ = 0 it has the derivatives of `lvc`.
     """
+    require_plain(lam=lam)
     log_probs, mask = _taken(log_probs, mask)
     t = np.arange(len(mask))
     decay = np.tril(float(lam) ** np.maximum(t[:, None] - t, 0))  # λ^(t−t') for t' ≤ t
