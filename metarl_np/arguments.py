@@ -190,6 +190,7 @@ def require_index(argument, index, size):
     outside = (chosen < -size) | (chosen >= size)
     if outside.any():
         raise OutOfRange(f"{argument}: {chosen[outside][0]} is outside 0..{size - 1}")
+    chosen = chosen.astype(int)  # in uint8 a sum with the size might not fit
     return np.where(chosen < 0, chosen + size, chosen)
 
 

@@ -45,7 +45,7 @@ def act(rng, mdps, belief, *, episodes, plan=sample_plan):
     plan(rng, belief) → log π on `mdps.with_time()`. Yields the plan's exact expected return (N,),
     log π, and the belief that it was made from. Osband et al. (2013), Algorithm 1.
     """
-    validate(mdps=mdps, episodes=episodes, plan=plan)
+    validate(mdps=mdps, plan=plan)
     require_plain(belief=belief)
     timed = mdps.with_time()
     n_states = mdps.shape[1]

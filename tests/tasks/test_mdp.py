@@ -569,3 +569,8 @@ def test_an_index_chooses_what_numpy_says(rng, index, chosen):
 def test_a_loop_over_tasks_ends(rng):
     mdps = random_tasks(rng, 3, 3, 2, 2, horizon=2)
     assert [len(task) for task in mdps] == [1, 1, 1]
+
+
+def test_an_index_of_few_bits_reaches_all_of_many_tasks(rng):
+    mdps = random_tasks(rng, 300, 2, 2, 2, horizon=2)
+    assert len(mdps[np.arange(3, dtype=np.uint8)]) == 3
