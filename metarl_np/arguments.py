@@ -4,15 +4,22 @@ A *door* is a function that a user calls with his own data. It checks each argum
 What stands behind it, a *room*, trusts what it is given.
 """
 
+import inspect
 import os
-from functools import cached_property
+from functools import cached_property, wraps
+from itertools import count
 from math import prod
+from types import ModuleType
 
 import numpy as np
-from autograd import numpy as traced
-from autograd.extend import notrace_primitive
+from autograd import extend
+from autograd import numpy as autograd_numpy
 from autograd.tracer import isbox
 
+NO_TRACE = (
+    "autograd cannot go through it. What can be differentiated are theta and log_pi, in the exact "
+    "functions of a finite horizon, the surrogates and the inner updates"
+)
 MAX_BYTES = 2**33  # 8 GiB; set arguments.MAX_BYTES to allow more or less
 LARGEST_FLOAT = np.finfo(float).max
 # of arrays, in the machine's own byte order
@@ -25,6 +32,13 @@ class NotFinite(ValueError, FloatingPointError):
     They are bad input where a user gave them, and an accident of arithmetic where training made
     them: hence both kinds of error.
     """
+
+
+class OutOfRange(ValueError, IndexError):
+    """An index of what is not there: an IndexError too, by which a `for` loop finds the end."""
+
+
+# ---- what an argument is
 
 
 def plain_number(x):
@@ -82,11 +96,13 @@ def _has(attribute):
 # what an argument with one of these names is, everywhere in the package
 _RULES = [
     ("a numpy.random.Generator", "rng", _if(lambda x: isinstance(x, np.random.Generator))),
-    ("an MDP", "mdps", _has("successors")),
+    ("an MDP", "mdps candidates like", _has("successors")),
+    ("a belief", "belief", _has("update")),
+    ("a Prior", "prior", _has("concentration")),
     ("a policy", "policy", _has("n_actions")),
     ("an inner update", "inner", _has("prepare")),
     ("Trials", "trials", _has("outputs")),
-    ("a path", "path", _if(lambda x: isinstance(x, (str, os.PathLike)))),
+    ("a path", "path folder", _if(lambda x: isinstance(x, (str, os.PathLike)) and str(x))),
     (
         "a function",
         "sample_tasks optimiser update payoffs baseline train plan strategy",
@@ -124,6 +140,8 @@ _RULES = [
     ("a number in [0, 1]", "discount lam slip epsilon", _number(0, 1)),
     ("a number between 0 and 1", "shrink confidence delta", _number(above=0, below=1)),
 ]
+# what an array may hold, in words, by NumPy's letters
+KINDS = dict(biuf="real numbers", iu="integers", f="floats", biu="integers or booleans")
 RULES = {name: (what, read) for what, names, read in _RULES for name in names.split()}
 
 
@@ -139,6 +157,7 @@ def validate(**arguments):
     for name, x in arguments.items():
         if name not in RULES:
             raise TypeError(f"arguments.RULES has no rule for {name!r}")
+        require_plain(**{name: x})
         what, read = RULES[name]
         value = read(x)
         if value is None:
@@ -151,6 +170,24 @@ def validate_fields(record, *names):
     """`validate` the fields of a frozen dataclass while it is being made: these, or all."""
     for name in names or vars(record):
         set_fields(record, **{name: validate(**{name: getattr(record, name)})})
+
+
+def misplaced(x):
+    """Why x can stand for no object, number or array of ours, "" if it may."""
+    if isinstance(x, (type, ModuleType)):
+        kind = "class" if isinstance(x, type) else "module"
+        return f"{x!r:.99} is a {kind}, where an object belongs"
+    if isbox(x) or (isinstance(x, (list, tuple)) and any(map(isbox, x))):
+        return NO_TRACE
+    return ""
+
+
+def require_plain(**arguments):
+    """Raise ValueError, naming it, if one is a class or a module, or is traced by autograd."""
+    for name, x in arguments.items():
+        why = misplaced(x)
+        if why:
+            raise ValueError(f"{name}: {why}")
 
 
 def require(good, argument, why, axes=("task", "state", "action", "successor")):
@@ -166,14 +203,16 @@ def require(good, argument, why, axes=("task", "state", "action", "successor")):
         raise ValueError(f"{argument}: {why}" + (f" (at {where})" if where else ""))
 
 
-def require_array(argument, x, *shapes, kinds="biuf"):
+def require_array(argument, x, *shapes, kinds="biuf", traced=False):
     """x as an array of numbers, of one of the shapes if any are given; raises ValueError.
 
-    kinds: NumPy's letters of what is allowed, "iu" for integers, "f" for floats. The array is of
-    one of TYPES: other integers become int64, other floats float64. What autograd traces is given
-    back as it is. A masked array is refused if anything in it is masked.
+    kinds: NumPy's letters of what is allowed, a key of KINDS. The array is of one of TYPES: other
+    integers become int64, other floats float64. A masked array is refused if anything in it is
+    masked. traced: what autograd traces is given back as it is; else it is refused.
     """
-    if not isbox(x):
+    is_traced = traced and isbox(x)
+    if not is_traced:
+        require_plain(**{argument: x})
         rows = x if isinstance(x, (list, tuple)) else [x]
         masked = any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows)
         require(not masked, argument, "has masked entries: fill them in first")
@@ -182,20 +221,51 @@ def require_array(argument, x, *shapes, kinds="biuf"):
         except (ValueError, TypeError, RuntimeError) as error:
             raise ValueError(f"{argument}: {error}") from error
     if x.dtype.kind not in kinds:
-        expected = dict(iu="integers", f="floats").get(kinds, "numbers")
-        raise ValueError(f"{argument}: expected {expected}, got {x.dtype}")
-    if x.dtype not in TYPES and not isbox(x):
+        raise ValueError(f"{argument}: expected {KINDS[kinds]}, got {x.dtype}")
+    if x.dtype not in TYPES and not is_traced:
         with np.errstate(over="ignore"):  # a longdouble may become infinite
             x = x.astype(float if x.dtype.kind == "f" else int)
     require_shapes(*shapes, **{argument: x})
     return x
 
 
-def require_floats(argument, x, *shapes, single=False):
-    """x as a float64 array, else as `require_array`. single: a float32 array stays one."""
-    x = require_array(argument, x, *shapes)
+def require_floats(argument, x, *shapes, single=False, traced=True):
+    """x as a float64 array, else as `require_array`. single: a float32 array stays one.
+
+    Floats may be traced by autograd, unless traced is False.
+    """
+    x = require_array(argument, x, *shapes, traced=traced)
     stays = x.dtype == float or isbox(x) or (single and x.dtype == np.float32)
     return x if stays else x.astype(float)
+
+
+def require_index(argument, index, size):
+    """Which of `size` things an index means: a slice as it is, else integers of 0 … size − 1.
+
+    index: an integer, a slice, an array of integers or a mask (size,). Negative integers
+    count from the end. Raises ValueError, OutOfRange where there is no such thing.
+    """
+    expected = "expected an integer, a slice, a list of integers or a mask"
+    if isinstance(index, slice):
+        try:
+            range(size)[index]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{argument}: {index}: {error}") from error
+        return index
+    # a tuple would be an index of several axes, as in NumPy
+    require(not isinstance(index, tuple), argument, f"{expected}, got the tuple {index!r:.99}")
+    if isinstance(index, list) and not index:
+        return np.zeros(0, int)  # NumPy would make floats of it
+    chosen = require_array(argument, index, kinds="biu")
+    if chosen.dtype == bool:
+        is_mask = np.shape(index) == (size,)
+        require(is_mask, argument, f"expected a mask ({size},), got shape {np.shape(index)}")
+        return np.flatnonzero(chosen)
+    outside = (chosen < -size) | (chosen >= size)
+    if outside.any():
+        raise OutOfRange(f"{argument}: {chosen[outside][0]} is outside 0..{size - 1}")
+    chosen = chosen.astype(int)  # in uint8 a sum with the size might not fit
+    return np.where(chosen < 0, chosen + size, chosen)
 
 
 def require_shapes(*shapes, **arrays):
@@ -240,7 +310,7 @@ def unmasked(x, mask, out=None):
     since that takes a fourth of the time. out: where the product may be written, x itself perhaps.
     """
     if isbox(x):
-        return traced.where(mask, x, 0)
+        return autograd_numpy.where(mask, x, 0)
     with np.errstate(invalid="ignore"):
         product = np.multiply(x, mask, out=out)
     return product if np.isfinite(product).all() else np.where(mask, x, 0)
@@ -262,11 +332,14 @@ def harmless(x, mask):
     return x if good.all() else np.where(good, x, 0)
 
 
-@notrace_primitive
-def require_finite(x, quantity, why=""):
-    """Raise NotFinite, naming the quantity, unless all of x, of any shape, is finite."""
-    if not np.isfinite(x).all():
-        raise NotFinite(f"{quantity} that are not finite{why}")
+def digits(number):
+    """A whole number for an error, in groups of three digits, or as a power if it is very long.
+
+    (Python refuses to write out more than 4300 digits.)
+    """
+    if number < 10**99:
+        return f"{number:,}"
+    return f"about 10^{int(number.bit_length() * np.log10(2))}"
 
 
 def require_memory(*factors):
@@ -276,7 +349,7 @@ def require_memory(*factors):
     is allocated.
     """
     size = prod(map(int, factors))
-    why = f"{size:,} bytes asked for, above {MAX_BYTES:,}"
+    why = f"{digits(size)} bytes asked for, above {MAX_BYTES:,}"
     require(size <= MAX_BYTES, "arguments.MAX_BYTES", why)
 
 
@@ -321,3 +394,58 @@ class Record:
         set_fields(self, **values)
         for name in locked:
             read_only(values[name])
+
+
+# ---- what autograd is to know of a function
+#
+# autograd looks for what it traces among positional arguments only. So a traced array that is given
+# by its name gets into the function as it is: `stop(x=x)` would stop nothing. These three are
+# autograd's own, for functions that may be called either way.
+
+
+def primitive(function):
+    """autograd's: a function whose derivatives are told by `defvjp`."""
+    return _by_position(function, extend.primitive(function))
+
+
+def notrace_primitive(function):
+    """autograd's: a function of plain arrays, whose result is a constant to every derivative."""
+    return _by_position(function, extend.notrace_primitive(function))
+
+
+def _by_position(function, traced):
+    """`traced`, what autograd made of the function, with keywords put into their positions."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*arguments, **keywords):
+        if keywords:
+            bound = signature.bind(*arguments, **keywords)
+            bound.apply_defaults()
+            arguments = bound.args
+        return traced(*arguments)
+
+    call.traced = traced
+    return call
+
+
+def defvjp(function, *vjps, argnums=None):
+    """autograd's: the rules of a `primitive`; an argument without one is refused by its name."""
+    rules = dict(zip(count() if argnums is None else argnums, vjps))
+    names = inspect.signature(function).parameters
+    every = [rules.get(i, _no_rule(name)) for i, name in enumerate(names)]
+    extend.defvjp(function.traced, *every)
+
+
+def _no_rule(name):
+    def refuse(result, *arguments):
+        raise ValueError(f"{name}: {NO_TRACE}")
+
+    return refuse
+
+
+@notrace_primitive
+def require_finite(x, quantity, why=""):
+    """Raise NotFinite, naming the quantity, unless all of x, of any shape, is finite."""
+    if not np.isfinite(x).all():
+        raise NotFinite(f"{quantity} that are not finite{why}")

@@ -13,8 +13,12 @@ import tracemalloc
 import warnings
 from dataclasses import replace
 
+import autograd.numpy as anp
 import numpy as np
 import pytest
+from autograd import grad
+from autograd.core import VJPNode
+from autograd.tracer import trace
 
 import metarl_np
 from metarl_np import (
@@ -743,6 +747,8 @@ CASES = {
 # public names without a row, by the reason
 EXEMPT_REASONS = {
     "it is what says so": """
+        arguments.misplaced arguments.require_plain arguments.require_index arguments.digits
+        arguments.primitive arguments.notrace_primitive arguments.defvjp
         arguments.validate arguments.require arguments.require_array arguments.require_shapes
         arguments.require_floats arguments.plain_number arguments.validate_fields
         arguments.require_finite arguments.require_memory arguments.require_flags
@@ -750,7 +756,7 @@ EXEMPT_REASONS = {
     "of records": """
         arguments.set_fields arguments.trusted arguments.read_only arguments.Record
         arguments.unmasked arguments.harmless""",
-    "an exception": "arguments.NotFinite",
+    "an exception": "arguments.NotFinite arguments.OutOfRange",
     "its input is seen to in tests/runs": "study.study study.Result",
     "its input is seen to in tests/compare": """
         beliefs.FiniteBelief beliefs.Prior beliefs.DirichletBelief beliefs.counts
@@ -770,7 +776,8 @@ EXEMPT_REASONS = {
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
         mdp.per_state mdp.rounding mdp.for_each_task surrogates.stop surrogates.magic_box
-        policies.sum_last policies.log_softmax policies.entropy returns.discounts returns.discounted_return
+        policies.sum_last policies.log_softmax policies.entropy returns.discounts
+        returns.discounted_return
         returns.reward_to_go returns.no_baseline returns.time_mean_baseline rl2.log_probs
         rl2.outputs surrogates.log_likelihood advantages.td_errors advantages.advantages
         advantages.at_states advantages.fold_states advantages.visits maml.centred_returns
@@ -797,8 +804,7 @@ def public_names():
 
 def test_every_public_name_has_a_row_or_a_reason():
     methods = {name for name in CASES if name.count(".") > 1}
-    made_by_autograd = {"meta_gradients.expected_adapted_return_gradient"}
-    functions = set(CASES) - methods - made_by_autograd
+    functions = set(CASES) - methods
     assert functions | EXEMPT == set(public_names())
     assert not functions & EXEMPT
 
@@ -910,6 +916,80 @@ def test_what_is_bad_is_named(name, argument):
                 ), f"{name}({argument}={bad!r}): {type(error).__name__}: {error}"
                 continue
         pytest.fail(f"{name}({argument}={bad!r}) did not complain")
+
+
+# ---- what autograd traces, and a class in an object's place
+
+DIFFERENTIABLE = {  # arguments that autograd does go through
+    *(f"exact.{name} log_pi" for name in ("expected_return", "policy_gradient_table")),
+    *(f"exact.{name} log_pi" for name in ("values", "occupancy", "stationary_values")),
+    "mdp.require_log_pi log_pi",  # a check, which it passes by
+    *(f"meta_gradients.{name} theta" for name in ("adapted_return", "adapted_return_gradient")),
+    *(f"meta_gradients.expected_{name} theta" for name in ("adapted_return", "meta_gradient")),
+    "meta_gradients.expected_adapted_return_gradient theta",
+    "meta_gradients.hessians theta",
+    "enumeration.enumerate_adaptations theta",
+    "estimators.exact_gradients theta",
+    "maml.replay theta",
+    "gru.unroll theta",
+}
+NUMBERS = ("array", "matrix", "finite", "positive", "not negative", "probability", "at least 1")
+TRACED = [row for row in ROWS if CASES[row[0]][2][row[1]] in NUMBERS]
+TRACED = [row for row in TRACED if " ".join(row) not in DIFFERENTIABLE]
+OBJECTS = ("object", "callable", "rng", "count", "array", *NUMBERS)
+PLACES = [row for row in ROWS if CASES[row[0]][2][row[1]] in OBJECTS]
+
+
+@pytest.mark.parametrize("name, argument", TRACED)
+def test_what_autograd_cannot_go_through_is_named(name, argument):
+    function, good, _ = CASES[name]
+    value = np.array(good.get(argument, 0.5), float)
+    with pytest.raises(ValueError, match=f"^{argument}: autograd cannot go through it"):
+        trace(VJPNode.new_root(), lambda x: run(function, good | {argument: x}), value)
+
+
+@pytest.mark.parametrize("bad", [policies.LogisticPolicy, reinforce.Reinforce, policies])
+@pytest.mark.parametrize("name, argument", PLACES)
+def test_a_class_or_a_module_in_an_objects_place_is_named(name, argument, bad):
+    function, good, _ = CASES[name]
+    with pytest.raises(ValueError, match=f"^{argument}: .* is a (class|module), where an object"):
+        run(function, good | {argument: bad})
+
+
+@pytest.mark.parametrize(
+    "function, keywords",
+    [
+        (policies.log_softmax, dict(x=THETA0)),
+        (exact.expect, dict(v=V, mdps=TASKS)),
+        (exact.backup, dict(v=V, pi=PI, mdps=TASKS)),
+        (returns.reward_to_go, dict(discount=0.9, rewards=STEPS)),
+        (surrogates.gather, dict(actions=E.actions, table=TABLE_2, states=E.states)),
+    ],
+)
+def test_the_gradient_goes_through_a_keyword(function, keywords):
+    first = next(
+        name for name, x in keywords.items() if name not in ("mdps", "actions", "discount")
+    )
+
+    def total(x):
+        return anp.sum(function(**keywords | {first: x}) ** 2)
+
+    g = grad(total)(keywords[first] * 1.0)
+    assert abs(g - check.finite_differences(total, keywords[first])).max() < 1e-6
+
+
+def test_stop_stops_what_it_is_given_by_name():
+    assert grad(lambda x: surrogates.stop(x=x) * x)(3.0) == 3.0
+
+
+def test_the_number_of_episodes_is_counted_beyond_floats():
+    with pytest.raises(ValueError, match=r"^max_episodes: at least \d[\d,]* episodes"):
+        enumeration.enumerate_episodes(replace(ONE, horizon=600))
+
+
+def test_the_number_of_data_sets_does_not_wrap_around():
+    with pytest.raises(ValueError, match="^max_datasets: "):
+        enumeration.enumerate_adaptations(**SMALL | dict(episodes=np.int64(10**12)))
 
 
 # ---- failure is loud

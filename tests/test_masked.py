@@ -630,7 +630,8 @@ def test_data_of_another_policy_are_found_by_a_mask_of_numbers():
 
 NUMBERS_OF_EPISODES = """
     adapt train train_multi_task adapt_values train_values sample_trials train_recurrent rollout
-    enumerate_adaptations expected_adapted_return expected_meta_gradient expected_gradients
+    enumerate_adaptations expected_adapted_return expected_adapted_return_gradient
+    expected_meta_gradient expected_gradients
     play_mdps act play_bandits tune""".split()
 THE_MASK_ITSELF = ["require_mask", "harmless", "unmasked"]
 IN_OTHER_ROWS = """

@@ -8,6 +8,7 @@ from dataclasses import replace
 import autograd.numpy as np
 
 from metarl_np.arguments import (
+    digits,
     require,
     require_finite,
     require_memory,
@@ -34,9 +35,9 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     validate(mdps=mdps)
     max_episodes = validate(max_episodes=max_episodes)
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
-    most = _number_of_episodes(mdps)
+    most = _number_of_episodes(mdps, max_episodes)
     lower = "lower horizon, states, actions or Z"
-    too_many = f"{most:.0f} episodes, above {max_episodes}; {lower}"
+    too_many = f"at least {digits(most)} episodes, above {max_episodes}; {lower}"
     require(most <= max_episodes, "max_episodes", too_many)
     require_memory(STEP_BYTES, mdps.horizon, n_tasks, most)
     by_outcome = (n_tasks, n_states, n_actions * n_slots)  # an action and a successor slot
@@ -85,14 +86,23 @@ def _by_task(task, rows):
     return filled
 
 
-def _number_of_episodes(mdps):
-    """The largest number that a task has, by backward induction over possible outcomes."""
-    count = np.ones(mdps.shape[:2])
+def _number_of_episodes(mdps, enough):
+    """The largest number that a task has, or the first one above `enough`.
+
+    By backward induction over possible outcomes, in Python's integers, which do not overflow. The
+    number never falls as the horizon grows.
+    """
+    count = np.ones(mdps.shape[:2], object)
     possible = mdps.probabilities > 0
+    starts = mdps.start > 0
+    most = starts.sum(-1).max()
     for _ in range(mdps.horizon):
+        if most > enough:
+            break
         following = (possible * count.ravel()[mdps.next_rows]).sum((-2, -1))
-        count = np.where(mdps.terminal, 1.0, following)
-    return ((mdps.start > 0) * count).sum(-1).max()
+        count = np.where(mdps.terminal, 1, following)
+        most = (starts * count).sum(-1).max()
+    return int(most)
 
 
 def enumerated_return(log_pi, episodes, dynamics, discount):
@@ -148,10 +158,14 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
 def _data_sets(every, episodes, steps, max_datasets):
     """Which of the M possible episodes each data set of K is made of: (D, K), D = M^K."""
     horizon, _, m = every.states.shape
-    n_drawn = steps * episodes
+    n_drawn = int(steps) * int(episodes)
     lower = "lower episodes, steps, or the MDP's horizon, states, actions or Z"
-    too_many = f"{m} episodes make {m}^{n_drawn} = {m**n_drawn} data sets, above {max_datasets}"
-    require(m**n_drawn <= max_datasets, "max_datasets", f"{too_many}; {lower}")
+    # 2^n is above the limit if n is larger than its number of bits: then m^n is not computed
+    comparable = m == 1 or n_drawn <= int(max_datasets).bit_length()
+    short = n_drawn * m.bit_length() < 400
+    number = f"{m}^{n_drawn}" + (f" = {m**n_drawn}" if short else "")
+    too_many = f"{m} episodes make {number} data sets, above {max_datasets}; {lower}"
+    require(comparable and m**n_drawn <= max_datasets, "max_datasets", too_many)
     require_memory(STEP_BYTES, horizon, n_drawn, m**n_drawn)
     return _sequences(m, episodes).T
 
@@ -173,7 +187,8 @@ def enumerate_bandit_trials(policy, pulls, dtype=float):
     Π π(a_t|…). dtype: of the inputs. Raises ValueError unless n ≥ 1 and (2k)ⁿ is at most a million.
     """
     arms = policy.n_actions
-    few = pulls in range(1, 20) and (2 * arms) ** pulls <= 1_000_000
+    validate(pulls=pulls)
+    few = pulls < 20 and (2 * arms) ** pulls <= 1_000_000
     require(few, "pulls", f"{pulls} of {arms} arms: no history, or above a million")
     actions, rewards = np.divmod(_sequences(2 * arms, pulls), 2)
     inputs = np.zeros((pulls, policy.net.inputs, actions.shape[1]), dtype)

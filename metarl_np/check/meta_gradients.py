@@ -10,7 +10,7 @@ from dataclasses import replace
 import autograd.numpy as np
 from autograd import grad, jacobian
 
-from metarl_np.arguments import require_finite, require_memory, validate
+from metarl_np.arguments import require_array, require_finite, require_memory, validate
 from metarl_np.check.enumeration import enumerate_adaptations
 from metarl_np.learner.reinforce import FirstOrder, Reinforce
 from metarl_np.meta.maml import meta_gradient, per_task
@@ -108,7 +108,16 @@ def expected_adapted_return(
     return np.sum(probability * _returns(mdps, policy, path.thetas[-1]))
 
 
-expected_adapted_return_gradient = grad(expected_adapted_return, 2)
+def expected_adapted_return_gradient(
+    mdps, policy, theta, inner, *, episodes, steps=1, max_datasets=1_000_000
+):
+    """∇ of (b): θ (F, A) → (F, A). Arguments and errors as `enumerate_adaptations`."""
+    sizes = dict(episodes=episodes, steps=steps, max_datasets=max_datasets)
+
+    def total(th):
+        return expected_adapted_return(mdps, policy, th, inner, **sizes)
+
+    return grad(total)(require_array("theta", theta, traced=True) * 1.0)
 
 
 def expected_meta_gradient(

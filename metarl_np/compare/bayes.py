@@ -4,7 +4,7 @@ from math import comb
 
 import numpy as np
 
-from metarl_np.arguments import require, validate
+from metarl_np.arguments import require, require_memory, validate
 from metarl_np.tasks.bandits import DEPENDENT
 
 
@@ -16,12 +16,18 @@ def bayes_optimal(arms, pulls, *, max_states=1_000_000):
     k = 2, 5, 10 go to n = 81, 23, 20.
     """
     arms, pulls, max_states = validate(arms=arms, pulls=pulls, max_states=max_states)
-    k = min(arms, pulls)  # more arms than pulls are all the same
-    states = _number_of_states(k, pulls)
+    counted = min(pulls, 16)  # only as many as are needed: the numbers grow beyond floats
+    states = _number_of_states(min(arms, counted), counted)
+    while counted < pulls and states[-1] <= max_states:
+        counted = min(2 * counted, pulls)
+        states = _number_of_states(min(arms, counted), counted)
     most = (states <= max_states).sum()
-    needs = f"{arms}, {pulls} need {states[-1]:.4g} states, above max_states = {max_states}"
-    why = f"{needs}; {arms} arms can be solved for {most} pulls"
+    at_least = "" if counted == pulls else "more than "
+    needs = f"{arms}, {pulls} need {at_least}{states[-1]:.4g} states"
+    why = f"{needs}, above max_states = {max_states}; {arms} arms can be solved for {most} pulls"
     require(states[-1] <= max_states, "arms, pulls", why)
+    k = min(arms, pulls)  # more arms than pulls are all the same
+    require_memory(16, k, k, states[-1])  # every outcome of every arm
 
     # An arm's (s, f) is the code s·n + f, a state a sorted list of codes. Forward: the states that
     # are reached after each pull, and which state follows each pull and outcome.
@@ -69,6 +75,7 @@ def dependent_optimal(difficulty, pulls):
     by Gauss–Legendre is exact. Raises ValueError for another difficulty.
     """
     pulls = validate(pulls=pulls)
+    require_memory(8, pulls, pulls)
     known = ("uniform", *DEPENDENT)
     require(difficulty in known, "difficulty", f"{difficulty!r} is not one of {', '.join(known)}")
     if difficulty == "uniform":

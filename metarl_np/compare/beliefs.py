@@ -15,7 +15,9 @@ from metarl_np.arguments import (
     read_only,
     require,
     require_floats,
+    require_memory,
     set_fields,
+    validate,
     validate_fields,
 )
 from metarl_np.tasks.mdp import MDP, rounding
@@ -50,7 +52,8 @@ class FiniteBelief(Record):
     weights: np.ndarray  # (N, C), rows summing to one; a read-only copy
 
     def __post_init__(self):
-        w = require_floats("weights", self.weights).copy()
+        validate(candidates=self.candidates)
+        w = require_floats("weights", self.weights, traced=False).copy()
         c = len(self.candidates)
         require(
             w.ndim == 2 and w.shape[1] == c, "weights", f"expected shape (N, {c}), got {w.shape}"
@@ -165,6 +168,8 @@ class DirichletBelief(Record):
     seen: Counts = None  # so far
 
     def __post_init__(self):
+        validate(prior=self.prior, like=self.like)
+        require_memory(8, *self.like.shape, self.like.shape[1])
         if self.seen is None:
             nothing = np.zeros(self.like.shape)
             no_state = np.zeros(self.like.shape + self.like.shape[1:2])

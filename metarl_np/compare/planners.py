@@ -14,6 +14,8 @@ import numpy as np
 from metarl_np.arguments import (
     require,
     require_floats,
+    require_memory,
+    require_plain,
     trusted,
     validate,
 )
@@ -53,6 +55,7 @@ def act(rng, mdps, belief, *, episodes, plan=sample_plan):
     validate(mdps=mdps, plan=plan)
     if episodes != 0:  # of none there is nothing to plan
         episodes = validate(episodes=episodes)
+    require_plain(belief=belief)
     timed = mdps.with_time()
     n_states = mdps.shape[1]
     for _ in range(episodes):
@@ -70,8 +73,9 @@ def play_mdps(rng, mdps, belief, episodes, plan, value):
 
     belief: a DirichletBelief about tasks of this size. Ties of less than 1e-9 are broken at random.
     """
-    validate(mdps=mdps, plan=plan)
+    validate(mdps=mdps, belief=belief, plan=plan)
     episodes = validate(episodes=episodes)
+    require_memory(8, episodes, len(mdps))
     sizes = f"about tasks (N, S, A) = {belief.like.shape}, where mdps are {mdps.shape}"
     require(belief.like.shape == mdps.shape, "belief", sizes)
     table = successor_table(mdps)

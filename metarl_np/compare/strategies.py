@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require, require_floats, validate
+from metarl_np.arguments import require, require_floats, require_memory, validate
 
 
 class Strategy(NamedTuple):
@@ -43,9 +43,11 @@ def play_bandits(rng, means, pulls, strategy, value, *, random_ties=False):
     """
     validate(strategy=strategy)
     pulls = validate(pulls=pulls)
-    means = require_floats("means", means)
-    require(means.ndim == 2, "means", f"expected shape (N, k), got {means.shape}")
+    means = require_floats("means", means, traced=False)
+    two_axes = f"expected shape (N, k), not empty, got {means.shape}"
+    require(means.ndim == 2 and means.size, "means", two_axes)
     require((means >= 0) & (means <= 1), "means", "not a probability", ("task", "arm"))
+    require_memory(8, pulls, len(means))
     task = np.arange(len(means))
     a = np.ones(means.shape)
     b = np.ones(means.shape)
@@ -108,6 +110,7 @@ def gittins_index(discount, pulls):
     """
     discount, pulls = validate(discount=discount, pulls=pulls)
     require(discount <= 0.999, "discount", f"{discount} is above 0.999")
+    require_memory(8, pulls, pulls)
     return _gittins_table(discount, pulls)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_np.arguments import Record, read_only
+from metarl_np.arguments import Record, read_only, require_plain
 from metarl_np.tasks.mdp import require_log_pi
 
 
@@ -45,6 +45,7 @@ def sampling_tables(mdps, log_pi):
     A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens.
     Raises ValueError on what are no log-probabilities for these tasks.
     """
+    require_plain(log_pi=log_pi)
     log_pi = require_log_pi(log_pi, mdps)
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
     n_outcomes = n_actions * n_slots

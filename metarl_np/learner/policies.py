@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import autograd.numpy as np
-from autograd.extend import defvjp, primitive
 
 from metarl_np.arguments import (
     NotFinite,
     Record,
+    defvjp,
+    primitive,
     read_only,
     require,
     require_floats,
     require_memory,
+    require_plain,
     set_fields,
     validate,
     validate_fields,
@@ -168,7 +170,7 @@ class LogisticPolicy(LinearPolicy):
     def __post_init__(self):
         validate_fields(self, "units")
         # 2^63 is refused by now: 2^m must not be computed for an m typed wrong, such as 10^18
-        require_memory(8, 2 ** min(self.units, 63))
+        require_memory(8, 2 ** min(int(self.units), 63))
         super().__post_init__()
 
     @property
@@ -193,6 +195,7 @@ class ActorCritic(LinearPolicy):
     actor: SoftmaxPolicy | LogisticPolicy
 
     def __post_init__(self):
+        require_plain(actor=self.actor)
         known = isinstance(self.actor, (SoftmaxPolicy, LogisticPolicy))
         require(known, "actor", f"{self.actor!r:.99} is no policy to add a value to")
 

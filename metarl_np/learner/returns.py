@@ -5,13 +5,16 @@ always γ. Rewards of masked steps are 0, or they are set to 0 by the caller.
 """
 
 import autograd.numpy as np
-from autograd.extend import defvjp, notrace_primitive, primitive
 
 from metarl_np.arguments import (
+    defvjp,
+    notrace_primitive,
+    primitive,
     require,
     require_finite,
     require_floats,
     require_mask,
+    require_plain,
     unmasked,
     validate,
 )
@@ -69,9 +72,11 @@ def gae(rewards, values, mask, bootstrap, *, discount, lam):
     V(s_T) where the last step was *truncated*, 0 where it terminated or reached the horizon.
     Returns (T, …). Raises ValueError on what is no mask.
     """
+    require_plain(discount=discount, lam=lam)
     rewards = _in_time("rewards", rewards)
-    values = require_floats("values", values, np.shape(rewards), single=True)
-    bootstrap = require_floats("bootstrap", bootstrap, np.shape(rewards)[1:], (), single=True)
+    shape = np.shape(rewards)
+    values = require_floats("values", values, shape, single=True)
+    bootstrap = require_floats("bootstrap", bootstrap, shape[1:], (), single=True)
     discount, lam = validate(discount=discount, lam=lam)
     mask = require_mask(mask, np.shape(rewards))
     last_value = unmasked(bootstrap, mask[-1])

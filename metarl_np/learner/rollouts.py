@@ -25,6 +25,7 @@ from metarl_np.arguments import (
     require_array,
     require_floats,
     require_flags,
+    require_index,
     require_mask,
     require_memory,
     set_fields,
@@ -82,6 +83,9 @@ class Episodes(Record):
 
     def part(self, episodes=slice(None), tasks=slice(None)):
         """Only these of the K episodes and of the N tasks, slices or index arrays: Episodes."""
+        _, n_tasks, n_episodes = self.states.shape
+        tasks = require_index("tasks", tasks, n_tasks)
+        episodes = require_index("episodes", episodes, n_episodes)
         cut = {}
         for field in fields(self):
             x = getattr(self, field.name)

@@ -38,13 +38,16 @@ Foerster et al. (2018); Rothfuss et al. (2019); Farquhar et al. (2019).
 from math import prod
 
 import autograd.numpy as np
-from autograd.extend import defvjp, notrace_primitive, primitive
 
 from metarl_np.arguments import (
+    defvjp,
+    notrace_primitive,
+    primitive,
     require,
     require_array,
     require_flags,
     require_floats,
+    require_plain,
     require_shapes,
     unmasked,
     validate,
@@ -248,6 +251,7 @@ def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
 
     Farquhar et al. (2019), §4. At λ = 0 it has the derivatives of `lvc`.
     """
+    require_plain(lam=lam)
     log_probs, mask = _taken(log_probs, mask)
     lam = validate(lam=lam)
     t = np.arange(len(mask))

@@ -5,9 +5,15 @@ from typing import Callable
 
 import autograd.numpy as np
 from autograd import grad
-from autograd.extend import defvjp, primitive
 
-from metarl_np.arguments import Record, require_floats, validate, validate_fields
+from metarl_np.arguments import (
+    Record,
+    defvjp,
+    primitive,
+    require_floats,
+    validate,
+    validate_fields,
+)
 from metarl_np.learner.advantages import advantages, mean_kl, visits
 from metarl_np.learner.optim import conjugate_gradient
 from metarl_np.learner.returns import discounts, leave_one_out_baseline

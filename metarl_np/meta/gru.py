@@ -25,9 +25,10 @@ is one block of memory, and every operation runs along it.
 from dataclasses import dataclass
 
 import numpy as np
-from autograd.extend import defvjp, primitive
 
 from metarl_np.arguments import (
+    defvjp,
+    primitive,
     require,
     require_array,
     require_finite,

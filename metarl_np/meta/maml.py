@@ -21,6 +21,7 @@ from metarl_np.arguments import (
     require,
     require_finite,
     require_floats,
+    require_plain,
     unmasked,
     validate,
 )
@@ -29,7 +30,7 @@ from metarl_np.learner.policies import LinearPolicy
 from metarl_np.learner.reinforce import FOLDED, Reinforce, reinforce_table
 from metarl_np.learner.returns import discounted_return, leave_one_out_baseline
 from metarl_np.learner.rollouts import Episodes, rollout
-from metarl_np.learner.surrogates import gather, log_likelihood, reinforce_folded
+from metarl_np.learner.surrogates import gather, log_likelihood, reinforce_folded, stop
 from metarl_np.tasks.mdp import for_each_task
 
 
@@ -54,6 +55,7 @@ def adapt(rng, mdps, policy, theta, inner, *, steps, episodes):
     """
     validate(mdps=mdps, policy=policy, inner=inner)
     steps, episodes = validate(steps=steps, episodes=episodes)
+    require_plain(theta=theta)
 
     def sample(j, adapted):
         shared = theta if j == 0 else adapted  # tables for shared parameters cost less
@@ -85,7 +87,7 @@ def replay(policy, theta, inner, recorded, discount, *, names=None):
     for name, e, adapted in zip(names, recorded, path.thetas):
         if e.log_probs is not None:
             log_probs = gather(policy.log_pi(adapted), e.states, e.actions)
-            gap = abs(log_probs - e.log_probs)[e.mask].max(initial=0.0)
+            gap = abs(stop(log_probs) - e.log_probs)[e.mask].max(initial=0.0)
             why = (
                 "log-probabilities do not belong to the parameters of its inner step: off by up "
                 f"to {gap:.2g}. Usual causes: other rewards, another step size, baseline or γᵗ in "

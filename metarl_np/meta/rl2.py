@@ -13,15 +13,17 @@ a trial.
 from dataclasses import dataclass, fields
 
 import autograd.numpy as np
-from autograd.extend import defvjp, primitive
 
 from metarl_np.arguments import (
     Record,
+    defvjp,
     harmless,
+    primitive,
     require,
     require_array,
     require_finite,
     require_floats,
+    require_index,
     require_mask,
     require_memory,
     require_shapes,
@@ -71,10 +73,12 @@ class Trials(Record):
 
     def part(self, trials):
         """Only these of the N trials, a slice or an index array: Trials."""
+        trials = require_index("trials", trials, self.states.shape[-1])
         return self._each(lambda x: np.ascontiguousarray(x[..., trials]))
 
     def first(self, steps):
         """Only the first so many steps: Trials."""
+        validate(steps=steps)
         return self._each(lambda x: x[:steps])
 
     def _each(self, change):
@@ -178,10 +182,10 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
     theta: (P,). greedy: take the likeliest actions. An episode ends in a terminal state or at the
     horizon; the first input of the next one holds its last action and reward, and the flag.
     """
-    validate(rng=rng, mdps=mdps)
+    validate(rng=rng, mdps=mdps, policy=policy)
     episodes = validate(episodes=episodes)
     _require_fit(policy, mdps, episodes)
-    theta = require_floats("theta", theta, single=True)
+    theta = require_floats("theta", theta, single=True, traced=False)
     n_tasks = len(mdps)
     weights = policy.net.split(theta)
     W, _, b, _, V, v = weights

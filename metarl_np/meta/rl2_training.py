@@ -216,7 +216,7 @@ def train_recurrent(
     validate(rng=rng, sample_tasks=sample_tasks, policy=policy, update=update, payoffs=payoffs)
     iterations, first = validate(iterations=iterations, first=first)
     episodes = validate(episodes=episodes)
-    theta = require_floats("theta", theta, single=True)
+    theta = require_floats("theta", theta, single=True, traced=False)
     inner = f"{update!r:.50} is an inner update; here it is a RecurrentPPO"
     require(not hasattr(update, "prepare"), "update", inner)
     require(first <= iterations, "first", f"{first} is outside 0..{iterations}")

@@ -3,7 +3,7 @@
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, as_completed
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from types import FunctionType
 
 import numpy as np
 
-from metarl_np.arguments import Record, require
+from metarl_np.arguments import Record, require, require_plain, validate
 from metarl_np.runs import checkpoint
 
 
@@ -58,12 +58,33 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
     ValueError names the argument that is bad, and a file in the folder that is damaged, another
     study's, or made by other code.
     """
+    require_plain(experiment=experiment, executor=executor)
     require(isinstance(executor, Executor | None), "executor", f"{executor!r} is no Executor")
-    function = hasattr(experiment, "__qualname__")
-    require(function, "experiment", f"{experiment!r:.99} is no function with a name")
-    jobs = _jobs(experiment, list(seeds), list(settings), folder)
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    is_function = callable(experiment) and hasattr(experiment, "__qualname__")
+    require(is_function, "experiment", f"{experiment!r:.99} is no function with a name")
+    seeds = _listed("seeds", seeds)
+    settings = _listed("settings", settings)
+    if folder is not None:
+        validate(folder=folder)
+    jobs = _jobs(experiment, seeds, settings, folder)
+    if folder is not None:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"folder: {error}") from error
+    return _results(jobs, executor)
+
+
+def _listed(name, x):
+    """The list of an iterable that is no single thing; ValueError names the argument."""
+    require_plain(**{name: x})
+    several = isinstance(x, Iterable) and not isinstance(x, (str, bytes, dict))
+    require(several, name, f"{x!r:.99} is not a list")
+    return list(x)
+
+
+def _results(jobs, executor):
+    """The generator of `study`, whose arguments are checked by now."""
     missing = []
     for job in jobs:
         if job.path and job.path.exists():
@@ -87,14 +108,14 @@ def _jobs(experiment, seeds, settings, folder):
     dicts = [isinstance(options, dict) for options in settings]
     require(bool(dicts) and all(dicts), "settings", f"{settings}: expected dicts")
     where = f"{experiment.__module__}.{experiment.__qualname__}"
-    code = _digest_of_code(experiment) if folder else None
+    code = _digest_of_code(experiment) if folder is not None else None
     jobs = []
     for seed, name in zip(seeds, names):
         for options in settings:
             text = _settings_text(options)
             title = f"{where}, seed {name}, settings {text}"
             digest = sha256(text.encode()).hexdigest()[:12]
-            path = Path(folder, f"{name}-{digest}.npz") if folder else None
+            path = Path(folder, f"{name}-{digest}.npz") if folder is not None else None
             jobs.append(_Job(experiment, seed, deepcopy(options), title, code, path))
     return jobs
 
@@ -114,7 +135,7 @@ def _settings_text(options):
     """Settings as JSON; ValueError unless JSON gives them back, to the type of each entry."""
     try:
         back = json.loads(json.dumps(options))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"settings: {options!r:.99} is not JSON: {error}") from error
     # their representations tell 1, 1.0, True and np.float64(1) apart, tuples from lists, and keys
     why = f"JSON gives {back!r:.99} for {options!r:.99}"

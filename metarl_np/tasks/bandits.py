@@ -14,7 +14,7 @@ def bernoulli(means):
 
     S = 1, T = 1 and γ = 1. Raises ValueError unless the means are in [0, 1].
     """
-    means = require_floats("means", means)
+    means = require_floats("means", means, traced=False)
     two_axes = f"expected shape (N, k), not empty, got {means.shape}"
     require(means.ndim == 2 and means.size, "means", two_axes)
     require((means >= 0) & (means <= 1), "means", "not a probability", ("task", "arm"))

@@ -8,9 +8,16 @@ it, to any order.
 from functools import reduce
 
 import autograd.numpy as np
-from autograd.extend import defvjp, primitive
 
-from metarl_np.arguments import require, require_floats, require_memory, validate
+from metarl_np.arguments import (
+    defvjp,
+    primitive,
+    require,
+    require_floats,
+    require_memory,
+    require_plain,
+    validate,
+)
 from metarl_np.tasks.mdp import for_each_task, require_log_pi
 
 # states whose action values stay in a core's cache until a sweep has reduced them to one number
@@ -147,6 +154,7 @@ def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000):
     pi = np.exp(log_pi) * ~mdps.terminal[..., None]
     if tolerance is not None:
         return _fixed_point(mdps, lambda v: backup(mdps, pi, v), tolerance, max_sweeps)
+    require_plain(log_pi=log_pi)
     require_memory(8, n_tasks, n_states, n_states)
     dense = (n_tasks, n_states, n_states)
     from_row = np.arange(n_tasks * n_states).reshape(n_tasks, n_states, 1, 1)

@@ -4,14 +4,15 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
-from autograd.extend import notrace_primitive
 
 from metarl_np.arguments import (
     Record,
+    notrace_primitive,
     read_only,
     require,
     require_array,
     require_floats,
+    require_index,
     require_memory,
     require_shapes,
     set_fields,
@@ -61,11 +62,11 @@ class MDP(Record):
 
         p = _distribution("probabilities", self.probabilities, z.shape)
         start = _distribution("start", self.start, by_state)
-        r = require_floats("rewards", self.rewards, z.shape)
+        r = require_floats("rewards", self.rewards, z.shape, traced=False)
         require(abs(r) <= LARGEST, "rewards", f"not finite or above {LARGEST}")
         end = require_array("terminal", self.terminal, by_state)
         require(np.isin(end, (0, 1)), "terminal", "expected a flag per state, true or false")
-        noise = require_floats("reward_noise", self.reward_noise, (n_tasks,), ())
+        noise = require_floats("reward_noise", self.reward_noise, (n_tasks,), (), traced=False)
         limits = f"negative or not finite, or above {LARGEST}"
         require((noise >= 0) & (noise <= LARGEST), "reward_noise", limits)
 
@@ -151,13 +152,10 @@ class MDP(Record):
         return len(self.successors)
 
     def __getitem__(self, tasks):
-        """The MDP of some of the tasks: an integer, a slice or an index array, of one at least."""
-        if not isinstance(tasks, slice):
-            tasks = require_array("tasks", tasks, kinds="biu")
-        tasks = np.atleast_1d(np.arange(len(self))[tasks])
+        """The MDP of some of the tasks: an integer, a slice, a list or a mask, of one at least."""
+        tasks = np.atleast_1d(np.arange(len(self))[require_index("tasks", tasks, len(self))])
         some = tasks.size and tasks.ndim == 1
-        expected = "expected an integer, a slice or a list of at least one"
-        require(some, "tasks", f"{expected}, got {tasks.shape}")
+        require(some, "tasks", f"expected one axis and at least one task, got shape {tasks.shape}")
         part = {}
         for field in fields(self):
             x = getattr(self, field.name)

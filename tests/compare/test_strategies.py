@@ -329,3 +329,12 @@ def test_chance_is_drawn_anew_at_every_step_and_the_best_of_samples_is_taken(rng
     three = opsrl(rng, belief, 3)
     rng.bit_generator.state = state
     np.testing.assert_array_equal(three, np.max([opsrl(rng, belief, 1) for _ in range(3)], 0))
+
+
+@pytest.mark.parametrize(
+    "argument, bad",
+    [("discount", [0.9]), ("discount", "x"), ("pulls", [3]), ("pulls", 2.5), ("pulls", None)],
+)
+def test_gittins_index_names_what_no_cache_can_hold(argument, bad):
+    with pytest.raises(ValueError, match=f"^{argument}: "):
+        strategies.gittins_index(**dict(discount=0.9, pulls=3) | {argument: bad})

@@ -642,3 +642,13 @@ def test_bad_input_is_named_before_anything_is_sampled(keywords, message):
     with pytest.raises(ValueError, match=message):
         rollout(rng, two_chains(5), **arguments)
     assert rng.random() == np.random.default_rng(0).random()
+
+
+@pytest.mark.parametrize("argument", ["tasks", "episodes"])
+@pytest.mark.parametrize("index", [1.0, "x", None, [0, 9], [True], slice(0, 1.0), (0, 1)], ids=repr)
+def test_a_bad_index_of_recorded_episodes_is_named(argument, index):
+    rng = np.random.default_rng(0)
+    mdps = random_tasks(rng, 3, 3, 2, 2, horizon=2)
+    e = rollout(rng, mdps, random_log_pi(rng, 3, 3, 2), 4)
+    with pytest.raises(ValueError, match=f"^{argument}: "):
+        e.part(**{argument: index})

@@ -133,21 +133,33 @@ def two_states(entry):
 @pytest.mark.parametrize(
     "bad, why",
     [
-        (two_states([(1.0, 2, 0.0, False)]), "tables: outside 0..1 (at task 1, state 1, action 0)"),
-        (two_states([(1.0, -1, 0.0, True)]), "tables: outside 0..1 (at task 1, state 1, action 0)"),
+        (
+            two_states([(1.0, 2, 0.0, False)]),
+            "tables: outside 0..1 (at task 1, state 1, action 0, entry 0)",
+        ),
+        (
+            two_states([(1.0, -1, 0.0, True)]),
+            "tables: outside 0..1 (at task 1, state 1, action 0, entry 0)",
+        ),
         # merged with its duplicate, the negative probability would be gone
         (
             two_states([(1.5, 0, 0.0, False), (-0.5, 0, 0.0, False)]),
-            "tables: negative (at task 1, state 1, action 0)",
+            "tables: negative (at task 1, state 1, action 0, entry 1)",
         ),
-        (two_states([(NAN, 0, 0.0, False)]), "tables: NaN (at task 1, state 1, action 0)"),
+        (two_states([(NAN, 0, 0.0, False)]), "tables: NaN (at task 1, state 1, action 0, entry 0)"),
         (
             two_states([(0.9, 0, 0.0, False)]),
-            "probabilities: sum to one (at task 1, state 1, action 0)",
+            "tables: sum to one (at task 1, state 1, action 0)",
         ),
-        (two_states([]), "probabilities: sum to one (at task 1, state 1, action 0)"),
-        (two_states([(1.0, 0, NAN, False)]), "rewards: not finite (at task 1, state 1, action 0"),
-        (two_states([(1.0, 0, INF, False)]), "rewards: not finite (at task 1, state 1, action 0"),
+        (two_states([]), "tables: sum to one (at task 1, state 1, action 0)"),
+        (
+            two_states([(1.0, 0, NAN, False)]),
+            "tables: not finite (at task 1, state 1, action 0, entry 0)",
+        ),
+        (
+            two_states([(1.0, 0, INF, False)]),
+            "tables: not finite (at task 1, state 1, action 0, entry 0)",
+        ),
         ({0: {0: [(1.0, 0, 0.0, False)]}}, "tables: states"),
         ({0: {0: [(1.0, 0, 0.0, False)]}, 2: {0: [(1.0, 0, 0.0, False)]}}, "tables: states"),
         (
@@ -168,8 +180,8 @@ def test_from_gymnasium_refuses(bad, why):
     [
         ([], 0, "tables"),
         ({}, 0, "tables"),
-        ({0: {}}, 0, "successors: empty"),
-        ({0: {0: []}}, 0, "probabilities: sum to one"),
+        ({0: {}}, 0, "tables: actions (at task 0, state 0)"),
+        ({0: {0: []}}, 0, "tables: sum to one"),
         (TABLE, 4, "start: outside 0..3"),
         (TABLE, [0.5, 0.5], "start: shape"),
         (TABLE, [0.5, 0.5, -0.5, 0.5], "start: negative (at task 0, state 2)"),
@@ -178,3 +190,29 @@ def test_from_gymnasium_refuses(bad, why):
 def test_from_gymnasium_refuses_no_table_or_start(tables, start, why):
     with pytest.raises(ValueError, match=pattern(why)):
         mdp_from_gymnasium(tables, start, discount=1, horizon=2)
+
+
+@pytest.mark.parametrize(
+    "bad, place",
+    [
+        (two_states([(1.0, 1, "x", False)]), "state 1, action 0, entry 0"),
+        (two_states([(1.0, 1, np.array([2.0]), False)]), "state 1, action 0, entry 0"),
+        (two_states([(1.0, 1, 1j, False)]), "state 1, action 0, entry 0"),
+        (two_states([("1", 1, 1.0, False)]), "state 1, action 0, entry 0"),
+        (two_states([(None, 1, 1.0, False)]), "state 1, action 0, entry 0"),
+        (two_states([(INF, 1, 1.0, False)]), "state 1, action 0, entry 0"),
+        (two_states([(1.0, "1", 1.0, False)]), "state 1, action 0, entry 0"),
+        (two_states([(1.0, 1, 1.0, "False")]), "state 1, action 0, entry 0"),
+        (two_states([(1.0, 1, 1.0, None)]), "state 1, action 0, entry 0"),
+        (two_states([(0.0, 1, 1.0, False), 3]), "state 1, action 0, entry 1"),
+        (two_states((1.0, 1, 1.0, False)), "state 1, action 0, entry 0"),
+        (two_states(None), "state 1, action 0"),
+        ({0: {0: [], "1": []}, 1: {0: []}}, "state 0"),
+        ({0: {0: []}, "1": {0: []}}, "task 0"),
+        ({0: None, 1: {0: []}}, "state 0"),
+        ({0: [[(1.0, 0, 1.0, False)]]}, "state 0"),
+    ],
+)
+def test_what_is_no_entry_is_named_with_its_place(bad, place):
+    with pytest.raises(ValueError, match=rf"^tables: .*\(at (task 0, )?{place}\)$"):
+        mdp_from_gymnasium(bad, 0, discount=1, horizon=2)

@@ -518,3 +518,59 @@ def test_from_dense_names_the_task(rng):
     P[1, 3, 1] *= 1.5
     with pytest.raises(ValueError, match=pattern("P: sum to one (at task 1, state 3, action 1)")):
         MDP.from_dense(P, R, 0, discount=0.9, horizon=7, terminal=terminal)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        1.0,
+        [],
+        "x",
+        None,
+        (0, 1),
+        [0, 3],
+        3,
+        -4,
+        [True, False],
+        [False] * 3,
+        True,
+        [[0], [1]],
+        slice(0, 2.0),
+        slice(None, None, 0),
+        slice(3, 5),
+        slice(0, 0),
+        [0.5],
+        [1, "x"],
+        [2**70],
+    ],
+    ids=repr,
+)
+def test_a_bad_index_of_tasks_is_named(rng, index):
+    with pytest.raises(ValueError, match="^tasks: (?!expected numbers)"):
+        random_tasks(rng, 3, 3, 2, 2, horizon=2)[index]
+
+
+@pytest.mark.parametrize(
+    "index, chosen",
+    [
+        (-1, [2]),
+        ([2, -3], [2, 0]),
+        (slice(None, None, -1), [2, 1, 0]),
+        ([True, False, True], [0, 2]),
+        (np.uint8(1), [1]),
+    ],
+    ids=repr,
+)
+def test_an_index_chooses_what_numpy_says(rng, index, chosen):
+    mdps = random_tasks(rng, 3, 3, 2, 2, horizon=2)
+    np.testing.assert_array_equal(mdps[index].rewards, mdps.rewards[chosen])
+
+
+def test_a_loop_over_tasks_ends(rng):
+    mdps = random_tasks(rng, 3, 3, 2, 2, horizon=2)
+    assert [len(task) for task in mdps] == [1, 1, 1]
+
+
+def test_an_index_of_few_bits_reaches_all_of_many_tasks(rng):
+    mdps = random_tasks(rng, 300, 2, 2, 2, horizon=2)
+    assert len(mdps[np.arange(3, dtype=np.uint8)]) == 3
