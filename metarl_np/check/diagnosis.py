@@ -13,15 +13,18 @@ import numpy as np
 
 from metarl_np.arguments import require, require_array, validate
 
-SINGLE_PRECISION = 1e-4  # relative: how far a right float32 gradient may be off
+# Verdicts are printed on any console: their texts keep to the characters of code page 1252, which
+# has no Greek letters, no subscripts and no minus sign of its own.
+STORED = {np.dtype(np.float16): 4e-3, np.dtype(np.float32): 1e-4}  # how far a right one may be off
+NEGLIGIBLE = 1e-9  # a candidate so much smaller than the largest is zero but for rounding
 MEANING = {
-    "first_order": "first-order MAML: it differentiates nothing of the inner step, and lacks H₁, "
-    "H₂ and H₁₂",
+    "first_order": "first-order MAML: it differentiates nothing of the inner step, and lacks H1, "
+    "H2 and H12",
     "naive": "what usual MAML code computes: it differentiates the inner step at fixed data, and "
-    "lacks H₁ and H₁₂. To be unbiased for what is trained, (b), add the score of the inner data",
-    "lvc": "its Hessian has H₁ and H₂, and lacks H₁₂",
+    "lacks H1 and H12. To be unbiased for what is trained, (b), add the score of the inner data",
+    "lvc": "its Hessian has H1 and H2, and lacks H12",
     "dice": "its Hessian's expectation is the whole H",
-    "loaded_dice": "its Hessian's expectation is the whole H at λ = 1, LVC's at λ = 0",
+    "loaded_dice": "its Hessian's expectation is the whole H at lambda = 1, LVC's at lambda = 0",
     "first_order+score": "first-order MAML with the score of the inner data: it lacks the "
     "derivative of the inner step at fixed data",
     "naive+score": "unbiased for what is trained, (b): the derivative of the inner step at fixed "
@@ -29,9 +32,10 @@ MEANING = {
     "lvc+score": "it counts a part of the score twice: lvc already contains it",
     "dice+score": "it counts a part of the score twice: dice already contains it",
     "loaded_dice+score": "it counts a part of the score twice: loaded_dice already contains it",
-    "policy gradient": "the exact ∇J(θ), with no inner step",
-    "(a)": "the exact gradient of J(θ + α∇J(θ)), with exact inner gradients",
-    "(b)": "the exact gradient of what is trained, E_D[J(U(θ, D))]",
+    "policy gradient": "the gradient of J, with no inner step",
+    "(a)": "the exact gradient after an inner step with the exact gradient of J",
+    "(b)": "the exact gradient of what is trained, the expectation of J after an inner step on "
+    "sampled data",
 }
 
 
@@ -51,47 +55,80 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     """Verdict on which of the candidates {name: gradient}, all of one shape, this gradient is.
 
     It names all from which the gradient differs by at most tolerance times their largest component
-    (1e-4 at least if it is float32: sums over some hundred steps are off by about 6e-5 then). If
-    there is none, it says whether the gradient is a multiple of one: the gradient of a loss is −1
-    times it, and a sum over n where a mean belongs is n times it.
+    (1e-4 at least if its numbers are float32, whatever array holds them: sums over some hundred
+    steps are off by about 6e-5 then). Names that hold one and the same array are one candidate, and
+    the first of them is its name. If there is none, it says whether the gradient is a multiple of
+    one: the gradient of a loss is -1 times it, and a sum over n where a mean belongs is n times it.
 
     For a gradient that is a mean of samples give its standard_error, of the same shape: the verdict
     is then a statement at `confidence`, by the largest |z| against Bonferroni's limit, which is
-    valid however the components are correlated. Raises ValueError on other shapes and on what is
-    not finite.
+    valid however the components are correlated. Raises ValueError on other shapes, on arrays
+    without components and on what is not finite.
     """
     validate(tolerance=tolerance, confidence=confidence)
     some = isinstance(candidates, dict) and candidates
     require(some, "candidates", f"expected a dictionary, not empty, got {candidates!r:.99}")
     gradient = require_array("gradient", gradient)
-    if gradient.dtype in (np.float16, np.float32):
-        tolerance = max(tolerance, SINGLE_PRECISION)
+    require(gradient.size, "gradient", f"it has no components: shape {gradient.shape}")
+    first_names = {id(x): name for name, x in reversed(candidates.items())}
+    given = {name: require_array(f"candidates, {name}", candidates[name]) for name in candidates}
+    tolerance = max(tolerance, _rounding(gradient), *map(_rounding_of_type, given.values()))
     gradient = gradient.astype(float)
     require(np.isfinite(gradient).all(), "gradient", "not finite")
     known = {}
-    for name, x in candidates.items():
-        known[name] = x = require_array(f"candidates, {name}", x) * 1.0
+    for name, x in given.items():
+        known[name] = x = x.astype(float)
         other = f"shape {gradient.shape}, where {name} has {x.shape}"
         require(x.shape == gradient.shape, "gradient", other)
         require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
 
     limit = tolerance
-    unit = {name: max(abs(x).max(), 1e-300) for name, x in known.items()}
+    size = {name: abs(x).max() for name, x in known.items()}
+    largest = max(size.values())
+    unit = {name: max(x, NEGLIGIBLE * largest) for name, x in size.items()}
     if standard_error is not None:
         error = require_array("standard_error", standard_error, (), gradient.shape)
         good = (error >= 0) & np.isfinite(error)
         require(good.all(), "standard_error", "negative or not finite")
-        limit = NormalDist().inv_cdf(1 - (1 - confidence) / (2 * gradient.size))
+        limit = -NormalDist().inv_cdf((1 - confidence) / (2 * gradient.size))
         # A standard error is not taken to be below rounding.
-        unit = {name: np.maximum(error, tolerance * size) for name, size in unit.items()}
-    errors = {name: float((abs(gradient - x) / unit[name]).max()) for name, x in known.items()}
-    names = tuple(name for name in known if errors[name] <= limit)
-    if standard_error is None:
-        text = _text(names, errors) if names else _text_of_none(gradient, known, errors, tolerance)
-    else:
+        unit = {name: np.maximum(error, tolerance * x) for name, x in unit.items()}
+    errors = {name: _largest_ratio(gradient - x, unit[name]) for name, x in known.items()}
+    distinct = [name for name in known if first_names[id(candidates[name])] == name]
+    names = tuple(name for name in distinct if errors[name] <= limit)
+    told = {name: known[name] for name in distinct}
+    if standard_error is not None:
+        percent = f"{100 * confidence:.16g}%"
         about = f"largest |z| of {gradient.size} components up to {limit:.2f}"
-        text = _text_of_mean(names, errors, f"At {confidence:.0%} confidence ({about}) this mean")
+        text = _text_of_mean(
+            names, distinct, errors, f"At {percent} confidence ({about}) this mean"
+        )
+    else:
+        text = _text(names, errors) if names else _text_of_none(gradient, told, errors, tolerance)
     return Verdict(names, errors, text)
+
+
+def _rounding(gradient):
+    """How far, relative to its largest component, a right gradient of these numbers may be off.
+
+    That follows from the type in which it was computed. An array of float64 whose numbers all are
+    float32 numbers holds the gradient of a float32 computation.
+    """
+    with np.errstate(over="ignore"):
+        single = gradient.astype(np.float32)
+    hidden = gradient.dtype != single.dtype and (single == gradient).all()
+    return max(_rounding_of_type(gradient), STORED[single.dtype] if hidden else 0.0)
+
+
+def _rounding_of_type(x):
+    return STORED.get(x.dtype, 0.0)
+
+
+def _largest_ratio(difference, unit):
+    """max |difference| / unit, where 0 / 0 is 0, and anything else over 0 is infinite."""
+    difference = abs(difference)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return float(np.where(difference == 0, 0.0, difference / unit).max())
 
 
 def _named(name, how=""):
@@ -99,10 +136,15 @@ def _named(name, how=""):
     return name + how + (f": {MEANING[name]}" if name in MEANING else "")
 
 
+def _off(error):
+    """A relative error in a form to read."""
+    size = f"{error:.1e}" if error < 1e-3 else f"{error:.1%}" if error < 100 else f"{error:.2g} x"
+    return f"{size} of its largest component"
+
+
 def _text(names, errors):
     """The verdict on a gradient that is equal to candidates."""
-    off = " (off by {:.1e} of its largest component)"
-    found = [_named(name, off.format(errors[name])) for name in names]
+    found = [_named(name, f" (off by {_off(errors[name])})") for name in names]
     if len(found) == 1:
         return f"This is {found[0]}."
     return "\n  ".join(["These coincide here, and it is each of them:", *found])
@@ -112,33 +154,58 @@ def _text_of_none(gradient, candidates, errors, tolerance):
     """The verdict on a gradient that is equal to no candidate: is it a multiple of one?"""
     multiples = []
     for name, x in candidates.items():
-        times = (gradient * x).sum() / max((x * x).sum(), 1e-300)
-        if times and abs(gradient - times * x).max() <= tolerance * abs(gradient).max():
-            multiples.append(f"{_times(times, tolerance, name)}\n  {_named(name)}.")
+        times = _multiple(gradient, x, tolerance)
+        if times and abs(times - 1) > 1e-3:
+            multiples.append(f"{_times(times, name)}\n  {_named(name)}.")
     if multiples:
         return "\n".join(multiples)
-    nearest = min(errors, key=errors.get)
-    return (
-        f"This is none of the candidates. The nearest is {nearest}, off by {errors[nearest]:.1%} "
-        "of its largest component.\n  They keep γᵗ and have the step size and the baseline that "
-        "they were made with, by default leave-one-out: is one of these different in your code?"
+    if not gradient.any():
+        return "This gradient is zero everywhere, and no candidate is: does the loss reach theta?"
+    nearest = min(candidates, key=errors.get)
+    if errors[nearest] == np.inf:
+        return f"This is none of the candidates: {nearest} is zero everywhere, the gradient is not."
+    lines = [
+        f"This is none of the candidates. The nearest is {nearest}, off by {_off(errors[nearest])}."
+    ]
+    if errors[nearest] < 1e-3:
+        lines.append(f"That is more than the tolerance, {tolerance:.1g}: is it rounding?")
+    lines.append(
+        "They keep gamma^t and have the step size and the baseline that they were made with, by "
+        "default leave-one-out: is one of these different in your code?"
     )
+    return "\n  ".join(lines)
 
 
-def _times(times, tolerance, name):
+def _multiple(gradient, x, tolerance):
+    """The number that x, a candidate, is to be multiplied with to give the gradient; or None."""
+    if not (gradient.any() and x.any()):
+        return None
+    g = gradient / abs(gradient).max()
+    unit = x / abs(x).max()
+    times = (g * unit).sum() / (unit * unit).sum()
+    if abs(g - times * unit).max() > tolerance:
+        return None
+    with np.errstate(over="ignore"):
+        return times * abs(gradient).max() / abs(x).max()
+
+
+def _times(times, name):
     """What a gradient that is a multiple of a candidate is, in one sentence."""
     why = ["the gradient of a loss, which is minimised"] if times < 0 else []
-    if abs(abs(times) - 1) > tolerance:
-        why.append("a sum where a mean belongs" if abs(times) > 1 else "a mean where a sum belongs")
-    number = f"{times:.6g}".replace("-", "−")
-    return f"This is {number} × {name}: {', and '.join(why)}."
+    if abs(times) > 1.5:
+        why.append("a sum where a mean belongs")
+    elif abs(times) < 1 / 1.5:
+        why.append("a mean where a sum belongs")
+    elif abs(abs(times) - 1) > 1e-3:
+        why.append("another scale")
+    return f"This is {times:.6g} × {name}: {', and '.join(why)}."
 
 
-def _text_of_mean(names, errors, this_mean):
+def _text_of_mean(names, distinct, errors, this_mean):
     """The verdict on a mean of samples."""
     lines = [f"  may be {_named(name, f' (|z| = {errors[name]:.2f})')}" for name in names]
     lines = lines or ["  is none of the candidates."]
-    others = [f"{name} (|z| = {z:.3g})" for name, z in errors.items() if name not in names]
+    others = [f"{name} (|z| = {errors[name]:.3g})" for name in distinct if name not in names]
     if others:
         lines.append("  is not " + ", ".join(others))
     return "\n".join([this_mean, *lines])

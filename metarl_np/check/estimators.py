@@ -88,9 +88,10 @@ def estimator_gradients(
     public code drops it. baseline: b of (returns, episodes), by default leave-one-out, the mean of
     the task's other episodes; a recorded baseline goes before it. lam: λ of loaded_dice. policy: a
     SoftmaxPolicy by default. The score's J is the query's mean return less that of the other tasks.
+    With no inner step all of them are one array, which has "policy gradient" as its first name.
     Raises ValueError if recorded log-probabilities are not those of θ adapted so far.
     """
-    theta = require_array("theta", theta) * 1.0
+    theta = require_array("theta", theta).astype(float)
     require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
     good = isinstance(support, (list, tuple))
     good = good and all(isinstance(e, RecordedEpisodes) for e in (*support, query))
@@ -112,6 +113,8 @@ def estimator_gradients(
         with_score = meta_gradient(policy, path, inner, score_factor=factor)
         plain[estimator] = meta_gradient(policy, path, inner).mean(0)
         scored[f"{estimator}+score"] = with_score.mean(0)
+    if not support:
+        return dict.fromkeys(["policy gradient", *plain, *scored], plain["naive"])
     return plain | scored
 
 
