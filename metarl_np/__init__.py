@@ -18,6 +18,7 @@ from metarl_np.check import (
     enumeration,
     estimators,
     meta_gradients,
+    records,
 )
 from metarl_np.compare import bayes, beliefs, planners, priors, strategies
 from metarl_np.learner import (

@@ -361,7 +361,7 @@ CASES = {
             (meta_gradients, "expected_meta_gradient"),
         )
     },
-    "estimators.record": case(
+    "records.record": case(
         check.record,
         dict(
             states=E.states[:, 0],
@@ -370,13 +370,21 @@ CASES = {
             mask=E.mask[:, 0],
             log_probs=E.log_probs[:, 0],
             baseline=E.rewards[:, 0],
+            advantages=E.rewards[:, 0],
+            values=E.rewards[:, 0],
+            last_values=E.rewards[0, 0],
+            dones=E.mask[:, 0],
         ),
-        states="integer steps",
-        actions="integer steps",
+        states="optional integer steps",
+        actions="optional integer steps",
         rewards="steps",
         mask="optional booleans",
         log_probs="optional steps",
         baseline="optional steps",
+        advantages="optional steps",
+        values="optional values",
+        last_values="optional values",
+        dones="optional booleans",
     ),
     "estimators.estimator_gradients": case(
         check.estimator_gradients,
@@ -744,7 +752,8 @@ CASES = {
 EXEMPT_REASONS = {
     "it is what says so": """
         arguments.validate arguments.require arguments.require_array arguments.require_shapes
-        arguments.require_finite arguments.require_memory arguments.set_fields""",
+        arguments.require_finite arguments.require_memory arguments.set_fields
+        records.plain_array""",
     "an exception": "arguments.NotFinite",
     "its input is seen to in tests/runs": "study.study study.Result",
     "its input is seen to in tests/compare": """
@@ -759,7 +768,7 @@ EXEMPT_REASONS = {
         values.value_step values.value_error values.adapt_values values.meta_value_objective
         values.train_values rl2_trpo.RecurrentTRPO enumeration.enumerate_bandit_trials""",
     "a record that a function returns or takes": """
-        diagnosis.Verdict estimators.RecordedEpisodes maml.Adaptation maml.Iteration
+        diagnosis.Verdict records.RecordedEpisodes maml.Adaptation maml.Iteration
         rl2_training.RecurrentIteration alias.SamplingTables reinforce.RecordedSteps ppo.PPOData
         trpo.TRPOData beliefs.Counts beliefs.Transitions strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
@@ -842,6 +851,7 @@ OTHER_TASKS = [np.ones((3, 3, 2)), np.ones((2, 2, 3, 2)), np.ones(2), np.ones((1
 SPECIAL = {  # kind: bad values, made from the good one
     "steps": bad_steps,
     "integer steps": bad_steps,
+    "values": lambda good: NO_ARRAY + [good[:-1], good[None, None], good + INF],  # NaN: not given
     "successors": bad_successors,
     "theta": bad_theta,
     "traced": lambda good: [x for x in bad_values("array", good) if isinstance(x, np.ndarray)],

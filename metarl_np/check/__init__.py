@@ -6,8 +6,8 @@ from metarl_np.check.estimators import (
     estimator_gradients,
     exact_gradients,
     expected_gradients,
-    record,
 )
+from metarl_np.check.records import record
 
 __all__ = [
     "Verdict",

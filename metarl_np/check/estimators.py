@@ -4,69 +4,17 @@ For arrays from PyTorch, JAX or anything else. The functions here return {name: 
 candidates that `diagnosis.check_gradient` compares a gradient with.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-
-import numpy as np
 
 from metarl_np.arguments import require, require_array, validate
 from metarl_np.check import meta_gradients
+from metarl_np.check.records import RecordedEpisodes
 from metarl_np.learner.policies import SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
 from metarl_np.learner.returns import leave_one_out_baseline
-from metarl_np.learner.rollouts import Episodes
 from metarl_np.meta.maml import centred_returns, meta_gradient, replay
 from metarl_np.tasks import exact
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedEpisodes(Episodes):
-    """Episodes of a user's, who may have kept log-probabilities and baselines, (T, N, K)."""
-
-    log_probs: np.ndarray = None  # log π(a_t|s_t) when it was sampled
-    baseline: np.ndarray = None  # b_t
-
-
-def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
-    """One data set for `estimator_gradients`, of arrays (T, K) for one task or (T, N, K) for N.
-
-    mask: bool, the steps that were really taken; all by default. What stands in another place does
-    not matter, and becomes 0. log_probs: log π(a_t|s_t) of your policy when it acted, to be
-    checked. baseline: b_t. Returns RecordedEpisodes. Raises ValueError on other shapes and on what
-    is not finite in unmasked places.
-    """
-    states = require_array("states", states)
-    shape = states.shape
-    fits = len(shape) in (2, 3) and states.size
-    require(fits, "states", f"expected shape (T, K) or (T, N, K), not empty, got {shape}")
-    mask = _like(states, "mask", np.ones(shape, bool) if mask is None else mask)
-    require(np.isin(mask, (0, 1)).all(), "mask", f"not booleans: {mask.dtype}")
-    mask = mask.astype(bool)
-
-    def steps(name, x, kinds="biuf"):
-        """(T, N, K), checked, and 0 where masked."""
-        x = _like(states, name, x, kinds)
-        x = np.where(mask, x, x.dtype.type(0))
-        require(np.isfinite(x).all(), name, "not finite")
-        return x.reshape(len(x), -1, shape[-1])
-
-    return RecordedEpisodes(
-        states=steps("states", states, "iu"),
-        actions=steps("actions", actions, "iu"),
-        rewards=steps("rewards", rewards),
-        mask=steps("mask", mask),
-        log_pi=None,
-        last_states=None,
-        truncated=None,
-        log_probs=None if log_probs is None else steps("log_probs", log_probs),
-        baseline=None if baseline is None else steps("baseline", baseline),
-    )
-
-
-def _like(states, name, x, kinds="biuf"):
-    x = require_array(name, x, kinds=kinds)
-    require(x.shape == states.shape, name, f"{x.shape} is not the shape of states, {states.shape}")
-    return x
 
 
 def estimator_gradients(
