@@ -1,6 +1,6 @@
 """Chapter 4: is it right? Exact answers to compare a gradient with, and the comparison."""
 
-from metarl_np.check.diagnosis import Verdict, check_gradient
+from metarl_np.check.diagnosis import Diagnosis, Verdict, check_gradient, diagnose
 from metarl_np.check.differences import finite_differences
 from metarl_np.check.estimators import (
     estimator_gradients,
@@ -10,8 +10,10 @@ from metarl_np.check.estimators import (
 from metarl_np.check.records import record
 
 __all__ = [
+    "Diagnosis",
     "Verdict",
     "check_gradient",
+    "diagnose",
     "estimator_gradients",
     "exact_gradients",
     "expected_gradients",

@@ -6,12 +6,28 @@ must give on the same data (`estimators`) or with exact answers, and says which 
 from (b); and the score of the inner data is the gradient of their log-probability.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from statistics import NormalDist
 
 import numpy as np
 
 from metarl_np.arguments import require, require_array, validate
+from metarl_np.check.estimators import (
+    AVERAGES,
+    Data,
+    Explanation,
+    LinearSteps,
+    OwnSteps,
+    _inner,
+    _of_query,
+    average_weights,
+)
+from metarl_np.check.records import RecordedEpisodes, plain_array
+from metarl_np.learner.policies import LinearPolicy, SoftmaxPolicy
+from metarl_np.learner.reinforce import ESTIMATORS
+from metarl_np.learner.returns import leave_one_out_baseline, reward_to_go
+from metarl_np.meta.maml import centred_returns
 
 # Verdicts are printed on any console: their texts keep to the characters of code page 1252, which
 # has no Greek letters, no subscripts and no minus sign of its own.
@@ -209,3 +225,722 @@ def _text_of_mean(names, distinct, errors, this_mean):
     if others:
         lines.append("  is not " + ", ".join(others))
     return "\n".join([this_mean, *lines])
+
+
+# ---- what a code does, found by trying explanations
+
+TERMS = {  # what factors may be, beside 1: of a number of tasks, episodes and steps
+    "": lambda n, k, t: 1.0,
+    "N: summed over tasks": lambda n, k, t: n,
+    "1/N: divided by the tasks twice": lambda n, k, t: 1 / n,
+    "T, the steps of an episode": lambda n, k, t: t,
+    "1/T, T being the steps of an episode": lambda n, k, t: 1 / t,
+    "K, the episodes of a task": lambda n, k, t: k,
+    "1/K, K being the episodes of a task": lambda n, k, t: 1 / k,
+    "K T, the steps of a task": lambda n, k, t: k * t,
+    "1/(K T), K T being the steps of a task": lambda n, k, t: 1 / (k * t),
+    "N K T, all steps": lambda n, k, t: n * k * t,
+    "N K, all episodes": lambda n, k, t: n * k,
+    "N T": lambda n, k, t: n * t,
+    "N/T": lambda n, k, t: n / t,
+    "N/(K T)": lambda n, k, t: n / (k * t),
+}
+AVERAGE_SAYS = {
+    "episodes": "the mean over episodes of sums over time",
+    "steps": "the mean over all steps of a task",
+    "lengths": "the mean over episodes, each divided by its length",
+    "sum": "the sum over all steps",
+    "padding": "the mean over all steps and the padding as well",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a gradient is: gradient = factor × the estimate. `str` says it in a paragraph."""
+
+    estimators: tuple  # names, as many as coincide; none where nothing fits
+    factor: float
+    average: object  # of the query: one of AVERAGES, or a tuple where they coincide
+    inner_average: object  # of the inner steps
+    discounted: bool  # is gamma^t kept in the query?
+    inner_discounted: bool
+    steps: tuple  # the inner steps that act
+    differentiated: tuple  # those that are differentiated through
+    advantages: str  # a sentence
+    findings: tuple  # clauses: what is unusual, whether it is a mistake, what is right
+    error: float  # largest difference over the gradient's largest component
+    runner_up: float  # the error of the next explanation
+    tried: int  # the number of explanations tried
+    text: str
+
+    def __str__(self):
+        return self.text
+
+    def require(self, *estimators, **fields):
+        """Raise AssertionError, with the diagnosis, unless it is one of the estimators.
+
+        And unless each field has the value that is given, or one that coincides with it.
+        """
+        good = not estimators or bool(set(estimators) & set(self.estimators))
+        for name, expected in fields.items():
+            got = getattr(self, name)
+            if isinstance(expected, float | int) and not isinstance(expected, bool):
+                good &= bool(np.isclose(got, expected, rtol=1e-3))
+            elif isinstance(got, tuple) and not isinstance(expected, tuple):
+                good &= expected in got
+            else:
+                good &= got == expected
+        if not good:
+            wanted = [*estimators, *(f"{name}={x!r}" for name, x in fields.items())]
+            raise AssertionError(f"expected {', '.join(map(str, wanted))}.\n{self.text}")
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Advantages that a code may have used."""
+
+    sentence: str
+    values: list  # for each data set, (T, N, K)
+    usual: bool = True  # is it tried in the first table?
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """An explanation and how well it fits."""
+
+    explanation: Explanation
+    error: float
+    factor: float
+    row: object = None  # of the second table
+    coefficients: tuple = ()  # of the score, where they are fitted
+
+
+class _Search:
+    """Explanations, tried one after the other up to a limit."""
+
+    def __init__(self, gradient, data, tolerance, limit):
+        self.gradient = gradient
+        self.size = abs(gradient).max()
+        self.data = data
+        self.tolerance = tolerance
+        self.limit = limit
+        self.trials = []
+        self.seen = set()
+
+    def full(self):
+        return len(self.seen) >= self.limit
+
+    def try_all(self, explanations, row=None):
+        """Try each, unless it was tried; stops at the limit."""
+        for e in explanations:
+            if self.full():
+                return
+            if e not in self.seen:
+                self.seen.add(e)
+                self.trials.append(self.compared(e, self.data.estimate(e), row))
+
+    def compared(self, e, *columns_and_row):
+        """The trial in which the gradient is a multiple of an estimate."""
+        *columns, row = columns_and_row
+        x = np.stack(columns, 1)
+        with np.errstate(all="ignore"):
+            good = np.isfinite(x).all() and x[:, 0].any()
+            if not good:
+                return _Trial(e, np.inf, 0.0, row)
+            unit = abs(x).max(0)
+            unit[unit == 0] = 1.0
+            c = np.linalg.lstsq(x / unit, self.gradient, rcond=None)[0] / unit
+            error = abs(self.gradient - x @ c).max() / self.size
+        return _Trial(e, float(error), float(c[0]), row, tuple(c[1:] / c[0] if c[0] else c[1:]))
+
+    def fits(self):
+        """The trials that agree with the gradient."""
+        return [t for t in self.trials if t.error <= self.tolerance]
+
+    def refine(self, e, field, starts, row):
+        """Fit one number of an explanation by Gauss and Newton's method, and try the result."""
+        trials = [self.at(e, field, x, row) for x in starts]
+        best = min(trials, key=lambda trial: trial.error)
+        for _ in range(8):
+            if self.full() or best.error <= self.tolerance / 100 or not np.isfinite(best.error):
+                break
+            x = getattr(best.explanation, field)
+            width = 1e-4 * (1 + abs(x))
+            ends = [self.data.estimate(replace(e, **{field: x + d})) for d in (-width, width)]
+            slope = (ends[1] - ends[0]) / (2 * width)
+            middle = self.data.estimate(best.explanation)
+            if not (np.isfinite(slope).all() and slope.any()):
+                break
+            columns = np.stack([middle, slope], 1)
+            c = np.linalg.lstsq(columns, self.gradient, rcond=None)[0]
+            if c[0] == 0:
+                break
+            new = self.at(e, field, float(x + c[1] / c[0]), row)
+            if new.error > 0.7 * best.error and new.error > self.tolerance:
+                break
+            best = min(best, new, key=lambda trial: trial.error)
+        self.trials.append(best)
+
+    def at(self, e, field, x, row):
+        """The trial with another number in one field."""
+        e = replace(e, **{field: x})
+        self.seen.add(e)
+        with np.errstate(all="ignore"):
+            return self.compared(e, self.data.estimate(e), row)
+
+
+def _distinct(records, up_to_scale):
+    """{the first of AVERAGES of its kind: those whose weights are the same in these data}."""
+    groups = {}
+    kinds = {}
+    for name in AVERAGES:
+        weights = np.concatenate([average_weights(r, name)[r.mask.any(0)] for r in records])
+        weights = weights / weights.max() if up_to_scale else weights
+        for known in kinds:
+            if np.allclose(kinds[known], weights, rtol=1e-12, atol=0):
+                groups[known].append(name)
+                break
+        else:
+            kinds[name] = weights
+            groups[name] = [name]
+    return groups
+
+
+def _patterns(acts):
+    """(estimator, differentiated) for the steps that act: all of them first."""
+    none = tuple(False for _ in acts)
+    yield "first_order", none
+    if not any(acts):
+        return
+    some = [tuple(p) for p in product((True, False), repeat=len(acts))]
+    some = [p for p in some if any(p) and all(a or not d for a, d in zip(acts, p))]
+    for name, pattern in product(ESTIMATORS[1:], some):
+        yield name, pattern
+
+
+class _Tables:
+    """The rows of both tables for given data sets."""
+
+    def __init__(self, data, alternatives):
+        self.data = data
+        self.alternatives = alternatives
+        records = data.records
+        self.n_steps = len(records) - 1
+        self.inner = list(_distinct(records[:-1], False)) if self.n_steps else ["episodes"]
+        self.outer = list(_distinct(records[-1:], True))
+        self.kept = (True, False) if data.discount != 1 else (True,)
+        self.order = tuple(range(len(records)))
+
+    def base(self, **fields):
+        all_steps = (True,) * self.n_steps
+        start = dict(acts=all_steps, differentiated=all_steps, data=self.order)
+        return Explanation(**start | fields)
+
+    def consistent(self, advantages):
+        """The same average inside and outside, all steps act and are differentiated, or none."""
+        everything = (True,) * self.n_steps
+        for average, kept in product(self.inner, self.kept):
+            same = dict(inner_average=average, inner_discounted=kept, discounted=kept)
+            same |= dict(advantages=advantages, query_advantages=advantages)
+            for outer, name in product(self.outer, ESTIMATORS):
+                through = everything if name != "first_order" else (False,) * self.n_steps
+                e = self.base(estimator=name, differentiated=through, average=outer, **same)
+                yield e
+                if not self.n_steps:
+                    break
+                if name == "dice" and all(r.values is not None for r in self.data.records):
+                    yield replace(e, baseline="values")
+
+    def scored(self, advantages):
+        """With the score of the inner data."""
+        return [replace(e, score="+score") for e in self.consistent(advantages)]
+
+    def everything(self, advantages):
+        """Each of them apart, inside and outside."""
+        all_acts = list(product((True, False), repeat=self.n_steps))
+        inside = product(self.inner, self.kept, (1, -1), all_acts)
+        for inner_average, inner_kept, sign, acts in inside:
+            same = dict(inner_average=inner_average, inner_discounted=inner_kept, sign=sign)
+            same |= dict(advantages=advantages, query_advantages=advantages, acts=acts)
+            for outer, kept in product(self.outer, self.kept):
+                for name, through in _patterns(acts):
+                    chosen = dict(estimator=name, differentiated=through)
+                    yield self.base(average=outer, discounted=kept, **same, **chosen)
+
+
+# (what it does to an explanation, the sentence): one more unknown
+def _other_query(tables, e):
+    for j in range(tables.n_steps):
+        yield replace(e, data=e.data[:-1] + (j,))
+
+
+def _other_data(tables, e):
+    for data in product(range(tables.n_steps), repeat=tables.n_steps):
+        yield replace(e, data=data + e.data[-1:])
+
+
+def _other_advantages(tables, e):
+    for i in range(len(tables.alternatives)):
+        yield replace(e, query_advantages=i)
+        yield replace(e, advantages=i)
+        yield replace(e, advantages=i, query_advantages=i)
+
+
+def _with_padding(tables, e):
+    yield replace(e, inner_average="padding")
+
+
+def _inside_product(tables, e):
+    if e.estimator != "dice":
+        return
+    k = tables.data.records[0].mask.shape[2]
+    for lam, wraps in product((1.0, 1 / k), (False, True)):
+        yield replace(e, inside=True, lam=lam, wraps=wraps, baseline="given")
+
+
+def _descends(tables, e):
+    yield replace(e, sign=-1)
+    if e.score:
+        yield replace(e, score="")
+
+
+ROWS = {
+    "query": (
+        _other_query,
+        "the query is the support set of step {query}: a mistake, as adapted "
+        "parameters are to be judged by new data that they sampled",
+    ),
+    "data": (
+        _other_data,
+        "the inner steps take the data sets {data}, where each should take its "
+        "own: a mistake, as later steps need data of the adapted parameters",
+    ),
+    "advantages": (_other_advantages, ""),
+    "padding": (
+        _with_padding,
+        "the inner mean is over the padding as well: a mistake unless all "
+        "episodes are as long, as the step size then depends on the padding",
+    ),
+    "inside": (
+        _inside_product,
+        "the advantages stand inside DiCE's product, where a baseline "
+        "biases even the first derivative: a mistake; the rewards belong there, and the "
+        "baseline b outside, as (1 - box) b",
+    ),
+}
+NUMBERS = {
+    "scale": (
+        (0.1, 1.0, 4.0),
+        "the inner step size is {step_size:.6g}, not {given:.6g}: is it " "the outer one?",
+    ),
+    "momentum": (
+        (0.0, 0.5, 0.9),
+        "the inner steps have a momentum of {momentum:.4g}, which is "
+        "differentiated through: a convention, but MAML's step is plain gradient ascent",
+    ),
+    "weight_decay": (
+        (0.0, 0.01),
+        "the inner steps have a weight decay of {weight_decay:.4g}: a "
+        "convention, but MAML's step is plain gradient ascent",
+    ),
+    "lam": (
+        (0.0, 0.5, 1.0),
+        "lambda is {lam:.4g} in the product: a convention, between bias and " "variance",
+    ),
+}
+
+
+def _changed_numbers(search, tables, e):
+    for field, (starts, _) in NUMBERS.items():
+        if field == "lam" and e.estimator not in ("loaded_dice", "dice"):
+            continue
+        if field == "momentum" and tables.n_steps < 2:
+            continue
+        variants = [e]
+        if field == "lam" and e.estimator == "dice":
+            variants = [replace(e, inside=True)]
+        for variant in variants:
+            search.refine(variant, field, starts, field)
+
+
+def _scores(search, tables, e):
+    """Any coefficient for each task's score."""
+    data = search.data
+    n = len(data.theta)
+    if n + 4 > len(search.gradient) or search.full():
+        return
+    v, scores = data.back(e, data.slope(replace(_inner(e), **_of_query(e))), with_scores=True)
+    search.seen.add(replace(e, score="+fitted"))
+    trial = search.compared(e, v.mean(0), *scores / n, "score")
+    search.trials.append(replace(trial, explanation=replace(e, score="+fitted")))
+
+
+def diagnose(
+    gradient,
+    theta,
+    support,
+    query,
+    *,
+    step_size,
+    discount,
+    policy=None,
+    tolerance=None,
+    max_explanations=20_000,
+):
+    """Diagnosis of a meta-gradient from any framework: what it is, in words.
+
+    gradient, theta: arrays (F, A) of a policy of this package, or of any shape, or lists of arrays
+    of any shapes, where the policy is one of your own. support: a list of `record`s, one for each
+    inner step; query: one more. step_size: α. discount: γ. policy: a table of theta's shape by
+    default; a SoftmaxPolicy or LogisticPolicy, with features perhaps; or an object with two
+    methods, where θ (N, P) are the flat parameters of each task:
+
+        scores(j, thetas)            ∇log π of the actions recorded in data set j, (T, N, K, P)
+        hvp(j, thetas, weights, v)   Σ w_t ∇²log π v: weights (T, N, K), v (N, P) → (N, P)
+
+    Advantages are those of the records; where these have none they are derived, and the usual ones
+    are tried. tolerance: relative to the largest component; by default it follows from the type of
+    the gradient's numbers and the size of the sums. max_explanations: where the search stops.
+    Raises ValueError on what does not fit, by name.
+    """
+    validate(step_size=step_size, discount=discount, max_explanations=max_explanations)
+    if tolerance is not None:
+        validate(tolerance=tolerance)
+    gradient = _flat("gradient", gradient)
+    single = _rounding(gradient) > 0
+    flat = _flat("theta", theta)
+    same = f"{gradient.size} numbers, where theta has {flat.size}"
+    require(gradient.size == flat.size, "gradient", same)
+    require(gradient.any(), "gradient", "zero everywhere: does the loss reach theta?")
+    good = isinstance(support, (list, tuple))
+    good = good and all(isinstance(e, RecordedEpisodes) for e in (*support, query))
+    expected = "expected a list of `record`s, one for each inner step, and one `record`"
+    require(good, "support, query", expected)
+    records = [*support, query]
+    n_tasks = query.mask.shape[1]
+    for j, r in enumerate(support):
+        tasks = r.mask.shape[1]
+        require(tasks == n_tasks, f"support[{j}]", f"{tasks} tasks, where query has {n_tasks}")
+    steps = _steps_of(policy, theta, records)
+    alternatives = _alternatives(records, discount)
+    arrays = [[a.values[j] for a in alternatives] for j in range(len(records))]
+    thetas = np.repeat(flat[None].astype(float), n_tasks, 0)
+    data = Data(steps, thetas, records, arrays, step_size, discount)
+    if tolerance is None:
+        terms = sum(r.mask.sum() for r in records)
+        tolerance = SINGLE * (40 + 4 * terms**0.5) if single else 1e-6
+    search = _Search(gradient.astype(float), data, tolerance, max_explanations)
+    tables = _Tables(data, alternatives)
+    _look_for_it(search, tables)
+    return _diagnosis(search, tables)
+
+
+SINGLE = float(np.finfo(np.float32).eps)
+
+
+def _flat(name, x):
+    """An array, or a list of arrays of any shapes, as one flat array."""
+    parts = x if isinstance(x, (list, tuple)) and any(np.ndim(p) for p in x) else [x]
+    parts = [plain_array(name, part).ravel() for part in parts]
+    flat = np.concatenate(parts)
+    require(flat.size, name, "it has no components")
+    require(np.isfinite(flat).all(), name, "not finite")
+    return flat
+
+
+def _steps_of(policy, theta, records):
+    """LinearSteps or OwnSteps; raises ValueError where policy and records do not fit."""
+    own = all(callable(getattr(policy, name, None)) for name in ("scores", "hvp"))
+    if own:
+        return OwnSteps(policy, records)
+    if policy is None:
+        shape = np.shape(theta)
+        require(len(shape) == 2, "theta", f"expected shape (S, A), got {shape}")
+        policy = SoftmaxPolicy(*shape)
+    linear = isinstance(policy, LinearPolicy)
+    require(linear, "policy", f"{policy!r:.99} has no methods scores and hvp")
+    shape = np.shape(theta)
+    require(shape == policy.shape, "theta", f"expected shape {policy.shape}, got {shape}")
+    names = [f"support[{j}]" for j in range(len(records) - 1)] + ["query"]
+    for name, r in zip(names, records):
+        require(r.discrete, name, "states and actions are missing, which this policy needs")
+        for what, x, size in (
+            ("states", r.states, policy.n_states),
+            ("actions", r.actions, policy.n_actions),
+        ):
+            inside = x.min() >= 0 and x.max() < size
+            require(inside, name, f"{what} outside 0..{size - 1}")
+    return LinearSteps(policy, records)
+
+
+def _look_for_it(search, tables):
+    """From what is usual to what is not, until something fits."""
+    usual = [i for i, a in enumerate(tables.alternatives) if a.usual]
+    given = tables.data.records[-1].advantages is not None
+    first = [0] if given else usual
+    for stage in (tables.consistent, tables.scored, tables.everything):
+        for i in first if stage is not tables.everything else first[:4]:
+            search.try_all(stage(i))
+        if search.fits():
+            return
+    bases = [e for i in first[:4] for e in tables.consistent(i)]
+    near = sorted(search.trials, key=lambda trial: trial.error)[:10]
+    bases += [trial.explanation for trial in near if trial.explanation not in bases]
+    for name, (change, _) in ROWS.items():
+        for e in bases:
+            search.try_all(change(tables, e), name)
+    if search.fits():
+        return
+    for e in bases:
+        _scores(search, tables, e)
+    if search.fits():
+        return
+    for e in bases:
+        _changed_numbers(search, tables, e)
+
+
+def _alternatives(records, discount):
+    """The advantages that a code may have used, the given or the most usual first."""
+    found = []
+    returns = [reward_to_go(r.rewards, discount) for r in records]
+    if all(r.advantages is not None for r in records):
+        found.append(Alternative("as given", [r.advantages for r in records]))
+    if all(r.baseline is not None for r in records):
+        values = [(g - r.baseline) * r.mask for g, r in zip(returns, records)]
+        found.append(Alternative("G less the recorded baseline", values))
+    for gamma in (discount, 1.0) if discount != 1 else (1.0,):
+        at = "" if gamma == discount else f", with gamma = 1 in place of {discount:g}"
+        returns = [reward_to_go(r.rewards, gamma) for r in records]
+        if all(r.mask.shape[2] > 1 for r in records):
+            values = [(g - leave_one_out_baseline(g)) * r.mask for g, r in zip(returns, records)]
+            found.append(Alternative("G less the mean of the other episodes" + at, values))
+        found.append(Alternative("G, with no baseline" + at, returns))
+        if all(r.values is not None for r in records):
+            values = [(g - r.values) * r.mask for g, r in zip(returns, records)]
+            found.append(Alternative("G less the given values" + at, values))
+    for a in list(found)[:6]:
+        values = [_standardised(x, r.mask) for x, r in zip(a.values, records)]
+        found.append(Alternative(a.sentence + ", standardised", values))
+    whole = [g[:1] * r.mask for g, r in zip(returns, records)]
+    found.append(Alternative("the whole return G_0 at each step", whole))
+    return found
+
+
+def _standardised(x, mask):
+    n = mask.sum((0, 2), keepdims=True)
+    centred = (x - x.sum((0, 2), keepdims=True) / n) * mask
+    std = ((centred**2).sum((0, 2), keepdims=True) / n) ** 0.5
+    return centred / np.maximum(std, 1e-300)
+
+
+def _factors(tables, trial):
+    """(average's names, factor, what it is or None) for each outer average, the best first."""
+    e = trial.explanation
+    query = tables.data.records[e.data[-1]]
+    n, k = query.mask.shape[1:]
+    t = query.mask.sum(0).mean()
+    groups = _distinct([query], False)
+    rows = []
+    reference = average_weights(query, e.average)[query.mask.any(0)]
+    for names in groups.values():
+        weights = average_weights(query, names[0])[query.mask.any(0)]
+        ratio = reference / weights
+        if np.allclose(ratio, ratio[0], rtol=1e-10):
+            factor = trial.factor * ratio[0]
+            terms = [
+                (i, what)
+                for i, (what, term) in enumerate(TERMS.items())
+                if np.isclose(abs(factor), term(n, k, t), rtol=max(3 * trial.error, 1e-6))
+            ]
+            rank, what = terms[0] if terms else (len(TERMS), None)
+            same = e.inner_average in names
+            rows.append(((rank > 1, not same, rank), tuple(names), factor, what))
+    return min(rows)[1:]
+
+
+def _diagnosis(search, tables):
+    fits = search.fits()
+    tried = len(search.seen)
+    if not fits:
+        return _none(search, tables, tried)
+    ranked = sorted(fits, key=lambda trial: _oddity(tables, trial))
+    best = ranked[0]
+    e = best.explanation
+    names, factor, what = _factors(tables, best)
+
+    def alike(other):
+        free = dict(estimator="", differentiated=(), lam=1.0, baseline="", score="")
+        return replace(other, **free) == replace(e, **free)
+
+    same = [t.explanation for t in ranked if alike(t.explanation)]
+    order = [name + score for score in ("", "+score", "+fitted") for name in ESTIMATORS]
+    estimators = {x.estimator + x.score for x in same}
+    estimators = tuple(n.replace("+fitted", "+score") for n in order if n in estimators)
+    if not any(e.acts):
+        estimators = ("policy gradient",)
+    others = [t.error for t in search.trials if t.error > search.tolerance]
+    runner_up = min(others, default=np.inf)
+    inner = _distinct([tables.data.records[j] for j in e.data[:-1]], False) if e.data[1:] else {}
+    inner_names = next((tuple(g) for g in inner.values() if e.inner_average in g), None)
+    inner_names = inner_names or (e.inner_average,)
+    findings = tuple(_findings(tables, best, names, inner_names, factor, what, estimators))
+    advantages = tables.alternatives[e.query_advantages].sentence
+    average = names[0] if len(names) == 1 else names
+    text = _paragraph(estimators, average, e, advantages, findings, best.error, runner_up, tried)
+    return Diagnosis(
+        estimators=estimators,
+        factor=factor,
+        average=average,
+        inner_average=inner_names[0] if len(inner_names) == 1 else inner_names,
+        discounted=e.discounted,
+        inner_discounted=e.inner_discounted,
+        steps=tuple(i for i, acts in enumerate(e.acts) if acts),
+        differentiated=tuple(i for i, d in enumerate(e.differentiated) if d),
+        advantages=advantages,
+        findings=findings,
+        error=best.error,
+        runner_up=runner_up,
+        tried=tried,
+        text=text,
+    )
+
+
+def _oddity(tables, trial):
+    """How much is unusual: of what fits the least unusual is believed."""
+    e = trial.explanation
+    names, factor, what = _factors(tables, trial)
+    partial = any(e.differentiated) and e.differentiated != e.acts
+    odd = (
+        2 * (trial.row is not None)
+        + (not all(e.acts))
+        + partial
+        + (e.sign < 0)
+        + (e.inner_average not in names)
+        + (e.inner_discounted != e.discounted)
+        + (what is None)
+        + 0.5 * bool(what)
+        + 0.5 * bool(e.score)
+        + 0.25 * (e.advantages > 0)
+        + 0.25 * (e.query_advantages != e.advantages)
+    )
+    return odd, e.advantages, ESTIMATORS.index(e.estimator), not e.discounted
+
+
+def _findings(tables, trial, names, inner_names, factor, what, estimators):
+    """The clauses of a diagnosis."""
+    e = trial.explanation
+    data = tables.data
+    if factor < 0:
+        yield "the sign is that of a loss, which is minimised: a convention"
+    if what:
+        yield f"the factor is {what}: harmless but for the size of the outer step"
+    elif what is None:
+        yield f"the factor {factor:.4g} has no name: is a number multiplied with the loss?"
+    if not e.discounted or not e.inner_discounted:
+        where = (
+            "inside and outside"
+            if e.discounted == e.inner_discounted
+            else ("in the inner steps only" if e.discounted else "in the query only")
+        )
+        yield (
+            f"gamma^t is dropped {where}: as most public code does; what comes of it is the "
+            "gradient of nothing in particular"
+        )
+    if any(e.acts) and not set(inner_names) & set(names):
+        yield (
+            f"the inner loss is {AVERAGE_SAYS[inner_names[0]]}, the outer one "
+            f"{AVERAGE_SAYS[names[0]]}: harmless, but the inner step size then means another "
+            "thing than it seems to"
+        )
+    if tables.n_steps and not any(e.acts):
+        yield "no inner step has an effect: a mistake, this is the policy gradient"
+    elif not all(e.acts):
+        missing = [str(i) for i, acts in enumerate(e.acts) if not acts]
+        yield f"inner step {', '.join(missing)} has no effect: a mistake"
+    if any(e.differentiated) and e.differentiated != e.acts:
+        cut = [str(i) for i, (a, d) in enumerate(zip(e.acts, e.differentiated)) if a and not d]
+        yield (
+            f"inner step {', '.join(cut)} is not differentiated through: a mistake, unless "
+            "first-order MAML was meant for all steps"
+        )
+    if e.sign < 0:
+        yield "the inner steps descend: a mistake, their sign is wrong"
+    if e.query_advantages != e.advantages:
+        yield (
+            f"the advantages inside are {tables.alternatives[e.advantages].sentence}, those of "
+            f"the query {tables.alternatives[e.query_advantages].sentence}: are both meant?"
+        )
+    if trial.row in ROWS and ROWS[trial.row][1]:
+        yield ROWS[trial.row][1].format(query=e.data[-1], data=e.data[:-1])
+    if trial.row in NUMBERS:
+        yield NUMBERS[trial.row][1].format(
+            step_size=e.scale * data.step_size,
+            given=data.step_size,
+            momentum=e.momentum,
+            weight_decay=e.weight_decay,
+            lam=e.lam,
+        )
+    if e.wraps:
+        yield "index -1 wraps around to the last step: a mistake, the sum begins at 0"
+    if e.inside and e.lam != 1 and trial.row != "lam":
+        yield f"the product decays with {e.lam:.4g}"
+    if trial.row == "score":
+        scale = trial.factor / factor
+        numbers = ", ".join(f"{scale * c:.3g}" for c in trial.coefficients)
+        centred = ", ".join(f"{c:.3g}" for c in data.query_returns(centred_returns))
+        yield (
+            f"it has a score term with the coefficients {numbers} per task, where J - c, "
+            f"{centred}, belongs: a mistake; the score is a sum over all episodes and steps, "
+            "and its factor is the task's mean return less that of the others"
+        )
+
+
+def _paragraph(estimators, average, e, advantages, findings, error, runner_up, tried):
+    said = "; ".join(f"{name}, {MEANING[name]}" for name in estimators)
+    if len(estimators) > 1:
+        said = "these, which coincide in the given data: " + said
+    steps = [str(i) for i, acts in enumerate(e.acts) if acts]
+    about = f"Steps that act: {', '.join(steps) or 'none'}. "
+    one = average if isinstance(average, str) else average[0]
+    mean = f"It is {AVERAGE_SAYS[one]}"
+    if not isinstance(average, str):
+        mean += f" ({' and '.join(average)} coincide in these data)"
+    kept = "kept" if e.discounted else "dropped"
+    lines = [
+        f"This is {said}.",
+        f"{about}{mean}, with gamma^t {kept}. Advantages: {advantages}.",
+        *(f"- {finding}." for finding in findings),
+        f"It agrees to {error:.1e}; the next is {runner_up:.1%} off ({tried} explanations tried).",
+    ]
+    return "\n".join(lines)
+
+
+def _none(search, tables, tried):
+    nearest = min(search.trials, key=lambda trial: trial.error)
+    e = nearest.explanation
+    names, factor, what = _factors(tables, nearest)
+    text = (
+        f"None of the {tried} explanations tried fits. The nearest by direction is "
+        f"{factor:.4g} x {e.estimator}{e.score}, {nearest.error:.1%} off, with the "
+        f"{'/'.join(names)} average, gamma^t {'kept' if e.discounted else 'dropped'} and "
+        f"advantages: {tables.alternatives[e.query_advantages].sentence}. Tried were all "
+        "estimators, averages, gamma^t, steps and signs, and one more unknown."
+    )
+    if search.full():
+        text += " The search stopped at max_explanations."
+    return Diagnosis(
+        estimators=(),
+        factor=factor,
+        average=None,
+        inner_average=None,
+        discounted=None,
+        inner_discounted=None,
+        steps=(),
+        differentiated=(),
+        advantages="unknown",
+        findings=(),
+        error=nearest.error,
+        runner_up=nearest.error,
+        tried=tried,
+        text=text,
+    )

@@ -1,0 +1,349 @@
+"""`diagnose` says what a gradient is: those of public code, mistakes made on purpose, and networks.
+
+The oracle is a user's own MAML: a loss written in autograd on plain arrays, with none of the
+package's surrogates, differentiated through the inner steps.
+"""
+
+import pathlib
+from dataclasses import dataclass
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+from autograd import grad, jacobian
+from autograd.extend import notrace_primitive
+
+from metarl_np import check
+from metarl_np.learner.policies import SoftmaxPolicy
+
+PEERS = pathlib.Path(__file__).parent / "peer_gradients"
+
+
+# ---- public code
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a file's README says."""
+
+    name: str
+    estimators: tuple
+    average: str = "steps"
+    discounted: bool = False
+    factor: float = -1.0
+    steps: tuple = (0,)
+    said: str = ""
+
+
+FIFTEEN = [
+    Peer("gmrl_naive", ("naive",), "episodes", True, 1.0),
+    Peer("gmrl_loaded_dice", ("loaded_dice",), "episodes", True, 1.0),
+    Peer("loaded_dice", ("loaded_dice",), "episodes", True, 1.0),
+    Peer("loaded_dice_classic", ("naive",), "episodes", False, 1.0),
+    Peer("promp", ("lvc",)),
+    Peer("promp_vpg_log_likelihood", ("first_order", "naive")),
+    Peer("promp_emaml", ("lvc+score",), said="score term with the coefficients 0.00121, 0.00389"),
+    Peer("learn2learn_trpo", ("naive",)),
+    Peer("garage_vpg_1", ("naive",)),
+    Peer("garage_ppo_1", ("lvc",)),
+    Peer("garage_vpg_2", ("naive",), said="inner step 1 has no effect"),
+    Peer("higher_sgd", ("naive",), "episodes", True),
+    Peer("higher_momentum", ("naive",), "episodes", True, steps=(0, 1), said="momentum of 0.9"),
+    Peer("pytorch_maml_rl_1", ("naive",), "lengths"),
+    Peer("torchopt_maml", ("naive",), factor=-3.0, said="N: summed over tasks"),
+]
+
+
+@pytest.mark.parametrize("peer", FIFTEEN, ids=[peer.name for peer in FIFTEEN])
+def test_gradients_of_public_code_are_called_what_they_are(peer):
+    with np.load(PEERS / f"{peer.name}.npz") as file:
+        d = dict(file)
+    records = []
+    for j in range(int(d["n"])):
+        given = dict(mask=d[f"m{j}"], advantages=d[f"A{j}"], values=d[f"V{j}"])
+        given["last_values"] = d[f"L{j}"]
+        records.append(check.record(d[f"s{j}"], d[f"a{j}"], d[f"r{j}"], **given))
+    policy = SoftmaxPolicy(len(d["features"]), d["theta"].shape[1], features=d["features"])
+    found = check.diagnose(
+        d["g"],
+        d["theta"],
+        records[:-1],
+        records[-1],
+        step_size=float(d["alpha"]),
+        discount=float(d["gamma"]),
+        policy=policy,
+    )
+    assert found.estimators == peer.estimators, found
+    fields = dict(average=peer.average, discounted=peer.discounted, factor=peer.factor)
+    found.require(steps=peer.steps, **fields)
+    found.require(inner_average=peer.average, inner_discounted=peer.discounted)
+    assert peer.said in str(found)
+    assert found.error < 1e-6 and found.runner_up > 1e-3
+
+
+# ---- a user's own MAML
+
+S = 5
+A = 3
+T = 7
+N = 3
+K = 4
+ALPHA = 0.4
+BETA = 0.05
+GAMMA = 0.8
+
+
+@notrace_primitive
+def constant(x):
+    """A number without a derivative."""
+    return x
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a sampler recorded."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    mask: np.ndarray
+
+
+def batch(rng, states=None):
+    lengths = rng.integers(3, T + 1, size=(N, K))
+    return Batch(
+        states=rng.integers(S, size=(T, N, K)),
+        actions=rng.integers(A, size=(T, N, K)),
+        rewards=rng.normal(1.0, 2.0, size=(T, N, K)),
+        mask=np.arange(T)[:, None, None] < lengths,
+    )
+
+
+@pytest.fixture(scope="module")
+def theta():
+    return np.random.default_rng(5).normal(size=(S, A))
+
+
+@pytest.fixture(scope="module")
+def batches():
+    rng = np.random.default_rng(7)
+    return [batch(rng) for _ in range(3)]
+
+
+def to_go(rewards, discount):
+    """G_t by the sum that defines it."""
+    steps = range(len(rewards))
+    return np.array([sum(discount ** (u - t) * rewards[u] for u in steps[t:]) for t in steps])
+
+
+def others(g):
+    """The mean of the other episodes."""
+    return (g.sum(-1, keepdims=True) - g) / (K - 1)
+
+
+@dataclass(frozen=True)
+class Code:
+    """How somebody wrote his MAML; by default right, but for the score term."""
+
+    estimator: str = "naive"
+    inner_mean: str = "episodes"
+    outer_mean: str = "episodes"
+    inner_gamma: bool = True  # is γᵗ kept?
+    outer_gamma: bool = True
+    discount: float = GAMMA
+    inner_kind: str = "others"
+    outer_kind: str = "others"
+    step_size: float = ALPHA
+    sign: float = 1.0
+    order: tuple = (0, 1, 2)  # which data the steps take, and the query
+    skip: tuple = ()
+    detach: tuple = ()
+    factor: float = 1.0
+    momentum: float = 0.0
+    decay: float = 0.0
+    lam: float = 1.0
+
+
+def advantages(code, b, kind):
+    rewards = b.rewards * b.mask
+    if kind == "shifted":
+        rewards = np.concatenate([rewards[1:], 0 * rewards[:1]])
+    if kind == "shifted back":
+        rewards = np.concatenate([0 * rewards[:1], rewards[:-1]])
+    g = to_go(rewards, code.discount)
+    if kind == "none" or kind.startswith("shifted"):
+        return g * b.mask
+    if kind == "G_0":
+        return g[:1] * b.mask
+    a = (g - others(g)) * b.mask
+    if kind == "others":
+        return a
+    n = b.mask.sum((0, 2), keepdims=True)
+    centred = (a - a.sum((0, 2), keepdims=True) / n) * b.mask
+    return centred / np.sqrt((centred**2).sum((0, 2), keepdims=True) / n)
+
+
+def mean(code, terms, b, how):
+    """Of (T, N, K) over a task: (N,)."""
+    if how == "sum":
+        return anp.sum(terms, (0, 2))
+    if how == "episodes":
+        return anp.sum(terms, (0, 2)) / K
+    if how == "steps":
+        return anp.sum(terms, (0, 2)) / b.mask.sum((0, 2))
+    return anp.mean(anp.sum(terms, 0) / b.mask.sum(0), -1)
+
+
+def log_probs(theta, b):
+    logits = theta - anp.log(anp.sum(anp.exp(theta), -1, keepdims=True))
+    tasks = np.arange(N)[:, None]
+    return logits[tasks, b.states, b.actions] * b.mask
+
+
+def objective(code, theta, b, how, keeps_gamma, kind):
+    """Σ over tasks of what an inner or the outer step ascends."""
+    gamma = (code.discount ** np.arange(T))[:, None, None] if keeps_gamma else 1.0
+    weights = gamma * advantages(code, b, kind)
+    lp = log_probs(theta, b)
+    if code.estimator == "naive":
+        return anp.sum(mean(code, lp * weights, b, how))
+    if code.estimator == "lvc":
+        return anp.sum(mean(code, anp.exp(lp - constant(lp)) * weights, b, how))
+    sums = []
+    so_far = 0.0
+    for t in range(T):
+        so_far = code.lam * so_far + lp[t]
+        sums.append(so_far)
+    sums = anp.stack(sums)
+    box = anp.exp(sums - constant(sums))
+    before = sums - lp
+    if code.estimator == "loaded_dice":
+        return anp.sum(mean(code, (box - anp.exp(before - constant(before))) * weights, b, how))
+    if code.estimator == "inside":
+        return anp.sum(mean(code, box * weights, b, how))
+    rewards = b.rewards * b.mask * gamma
+    baseline = others(to_go(b.rewards * b.mask, code.discount)) * b.mask * gamma
+    plain = anp.exp(lp - constant(lp))
+    return anp.sum(mean(code, box * rewards + (1 - plain) * baseline, b, how))
+
+
+def meta_gradient(code, theta, batches):
+    """Of a user's MAML, mean over the tasks."""
+
+    def adapted_return(th):
+        th = th + np.zeros((N, 1, 1))
+        moved = 0.0
+        for i in range(len(batches) - 1):
+            if i in code.skip:
+                continue
+            inner = code.inner_mean, code.inner_gamma, code.inner_kind
+            at = constant(th) if i in code.detach else th
+            g = grad(lambda x: objective(code, x, batches[code.order[i]], *inner))(at)
+            moved = code.momentum * moved + code.sign * g - code.decay * th
+            th = th + code.step_size * moved
+        outer = code.outer_mean, code.outer_gamma, code.outer_kind
+        return objective(code, th, batches[code.order[-1]], *outer) / N
+
+    return code.factor * grad(adapted_return)(theta)
+
+
+def diagnosed(gradient, theta, batches, **keywords):
+    records = [check.record(b.states, b.actions, b.rewards, mask=b.mask) for b in batches]
+    settings = dict(step_size=ALPHA, discount=GAMMA) | keywords
+    return check.diagnose(gradient, theta, records[:-1], records[-1], **settings)
+
+
+ALL = (0, 1)
+OTHERS = "the mean of the other episodes"
+MISTAKES = {
+    "right": (Code(), dict(), ()),
+    "lvc": (Code(estimator="lvc"), dict(), ()),
+    "dice": (Code(estimator="dice"), dict(), ()),
+    "loaded dice": (Code(estimator="loaded_dice"), dict(), ()),
+    "first order": (Code(detach=ALL), dict(estimators=("first_order",)), ()),
+    "negated and summed": (Code(factor=-N), dict(factor=-N), ("a loss", "summed over tasks")),
+    "steps inside": (
+        Code(inner_mean="steps"),
+        dict(inner_average="steps"),
+        ("the inner loss is the mean over all steps",),
+    ),
+    "steps outside": (Code(outer_mean="steps"), dict(average="steps"), ("the outer one the mean",)),
+    "steps in both": (Code(inner_mean="steps", outer_mean="steps"), dict(average="steps"), ()),
+    "lengths": (Code(inner_mean="lengths", outer_mean="lengths"), dict(average="lengths"), ()),
+    "sum inside": (Code(inner_mean="sum"), dict(inner_average="sum"), ("the sum over all steps",)),
+    "gamma dropped": (
+        Code(inner_gamma=False, outer_gamma=False),
+        dict(discounted=False, inner_discounted=False),
+        ("gamma^t is dropped inside and outside",),
+    ),
+    "gamma dropped inside": (
+        Code(inner_gamma=False),
+        dict(discounted=True, inner_discounted=False),
+        ("gamma^t is dropped in the inner steps only",),
+    ),
+    "gamma dropped outside": (
+        Code(outer_gamma=False),
+        dict(discounted=False, inner_discounted=True),
+        ("gamma^t is dropped in the query only",),
+    ),
+    "gamma is 1": (Code(discount=1.0), dict(), ("gamma = 1",)),
+    "standardised": (
+        Code(inner_kind="standardised", outer_kind="standardised"),
+        dict(),
+        ("standard deviation",),
+    ),
+    "no baseline": (Code(inner_kind="none", outer_kind="none"), dict(), ("no baseline",)),
+    "none in the query": (
+        Code(outer_kind="none"),
+        dict(),
+        (OTHERS, "those of the query are G, with no baseline"),
+    ),
+    "standardised in the query": (
+        Code(outer_kind="standardised"),
+        dict(),
+        ("those of the query are", "standard deviation"),
+    ),
+    "step 0 detached": (
+        Code(detach=(0,)),
+        dict(differentiated=(1,)),
+        ("inner step 0 is not differentiated",),
+    ),
+    "step 1 detached": (
+        Code(detach=(1,)),
+        dict(differentiated=(0,)),
+        ("inner step 1 is not differentiated",),
+    ),
+    "beta for alpha": (Code(step_size=BETA), dict(), ("the inner step size is 0.05, not 0.4",)),
+    "descent": (Code(sign=-1.0), dict(), ("the inner steps descend",)),
+    "the query is support": (
+        Code(order=(0, 1, 1)),
+        dict(),
+        ("the query is the support set of step 1",),
+    ),
+    "step 1 on data 0": (Code(order=(0, 0, 2)), dict(), ("step 1 takes the data set 0",)),
+    "steps swapped": (Code(order=(1, 0, 2)), dict(), ("step 0 takes the data set 1",)),
+    "step 0 forgotten": (Code(skip=(0,)), dict(steps=(1,)), ("inner step 0 has no effect",)),
+    "step 1 forgotten": (Code(skip=(1,)), dict(steps=(0,)), ("inner step 1 has no effect",)),
+    "G_0": (Code(inner_kind="G_0", outer_kind="G_0"), dict(), ("G_0",)),
+    "rewards shifted": (Code(inner_kind="shifted", outer_kind="shifted"), dict(), ("shifted",)),
+    "momentum": (Code(momentum=0.7), dict(), ("momentum of 0.7",)),
+    "weight decay": (Code(decay=0.03), dict(), ("weight decay of 0.03",)),
+    "lambda": (Code(estimator="loaded_dice", lam=0.6), dict(), ("lambda is 0.6",)),
+    "baseline inside": (
+        Code(estimator="inside"),
+        dict(estimators=("dice",)),
+        ("inside DiCE's product",),
+    ),
+}
+NAMES = {"loaded_dice": "loaded_dice", "inside": "dice"}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_called_what_they_are(mistake, theta, batches):
+    code, fields, said = MISTAKES[mistake]
+    found = diagnosed(meta_gradient(code, theta, batches), theta, batches)
+    expected = dict(factor=1.0, steps=ALL, estimators=(NAMES.get(code.estimator, code.estimator),))
+    found.require(**expected | fields)
+    for words in said:
+        assert words in str(found)
+    assert found.error < 1e-6 and found.runner_up > 1e-4
