@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from metarl_np.arguments import require, require_array, validate
+from metarl_np.arguments import NotFinite, require, require_array, validate
 from metarl_np.check.estimators import (
     AVERAGES,
     Data,
@@ -26,7 +26,12 @@ from metarl_np.check.estimators import (
 from metarl_np.check.records import RecordedEpisodes, plain_array
 from metarl_np.learner.policies import LinearPolicy, SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS
-from metarl_np.learner.returns import leave_one_out_baseline, reward_to_go
+from metarl_np.learner.returns import (
+    gae,
+    leave_one_out_baseline,
+    reward_to_go,
+    time_mean_baseline,
+)
 from metarl_np.meta.maml import centred_returns
 
 # Verdicts are printed on any console: their texts keep to the characters of code page 1252, which
@@ -300,7 +305,7 @@ class Alternative:
     """Advantages that a code may have used."""
 
     sentence: str
-    values: list  # for each data set, (T, N, K)
+    of_record: object  # a function: record → (T, N, K)
     usual: bool = True  # is it tried in the first table?
 
 
@@ -337,7 +342,15 @@ class _Search:
                 return
             if e not in self.seen:
                 self.seen.add(e)
-                self.trials.append(self.compared(e, self.data.estimate(e), row))
+                self.trials.append(self.compared(e, self.estimate(e), row))
+
+    def estimate(self, e):
+        """The estimate of an explanation, infinite where its parameters run away."""
+        try:
+            with np.errstate(all="ignore"):
+                return self.data.estimate(e)
+        except NotFinite:
+            return np.full(self.gradient.shape, np.inf)
 
     def compared(self, e, *columns_and_row):
         """The trial in which the gradient is a multiple of an estimate."""
@@ -366,9 +379,10 @@ class _Search:
                 break
             x = getattr(best.explanation, field)
             width = 1e-4 * (1 + abs(x))
-            ends = [self.data.estimate(replace(e, **{field: x + d})) for d in (-width, width)]
-            slope = (ends[1] - ends[0]) / (2 * width)
-            middle = self.data.estimate(best.explanation)
+            ends = [self.estimate(replace(e, **{field: x + d})) for d in (-width, width)]
+            with np.errstate(invalid="ignore"):
+                slope = (ends[1] - ends[0]) / (2 * width)
+            middle = self.estimate(best.explanation)
             if not (np.isfinite(slope).all() and slope.any()):
                 break
             columns = np.stack([middle, slope], 1)
@@ -385,8 +399,7 @@ class _Search:
         """The trial with another number in one field."""
         e = replace(e, **{field: x})
         self.seen.add(e)
-        with np.errstate(all="ignore"):
-            return self.compared(e, self.data.estimate(e), row)
+        return self.compared(e, self.estimate(e), row)
 
 
 def _distinct(records, up_to_scale):
@@ -427,7 +440,7 @@ class _Tables:
         records = data.records
         self.n_steps = len(records) - 1
         self.inner = list(_distinct(records[:-1], False)) if self.n_steps else ["episodes"]
-        self.outer = list(_distinct(records[-1:], True))
+        self.outer = _distinct(records[-1:], True)
         self.kept = (True, False) if data.discount != 1 else (True,)
         self.order = tuple(range(len(records)))
 
@@ -436,36 +449,43 @@ class _Tables:
         start = dict(acts=all_steps, differentiated=all_steps, data=self.order)
         return Explanation(**start | fields)
 
-    def consistent(self, advantages):
+    def consistent(self, advantages, query_advantages=None):
         """The same average inside and outside, all steps act and are differentiated, or none."""
         everything = (True,) * self.n_steps
-        for average, kept in product(self.inner, self.kept):
-            same = dict(inner_average=average, inner_discounted=kept, discounted=kept)
-            same |= dict(advantages=advantages, query_advantages=advantages)
-            for outer, name in product(self.outer, ESTIMATORS):
-                through = everything if name != "first_order" else (False,) * self.n_steps
-                e = self.base(estimator=name, differentiated=through, average=outer, **same)
+        other = advantages if query_advantages is None else query_advantages
+        for average, kept, name in product(self.inner, self.kept, ESTIMATORS):
+            outer = next(o for o, names in self.outer.items() if average in names)
+            through = everything if name != "first_order" else (False,) * self.n_steps
+            e = self.base(
+                estimator=name,
+                differentiated=through,
+                average=outer,
+                inner_average=average,
+                discounted=kept,
+                inner_discounted=kept,
+                advantages=advantages,
+                query_advantages=other,
+            )
+            if name == "first_order" or self.n_steps:
                 yield e
-                if not self.n_steps:
-                    break
-                if name == "dice" and all(r.values is not None for r in self.data.records):
-                    yield replace(e, baseline="values")
-
-    def scored(self, advantages):
-        """With the score of the inner data."""
-        return [replace(e, score="+score") for e in self.consistent(advantages)]
+            if name == "dice" and all(r.values is not None for r in self.data.records):
+                yield replace(e, baseline="values")
 
     def everything(self, advantages):
-        """Each of them apart, inside and outside."""
+        """Up to two things that differ from `consistent`."""
         all_acts = list(product((True, False), repeat=self.n_steps))
         inside = product(self.inner, self.kept, (1, -1), all_acts)
         for inner_average, inner_kept, sign, acts in inside:
             same = dict(inner_average=inner_average, inner_discounted=inner_kept, sign=sign)
             same |= dict(advantages=advantages, query_advantages=advantages, acts=acts)
-            for outer, kept in product(self.outer, self.kept):
+            for (outer, names), kept in product(self.outer.items(), self.kept):
+                odd = (sign < 0) + (not all(acts)) + (kept != inner_kept)
+                odd += inner_average not in names
                 for name, through in _patterns(acts):
-                    chosen = dict(estimator=name, differentiated=through)
-                    yield self.base(average=outer, discounted=kept, **same, **chosen)
+                    partial = any(through) and through != acts
+                    if odd + partial <= 2:
+                        chosen = dict(estimator=name, differentiated=through)
+                        yield self.base(average=outer, discounted=kept, **same, **chosen)
 
 
 # (what it does to an explanation, the sentence): one more unknown
@@ -480,10 +500,11 @@ def _other_data(tables, e):
 
 
 def _other_advantages(tables, e):
-    for i in range(len(tables.alternatives)):
-        yield replace(e, query_advantages=i)
-        yield replace(e, advantages=i)
+    for i, alternative in enumerate(tables.alternatives):
         yield replace(e, advantages=i, query_advantages=i)
+        if alternative.usual:
+            yield replace(e, query_advantages=i)
+            yield replace(e, advantages=i)
 
 
 def _with_padding(tables, e):
@@ -512,8 +533,7 @@ ROWS = {
     ),
     "data": (
         _other_data,
-        "the inner steps take the data sets {data}, where each should take its "
-        "own: a mistake, as later steps need data of the adapted parameters",
+        "{taken}: a mistake, as each step needs new data, of the parameters adapted up to there",
     ),
     "advantages": (_other_advantages, ""),
     "padding": (
@@ -569,7 +589,12 @@ def _scores(search, tables, e):
     n = len(data.theta)
     if n + 4 > len(search.gradient) or search.full():
         return
-    v, scores = data.back(e, data.slope(replace(_inner(e), **_of_query(e))), with_scores=True)
+    try:
+        with np.errstate(all="ignore"):
+            slope = data.slope(replace(_inner(e), **_of_query(e)))
+            v, scores = data.back(e, slope, with_scores=True)
+    except NotFinite:
+        return
     search.seen.add(replace(e, score="+fitted"))
     trial = search.compared(e, v.mean(0), *scores / n, "score")
     search.trials.append(replace(trial, explanation=replace(e, score="+fitted")))
@@ -623,12 +648,13 @@ def diagnose(
         require(tasks == n_tasks, f"support[{j}]", f"{tasks} tasks, where query has {n_tasks}")
     steps = _steps_of(policy, theta, records)
     alternatives = _alternatives(records, discount)
-    arrays = [[a.values[j] for a in alternatives] for j in range(len(records))]
     thetas = np.repeat(flat[None].astype(float), n_tasks, 0)
-    data = Data(steps, thetas, records, arrays, step_size, discount)
+    data = Data(steps, thetas, records, alternatives, step_size, discount)
     if tolerance is None:
         terms = sum(r.mask.sum() for r in records)
         tolerance = SINGLE * (40 + 4 * terms**0.5) if single else 1e-6
+    for j, r in enumerate(records):
+        steps.gradient(j, thetas, r.mask * 1.0)  # raises where the user's functions do not fit
     search = _Search(gradient.astype(float), data, tolerance, max_explanations)
     tables = _Tables(data, alternatives)
     _look_for_it(search, tables)
@@ -677,60 +703,176 @@ def _look_for_it(search, tables):
     """From what is usual to what is not, until something fits."""
     usual = [i for i, a in enumerate(tables.alternatives) if a.usual]
     given = tables.data.records[-1].advantages is not None
-    first = [0] if given else usual
-    for stage in (tables.consistent, tables.scored, tables.everything):
-        for i in first if stage is not tables.everything else first[:4]:
-            search.try_all(stage(i))
+    first = [0] if given else usual[:2]
+    plausible = [e for i in first for e in tables.consistent(i)]
+
+    def stages():
+        yield lambda: search.try_all(plausible)
+        if not given:
+            for i in usual[2:]:
+                yield lambda i=i: search.try_all(tables.consistent(i))
+        yield lambda: search.try_all([replace(e, score="+score") for e in plausible])
+        yield lambda: search.try_all(tables.everything(first[0]))
+        for name, (change, _) in ROWS.items():
+            yield lambda name=name, change=change: [
+                search.try_all(change(tables, e), name) for e in plausible
+            ]
+        yield lambda: [_scores(search, tables, e) for e in plausible]
+        yield lambda: [_changed_numbers(search, tables, e) for e in plausible]
+        for i in first[1:]:
+            yield lambda i=i: search.try_all(tables.everything(i))
+        near = sorted(search.trials, key=lambda trial: trial.error)[:10]
+        near = [trial.explanation for trial in near]
+        for name, (change, _) in ROWS.items():
+            yield lambda name=name, change=change: [
+                search.try_all(change(tables, e), name) for e in near
+            ]
+        yield lambda: [_scores(search, tables, e) for e in near]
+        yield lambda: [_changed_numbers(search, tables, e) for e in near]
+
+    for stage in stages():
+        if not search.full():
+            stage()
         if search.fits():
             return
-    bases = [e for i in first[:4] for e in tables.consistent(i)]
-    near = sorted(search.trials, key=lambda trial: trial.error)[:10]
-    bases += [trial.explanation for trial in near if trial.explanation not in bases]
-    for name, (change, _) in ROWS.items():
-        for e in bases:
-            search.try_all(change(tables, e), name)
-    if search.fits():
-        return
-    for e in bases:
-        _scores(search, tables, e)
-    if search.fits():
-        return
-    for e in bases:
-        _changed_numbers(search, tables, e)
+
+
+def _whole_return(r, discount):
+    return reward_to_go(r.rewards, discount)[:1] * r.mask
+
+
+def _shifted(r, discount, by):
+    """G of rewards that stand at another step: by 1 at the step before, by -1 at the one after."""
+    rewards = np.roll(r.rewards, -by, 0)
+    rewards[-1 if by > 0 else 0] = 0
+    return reward_to_go(rewards * r.mask, discount) * r.mask
+
+
+# (sentence, what a record must have, advantages of record and discount, is it usual?)
+ADVANTAGES = [
+    ("as given", "advantages", lambda r, discount: r.advantages, True),
+    (
+        "G less the recorded baseline",
+        "baseline",
+        lambda r, discount: reward_to_go(r.rewards, discount) - r.baseline,
+        True,
+    ),
+    (
+        "G less the mean of the other episodes",
+        "others",
+        lambda r, discount: _less(leave_one_out_baseline, r, discount),
+        True,
+    ),
+    ("G, with no baseline", "", lambda r, discount: reward_to_go(r.rewards, discount), True),
+    (
+        "G less the given values",
+        "values",
+        lambda r, discount: reward_to_go(r.rewards, discount) - r.values,
+        True,
+    ),
+    (
+        "G less the given values, with V(s_T) bootstrapped",
+        "last_values",
+        lambda r, discount: gae(
+            r.rewards, r.values, r.mask, r.last_values, discount=discount, lam=1.0
+        ),
+        True,
+    ),
+    (
+        "G less the mean over all episodes, which contains the episode itself (harmless but for a "
+        "factor 1 - 1/K)",
+        "others",
+        lambda r, discount: _less(time_mean_baseline, r, discount),
+        False,
+    ),
+    (
+        "the whole return G_0 at each step, which is right but noisy: what was paid before an "
+        "action does not depend on it",
+        "",
+        _whole_return,
+        False,
+    ),
+    (
+        "the whole return G_0 less the mean of the other episodes at each step, which is noisy: "
+        "what was paid before an action does not depend on it",
+        "others",
+        lambda r, discount: _less(leave_one_out_baseline, r, discount)[:1] * np.ones(r.mask.shape),
+        False,
+    ),
+    *(
+        (
+            f"G of rewards that are shifted by one, r_(t{by:+d}) in the place of r_t (a mistake)"
+            + ", less the mean of the other episodes" * others,
+            "others" if others else "",
+            lambda r, discount, by=by, others=others: _shifted(r, discount, by)
+            - (leave_one_out_baseline(_shifted(r, discount, by)) if others else 0),
+            False,
+        )
+        for by, others in product((1, -1), (False, True))
+    ),
+]
+STANDARDISED = {  # how: (power of the variance, ddof, the axes of the mean)
+    "centred": (0, 0, (0, 2)),
+    "centred and divided by the standard deviation of the task": (0.5, 0, (0, 2)),
+    "centred and divided by the standard deviation (ddof = 1) of the task": (0.5, 1, (0, 2)),
+    "centred and divided by the standard deviation of the batch": (0.5, 0, (0, 1, 2)),
+    "centred and divided by the standard deviation (ddof = 1) of the batch": (0.5, 1, (0, 1, 2)),
+    "centred and divided by the variance of the task, a mistake for the standard deviation": (
+        1,
+        0,
+        (0, 2),
+    ),
+    "centred and divided by the variance (ddof = 1) of the task, a mistake for the standard "
+    "deviation": (1, 1, (0, 2)),
+}
+
+
+def _less(baseline, r, discount):
+    g = reward_to_go(r.rewards, discount)
+    return g - baseline(g)
+
+
+def _standardised(x, mask, power, ddof, axes):
+    n = mask.sum(axes, keepdims=True)
+    centred = (x - (x * mask).sum(axes, keepdims=True) / n) * mask
+    variance = (centred**2).sum(axes, keepdims=True) / np.maximum(n - ddof, 1)
+    return centred / np.maximum(variance, 1e-300) ** power
+
+
+def _has(r, what):
+    """Has a record what advantages are made from?"""
+    if what == "others":
+        return r.mask.shape[2] > 1
+    if what == "last_values":
+        return r.values is not None and r.last_values is not None
+    return not what or getattr(r, what) is not None
 
 
 def _alternatives(records, discount):
     """The advantages that a code may have used, the given or the most usual first."""
-    found = []
-    returns = [reward_to_go(r.rewards, discount) for r in records]
-    if all(r.advantages is not None for r in records):
-        found.append(Alternative("as given", [r.advantages for r in records]))
-    if all(r.baseline is not None for r in records):
-        values = [(g - r.baseline) * r.mask for g, r in zip(returns, records)]
-        found.append(Alternative("G less the recorded baseline", values))
-    for gamma in (discount, 1.0) if discount != 1 else (1.0,):
-        at = "" if gamma == discount else f", with gamma = 1 in place of {discount:g}"
-        returns = [reward_to_go(r.rewards, gamma) for r in records]
-        if all(r.mask.shape[2] > 1 for r in records):
-            values = [(g - leave_one_out_baseline(g)) * r.mask for g, r in zip(returns, records)]
-            found.append(Alternative("G less the mean of the other episodes" + at, values))
-        found.append(Alternative("G, with no baseline" + at, returns))
-        if all(r.values is not None for r in records):
-            values = [(g - r.values) * r.mask for g, r in zip(returns, records)]
-            found.append(Alternative("G less the given values" + at, values))
-    for a in list(found)[:6]:
-        values = [_standardised(x, r.mask) for x, r in zip(a.values, records)]
-        found.append(Alternative(a.sentence + ", standardised", values))
-    whole = [g[:1] * r.mask for g, r in zip(returns, records)]
-    found.append(Alternative("the whole return G_0 at each step", whole))
+    rows = [row for row in ADVANTAGES if all(_has(r, row[1]) for r in records)]
+
+    def alternative(row, gamma, how=None):
+        sentence, _, of_record, usual = row
+        if gamma != discount:
+            sentence += f", with gamma = 1 in the place of {discount:g} (a mistake, if not meant)"
+        if how is None:
+            return Alternative(sentence, lambda r: of_record(r, gamma) * r.mask, usual)
+        numbers = STANDARDISED[how]
+        usual = usual and numbers[0] == 0.5 and gamma == discount
+        return Alternative(
+            f"{sentence}, {how}",
+            lambda r: _standardised(of_record(r, gamma), r.mask, *numbers),
+            usual,
+        )
+
+    found = [alternative(row, discount) for row in rows]
+    if discount != 1:
+        found += [alternative(row, 1.0) for row in rows if row[1] != "advantages"]
+    for row in rows:
+        if row[3] and row[1] != "advantages":
+            found += [alternative(row, discount, how) for how in STANDARDISED]
     return found
-
-
-def _standardised(x, mask):
-    n = mask.sum((0, 2), keepdims=True)
-    centred = (x - x.sum((0, 2), keepdims=True) / n) * mask
-    std = ((centred**2).sum((0, 2), keepdims=True) / n) ** 0.5
-    return centred / np.maximum(std, 1e-300)
 
 
 def _factors(tables, trial):
@@ -871,7 +1013,8 @@ def _findings(tables, trial, names, inner_names, factor, what, estimators):
             f"the query {tables.alternatives[e.query_advantages].sentence}: are both meant?"
         )
     if trial.row in ROWS and ROWS[trial.row][1]:
-        yield ROWS[trial.row][1].format(query=e.data[-1], data=e.data[:-1])
+        moved = [f"step {i} takes the data set {j}" for i, j in enumerate(e.data[:-1]) if i != j]
+        yield ROWS[trial.row][1].format(query=e.data[-1], taken=", ".join(moved))
     if trial.row in NUMBERS:
         yield NUMBERS[trial.row][1].format(
             step_size=e.scale * data.step_size,

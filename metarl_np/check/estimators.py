@@ -189,8 +189,8 @@ class Explanation:
 class Data:
     """The recorded data sets with what can be computed from them once.
 
-    steps: LinearSteps or OwnSteps. records: J support sets and the query. alternatives: for each
-    record a list of advantages (T, N, K).
+    steps: LinearSteps or OwnSteps. records: J support sets and the query. alternatives: what
+    advantages may be, each with a function of a record, `of_record`, that gives (T, N, K).
     """
 
     def __init__(self, steps, theta, records, alternatives, step_size, discount):
@@ -207,7 +207,8 @@ class Data:
 
     def _weights(self, j, advantages, average, discounted):
         """w_t = Â_t × γᵗ, if that is kept, × the average's: (T, N, K)."""
-        return self.factors(j, average, discounted) * self.alternatives[j][advantages]
+        of_record = self.alternatives[advantages].of_record
+        return self.factors(j, average, discounted) * of_record(self.records[j])
 
     def factors(self, j, average, discounted):
         """γᵗ, if that is kept, × the average's weights, 0 where masked: (T, N, K)."""

@@ -296,12 +296,12 @@ MISTAKES = {
     "none in the query": (
         Code(outer_kind="none"),
         dict(),
-        (OTHERS, "those of the query are G, with no baseline"),
+        (OTHERS, "of the query G, with no baseline"),
     ),
     "standardised in the query": (
         Code(outer_kind="standardised"),
         dict(),
-        ("those of the query are", "standard deviation"),
+        ("those of the query", "standard deviation"),
     ),
     "step 0 detached": (
         Code(detach=(0,)),
@@ -347,3 +347,102 @@ def test_mistakes_are_called_what_they_are(mistake, theta, batches):
     for words in said:
         assert words in str(found)
     assert found.error < 1e-6 and found.runner_up > 1e-4
+
+
+# ---- a network of two layers, continuous states and actions, and derivatives of the user's
+
+UNITS = 4
+SHAPES = [(2, UNITS), (UNITS,), (UNITS, 1), (1,), (1,)]
+SIZES = [int(np.prod(shape)) for shape in SHAPES]
+
+
+def log_density(theta, states, actions):
+    """log N(a; tanh(s W + b) U + c, exp d) with θ (P,), of s (…, 2) and a (…): (…)."""
+    ends = np.cumsum(SIZES)
+    w, b, u, c, d = (theta[e - n : e].reshape(x) for e, n, x in zip(ends, SIZES, SHAPES))
+    hidden = anp.tanh(anp.dot(states, w) + b)
+    center = (anp.dot(hidden, u) + c)[..., 0]
+    return -0.5 * ((actions - center) / anp.exp(d)) ** 2 - d
+
+
+@dataclass(frozen=True)
+class Network:
+    """The user's two functions, by autograd."""
+
+    batches: list
+
+    def scores(self, j, thetas):
+        """∇log π of each step: (T, N, K, P)."""
+        b = self.batches[j]
+        rows = []
+        for n, theta in enumerate(thetas):
+            rows.append(jacobian(log_density)(theta, b.states[:, n], b.actions[:, n]))
+        return np.stack(rows, 1)
+
+    def hvp(self, j, thetas, weights, v):
+        """Σ w ∇²log π v: (N, P)."""
+        b = self.batches[j]
+        rows = []
+        for n, theta in enumerate(thetas):
+
+            def total(x):
+                return anp.sum(weights[:, n] * log_density(x, b.states[:, n], b.actions[:, n]))
+
+            rows.append(grad(lambda x: anp.sum(grad(total)(x) * v[n]))(theta))
+        return np.stack(rows)
+
+
+def continuous(rng, shape=(5, 2, 3)):
+    return Batch(
+        states=rng.normal(size=shape + (2,)),
+        actions=rng.normal(size=shape),
+        rewards=rng.normal(size=shape),
+        mask=np.ones(shape, bool),
+    )
+
+
+def network_gradient(estimator, theta, batches):
+    """Of a user's MAML with means over steps, no γᵗ and no baseline, as a loss; task by task."""
+
+    def surrogate(x, b, n):
+        weights = to_go(b.rewards, GAMMA)[:, n]
+        lp = log_density(x, b.states[:, n], b.actions[:, n])
+        if estimator == "lvc":
+            lp = anp.exp(lp - constant(lp))
+        return anp.mean(weights * lp)
+
+    def adapted(x, n):
+        for b in batches[:-1]:
+            at = constant(x) if estimator == "first_order" else x
+            x = x + ALPHA * grad(surrogate)(at, b, n)
+        return surrogate(x, batches[-1], n)
+
+    tasks = range(batches[0].rewards.shape[1])
+    return -sum(grad(adapted)(theta, n) for n in tasks) / len(tasks)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("estimator", ["first_order", "naive", "lvc"])
+def test_a_network_with_continuous_states_and_actions(rng, estimator, steps):
+    theta = 0.3 * rng.normal(size=sum(SIZES))
+    batches = [continuous(rng) for _ in range(steps + 1)]
+    g = network_gradient(estimator, theta, batches)
+    records = [check.record(b.states, None, b.rewards) for b in batches]
+    ends = np.cumsum(SIZES)[:-1]
+
+    def as_list(x):
+        return [part.reshape(shape) for part, shape in zip(np.split(x, ends), SHAPES)]
+
+    found = check.diagnose(
+        as_list(g),
+        as_list(theta),
+        records[:-1],
+        records[-1],
+        step_size=ALPHA,
+        discount=GAMMA,
+        policy=Network(batches),
+    )
+    assert found.estimators == (estimator,)
+    found.require(factor=-1, average="steps", discounted=False, steps=tuple(range(steps)))
+    assert "G, with no baseline" in found.advantages
+    assert found.error < 1e-6 and found.runner_up > 0.01
