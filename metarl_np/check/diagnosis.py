@@ -22,6 +22,7 @@ from metarl_np.check.estimators import (
     _inner,
     _of_query,
     average_weights,
+    bootstrapped_returns,
 )
 from metarl_np.check.records import RecordedEpisodes, plain_array
 from metarl_np.learner.policies import LinearPolicy, SoftmaxPolicy
@@ -468,8 +469,8 @@ class _Tables:
             )
             if name == "first_order" or self.n_steps:
                 yield e
-            if name == "dice" and all(r.values is not None for r in self.data.records):
-                yield replace(e, baseline="values")
+            if name == "dice" and all(r.last_values is not None for r in self.data.records):
+                yield replace(e, baseline="bootstrapped")
 
     def everything(self, advantages):
         """Up to two things that differ from `consistent`."""
@@ -516,7 +517,9 @@ def _inside_product(tables, e):
         return
     k = tables.data.records[0].mask.shape[2]
     for lam, wraps in product((1.0, 1 / k), (False, True)):
-        yield replace(e, inside=True, lam=lam, wraps=wraps, baseline="given")
+        inside = replace(e, inside=True, lam=lam, wraps=wraps, baseline="stopped")
+        yield inside
+        yield replace(inside, inner_average="padding")
 
 
 def _descends(tables, e):
@@ -772,12 +775,13 @@ ADVANTAGES = [
     ),
     (
         "G less the given values, with V(s_T) bootstrapped",
-        "last_values",
+        "V and V(s_T)",
         lambda r, discount: gae(
             r.rewards, r.values, r.mask, r.last_values, discount=discount, lam=1.0
         ),
         True,
     ),
+    ("G with V(s_T) bootstrapped, and no baseline", "last_values", bootstrapped_returns, False),
     (
         "G less the mean over all episodes, which contains the episode itself (harmless but for a "
         "factor 1 - 1/K)",
@@ -843,7 +847,7 @@ def _has(r, what):
     """Has a record what advantages are made from?"""
     if what == "others":
         return r.mask.shape[2] > 1
-    if what == "last_values":
+    if what == "V and V(s_T)":
         return r.values is not None and r.last_values is not None
     return not what or getattr(r, what) is not None
 
@@ -1012,7 +1016,9 @@ def _findings(tables, trial, names, inner_names, factor, what, estimators):
             f"the advantages inside are {tables.alternatives[e.advantages].sentence}, those of "
             f"the query {tables.alternatives[e.query_advantages].sentence}: are both meant?"
         )
-    if trial.row in ROWS and ROWS[trial.row][1]:
+    if trial.row == "inside" and _are_rewards(tables, e):
+        yield "the rewards stand inside DiCE's product, without a baseline: right, but noisy"
+    elif trial.row in ROWS and ROWS[trial.row][1]:
         moved = [f"step {i} takes the data set {j}" for i, j in enumerate(e.data[:-1]) if i != j]
         yield ROWS[trial.row][1].format(query=e.data[-1], taken=", ".join(moved))
     if trial.row in NUMBERS:
@@ -1036,6 +1042,14 @@ def _findings(tables, trial, names, inner_names, factor, what, estimators):
             f"{centred}, belongs: a mistake; the score is a sum over all episodes and steps, "
             "and its factor is the task's mean return less that of the others"
         )
+
+
+def _are_rewards(tables, e):
+    """Are the advantages the rewards, but for what is bootstrapped at the last step?"""
+    r = tables.data.records[-1]
+    a = tables.alternatives[e.query_advantages].of_record(r)
+    followed = r.mask[1:]
+    return np.allclose(a[:-1][followed], r.rewards[:-1][followed])
 
 
 def _paragraph(estimators, average, e, advantages, findings, error, runner_up, tried):

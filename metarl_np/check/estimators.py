@@ -33,7 +33,7 @@ from metarl_np.check import meta_gradients
 from metarl_np.check.records import RecordedEpisodes, plain_array
 from metarl_np.learner.policies import SoftmaxPolicy, sum_last
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
-from metarl_np.learner.returns import discounts, leave_one_out_baseline, reward_to_go
+from metarl_np.learner.returns import discounts, gae, leave_one_out_baseline, reward_to_go
 from metarl_np.learner.surrogates import gather, scatter
 from metarl_np.meta.maml import centred_returns, meta_gradient, replay
 from metarl_np.tasks import exact
@@ -156,6 +156,13 @@ def average_weights(record, average):
     return kinds[average]
 
 
+def bootstrapped_returns(record, discount):
+    """G_t with V(s_T) behind the last step: (T, N, K)."""
+    nothing = 0.0 * record.rewards
+    last = record.last_values
+    return gae(record.rewards, nothing, record.mask, last, discount=discount, lam=1.0)
+
+
 def decayed_sum(x, lam):
     """c_t = λ c_{t−1} + x_t: (T, …) → (T, …)."""
     return x.cumsum(0) if lam == 1 else reward_to_go(x[::-1], lam)[::-1]
@@ -181,7 +188,7 @@ class Explanation:
     momentum: float = 0.0
     weight_decay: float = 0.0
     lam: float = 1.0  # λ of loaded_dice, and of the product
-    baseline: str = "given"  # dice's: what the advantages say, or the "values"
+    baseline: str = "stopped"  # dice's is G less the advantages, where G may be "bootstrapped"
     inside: bool = False  # dice: do the advantages stand inside the product?
     wraps: bool = False  # is index −1 taken for the one before 0?
 
@@ -265,9 +272,10 @@ class Data:
     def _baseline_weights(self, j, w, e):
         """β, the weights of DiCE's baseline: (T, N, K)."""
         factors = self.factors(j, e.inner_average, e.inner_discounted)
-        if e.baseline == "values":
-            return factors * self.records[j].values
-        return factors * self.returns[j] - w
+        returns = self.returns[j]
+        if e.baseline == "bootstrapped":
+            returns = bootstrapped_returns(self.records[j], self.discount)
+        return factors * returns - w
 
     def _path(self, e):
         """The θ_j (N, P) before each inner step and after the last, and the weights' keys."""

@@ -219,12 +219,29 @@ def objective(code, theta, b, how, keeps_gamma, kind):
     before = sums - lp
     if code.estimator == "loaded_dice":
         return anp.sum(mean(code, (box - anp.exp(before - constant(before))) * weights, b, how))
+    if code.estimator == "wraps":
+        return anp.sum(mean(code, wrapped(code, lp, b) * weights, b, how))
     if code.estimator == "inside":
         return anp.sum(mean(code, box * weights, b, how))
     rewards = b.rewards * b.mask * gamma
     baseline = others(to_go(b.rewards * b.mask, code.discount)) * b.mask * gamma
     plain = anp.exp(lp - constant(lp))
     return anp.sum(mean(code, box * rewards + (1 - plain) * baseline, b, how))
+
+
+def wrapped(code, lp, b):
+    """DiCE's product over steps in a row, one by one, as index −1 in place makes of it."""
+    rows = []
+    for n in range(N):
+        row = [[None] * K for _ in range(T)]
+        last = lp[b.mask[:, n, -1].sum() - 1, n, -1]
+        for k in range(K):
+            for t in range(T):
+                before = row[t - 1][k] if t else (last if k == 0 else 0.0)
+                row[t][k] = lp[t, n, k] + code.lam * before
+        rows.append(anp.stack([anp.stack(r) for r in row]))
+    sums = anp.stack(rows, 1)
+    return anp.exp(sums - constant(sums))
 
 
 def meta_gradient(code, theta, batches):
@@ -333,6 +350,11 @@ MISTAKES = {
         Code(estimator="inside"),
         dict(estimators=("dice",)),
         ("inside DiCE's product",),
+    ),
+    "baseline inside, decay 1/K and index -1": (
+        Code(estimator="wraps", lam=1 / K),
+        dict(estimators=("dice",)),
+        ("inside DiCE's product", "index -1 wraps around", "decays with 0.25"),
     ),
 }
 NAMES = {"loaded_dice": "loaded_dice", "inside": "dice"}
