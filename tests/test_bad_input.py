@@ -439,6 +439,16 @@ CASES = {
         tolerance="optional not negative",
         max_explanations="count",
     ),
+    "diagnosis.explain_step": case(
+        check.explain_step,
+        dict(theta=THETA0, adapted=THETA0 + 1, record=RECORD, step_size=0.1, discount=0.9),
+        theta="matrix",
+        adapted="matrix",
+        record="record",
+        step_size="optional finite",
+        discount="probability",
+        policy="optional object",
+    ),
     "diagnosis.check_gradient": case(
         check.check_gradient,
         dict(gradient=THETA0, candidates={"a": THETA0}, standard_error=THETA0),
@@ -789,14 +799,16 @@ EXEMPT_REASONS = {
         values.value_step values.value_error values.adapt_values values.meta_value_objective
         values.train_values rl2_trpo.RecurrentTRPO enumeration.enumerate_bandit_trials""",
     "a record that a function returns or takes": """
-        diagnosis.Verdict diagnosis.Diagnosis diagnosis.Alternative estimators.Explanation
-        records.RecordedEpisodes maml.Adaptation maml.Iteration
+        diagnosis.Verdict diagnosis.Diagnosis diagnosis.Alternative diagnosis.Step
+        estimators.Explanation records.RecordedEpisodes maml.Adaptation maml.Iteration
         rl2_training.RecurrentIteration alias.SamplingTables reinforce.RecordedSteps ppo.PPOData
         trpo.TRPOData beliefs.Counts beliefs.Transitions strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
         estimators.LinearSteps estimators.OwnSteps estimators.Data
-        estimators.average_weights estimators.decayed_sum mdp.per_state mdp.for_each_task surrogates.stop surrogates.magic_box policies.sum_last
+        estimators.average_weights
+        estimators.decayed_sum estimators.bootstrapped_returns mdp.per_state mdp.for_each_task
+        surrogates.stop surrogates.magic_box policies.sum_last
         policies.log_softmax policies.entropy returns.discounts returns.discounted_return
         returns.reward_to_go returns.no_baseline returns.time_mean_baseline rl2.log_probs
         rl2.outputs surrogates.log_likelihood advantages.td_errors advantages.advantages

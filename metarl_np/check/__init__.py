@@ -1,6 +1,13 @@
 """Chapter 4: is it right? Exact answers to compare a gradient with, and the comparison."""
 
-from metarl_np.check.diagnosis import Diagnosis, Verdict, check_gradient, diagnose
+from metarl_np.check.diagnosis import (
+    Diagnosis,
+    Step,
+    Verdict,
+    check_gradient,
+    diagnose,
+    explain_step,
+)
 from metarl_np.check.differences import finite_differences
 from metarl_np.check.estimators import (
     estimator_gradients,
@@ -11,12 +18,14 @@ from metarl_np.check.records import record
 
 __all__ = [
     "Diagnosis",
+    "Step",
     "Verdict",
     "check_gradient",
     "diagnose",
     "estimator_gradients",
     "exact_gradients",
     "expected_gradients",
+    "explain_step",
     "finite_differences",
     "record",
 ]

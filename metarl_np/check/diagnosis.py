@@ -586,21 +586,33 @@ def _changed_numbers(search, tables, e):
             search.refine(variant, field, starts, field)
 
 
+# how the score of the inner data stands in a gradient, beside (J - c) times all of it
+SCORES = {
+    "+score": None,
+    "+raw": "the score's factor is J, without the other tasks' mean: right, but noisier",
+    "+first": "the score is that of the first inner step only: a mistake, as the data of later "
+    "steps depend on theta as well",
+}
+
+
 def _scores(search, tables, e):
-    """Any coefficient for each task's score."""
+    """Any coefficient for each task's score, or for the mean of its log-likelihoods."""
     data = search.data
     n = len(data.theta)
-    if n + 4 > len(search.gradient) or search.full():
+    if n + 4 > len(search.gradient):
         return
-    try:
-        with np.errstate(all="ignore"):
-            slope = data.slope(replace(_inner(e), **_of_query(e)))
-            v, scores = data.back(e, slope, with_scores=True)
-    except NotFinite:
-        return
-    search.seen.add(replace(e, score="+fitted"))
-    trial = search.compared(e, v.mean(0), *scores / n, "score")
-    search.trials.append(replace(trial, explanation=replace(e, score="+fitted")))
+    for score in ("+fitted", "+fitted means"):
+        scored = replace(e, score=score)
+        if search.full() or scored in search.seen:
+            return
+        search.seen.add(scored)
+        try:
+            with np.errstate(all="ignore"):
+                slope = data.slope(replace(_inner(e), **_of_query(e)))
+                v, scores = data.back(scored, slope, with_scores=True)
+        except NotFinite:
+            return
+        search.trials.append(search.compared(scored, v.mean(0), *scores / n, "score"))
 
 
 def diagnose(
@@ -664,12 +676,144 @@ def diagnose(
     return _diagnosis(search, tables)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What leads from θ to θ': `str` says it in a paragraph."""
+
+    step_size: float  # of ascent; negative where it descends, 0 where it has no effect
+    average: object  # one of AVERAGES, or a tuple where they coincide; None where nothing fits
+    discounted: bool  # is gamma^t kept?
+    advantages: str  # a sentence
+    weight_decay: float
+    error: float  # the largest difference over the largest move
+    tried: int
+    text: str
+
+    def __str__(self):
+        return self.text
+
+
+def explain_step(theta, adapted, record, *, discount, step_size=None, policy=None):
+    """Which step size, average, γᵗ and advantages lead from θ to the adapted θ': a Step.
+
+    θ' = θ + α Σ w_t ∇log π(a_t|s_t), with weights w_t as `diagnose` tries them. theta: as there, or
+    with a task axis in front, where it is adapted already. adapted: θ' with the task axis in front;
+    or, where it was not kept, the `record` of the data that it sampled, with their log_probs.
+    record: the data of the step. step_size: α as you meant it. Raises ValueError, by name.
+    """
+    validate(discount=discount)
+    if step_size is not None:
+        validate(step_size=step_size)
+    require(isinstance(record, RecordedEpisodes), "record", f"no `record`: {record!r:.99}")
+    by_log_probs = isinstance(adapted, RecordedEpisodes)
+    records = [record, adapted] if by_log_probs else [record]
+    n_tasks = record.mask.shape[1]
+    one = np.asarray(_flat("theta", theta))  # of one task, in the shape that its policy has
+    if not isinstance(theta, (list, tuple)) and np.ndim(theta) == (2 if _is_own(policy) else 3):
+        one = np.asarray(theta)[0]
+    elif not _is_own(policy):
+        one = plain_array("theta", theta)
+    steps = _steps_of(policy, one, records)
+    start = _per_task("theta", theta, n_tasks, one.size)
+    if by_log_probs:
+        known = adapted.log_probs is not None and steps.log_probs is not None
+        require(known, "adapted", "a record without log_probs, or a policy that gives none")
+        move = adapted.log_probs - steps.log_probs(1, start) * adapted.mask
+    else:
+        move = _per_task("adapted", adapted, n_tasks, one.size) - start
+    if abs(move).max() <= 1e-7 * (0.0 if by_log_probs else abs(start).max()) + 1e-12:
+        text = (
+            "The step has no effect: a mistake. Does the optimiser step a copy, or is .grad None?"
+        )
+        return Step(0.0, None, None, "unknown", 0.0, 0.0, 1, text)
+    alternatives = _alternatives([record], discount)
+    data = Data(steps, start, records, alternatives, 1.0, discount)
+    averages = _distinct([record], False)
+    kept = (True, False) if discount != 1 else (True,)
+    found = []
+    for i, average, discounted in product(range(len(alternatives)), averages, kept):
+        g = steps.gradient(0, start, data.weights(0, i, average, discounted))
+        for decays in (False,) if by_log_probs else (False, True):
+            fit = (
+                _length(steps, start, g, move, adapted)
+                if by_log_probs
+                else _multiples(move, g, start, decays)
+            )
+            size, decay, error = fit
+            meant = step_size is None or np.isclose(abs(size), step_size, rtol=1e-3)
+            usual = (decays, not meant, size < 0, i, average != "episodes", not discounted)
+            found.append((error > 1e-4, usual, error, size, decay, average, discounted, i))
+    return _step(min(found), averages, alternatives, step_size, len(found))
+
+
+def _per_task(name, x, n_tasks, size):
+    """Parameters (N, P) of those that tasks share, or of each task's."""
+    flat = _flat(name, x).astype(float)
+    fits = flat.size in (size, n_tasks * size)
+    require(fits, name, f"{flat.size} numbers, where {n_tasks} tasks have {size} parameters each")
+    return np.repeat(flat[None], n_tasks, 0) if flat.size == size else flat.reshape(n_tasks, size)
+
+
+def _multiples(move, g, start, decays):
+    """(size, decay, error) of move = size (g - decay θ)."""
+    columns = [g.ravel(), start.ravel()] if decays else [g.ravel()]
+    x = np.stack(columns, 1)
+    c = np.linalg.lstsq(x, move.ravel(), rcond=None)[0]
+    error = abs(x @ c - move.ravel()).max() / abs(move).max()
+    decay = -c[1] / c[0] if decays and c[0] else 0.0
+    return float(c[0]), float(decay), float(error)
+
+
+def _length(steps, start, g, move, adapted):
+    """(size, 0, error): the step along g that leads to the recorded log-probabilities."""
+    size = 0.0
+    mask = adapted.mask
+    with np.errstate(all="ignore"):
+        for _ in range(30):
+            here = start + size * g
+            off = (adapted.log_probs - steps.log_probs(1, here)) * mask
+            slope = steps.along(1, here, g) * mask
+            change = (off * slope).sum() / max((slope * slope).sum(), 1e-300)
+            if not np.isfinite(change) or abs(change) <= 1e-12 * abs(size):
+                break
+            size += change
+    return float(size), 0.0, float(np.nan_to_num(abs(off).max() / abs(move).max(), nan=np.inf))
+
+
+def _step(best, averages, alternatives, step_size, tried):
+    """The Step of the best of all that were tried."""
+    nothing, _, error, size, decay, average, discounted, i = best
+    if nothing:
+        text = (
+            f"None of the {tried} explanations tried leads there; the nearest, {size:.4g} times "
+            f"{AVERAGE_SAYS[average]}, is {error:.1%} off. Is it another optimiser, or other data?"
+        )
+        return Step(size, None, None, "unknown", 0.0, error, tried, text)
+    names = averages[average]
+    kept = "kept" if discounted else "dropped"
+    lines = [
+        f"It is a step of {size:.6g} along {AVERAGE_SAYS[average]}, gamma^t {kept}. Advantages: "
+        f"{alternatives[i].sentence}."
+    ]
+    if size < 0:
+        lines.append("It descends: a mistake, its sign is wrong.")
+    if step_size is not None and not np.isclose(abs(size), step_size, rtol=1e-3):
+        lines.append(f"The step size is not {step_size:g}: is it the outer one, or another mean?")
+    if decay:
+        lines.append(f"It has a weight decay of {decay:.4g}.")
+    lines.append(f"It agrees to {error:.1e} ({tried} explanations tried).")
+    average = names[0] if len(names) == 1 else tuple(names)
+    advantages = alternatives[i].sentence
+    return Step(size, average, discounted, advantages, decay, error, tried, " ".join(lines))
+
+
 SINGLE = float(np.finfo(np.float32).eps)
 
 
 def _flat(name, x):
     """An array, or a list of arrays of any shapes, as one flat array."""
-    parts = x if isinstance(x, (list, tuple)) and any(np.ndim(p) for p in x) else [x]
+    are_parts = isinstance(x, (list, tuple)) and x and all(hasattr(p, "shape") for p in x)
+    parts = x if are_parts else [x]
     parts = [plain_array(name, part).ravel() for part in parts]
     flat = np.concatenate(parts)
     require(flat.size, name, "it has no components")
@@ -677,10 +821,13 @@ def _flat(name, x):
     return flat
 
 
+def _is_own(policy):
+    return all(callable(getattr(policy, name, None)) for name in ("scores", "hvp"))
+
+
 def _steps_of(policy, theta, records):
     """LinearSteps or OwnSteps; raises ValueError where policy and records do not fit."""
-    own = all(callable(getattr(policy, name, None)) for name in ("scores", "hvp"))
-    if own:
+    if _is_own(policy):
         return OwnSteps(policy, records)
     if policy is None:
         shape = np.shape(theta)
@@ -709,29 +856,29 @@ def _look_for_it(search, tables):
     first = [0] if given else usual[:2]
     plausible = [e for i in first for e in tables.consistent(i)]
 
+    def one_more(bases):
+        """The second table: one more unknown on top of each base."""
+        late = ["advantages"] if given else []
+        rows = [name for name in ROWS if name not in late]
+        for name in rows:
+            yield lambda: [search.try_all(ROWS[name][0](tables, e), name) for e in bases]
+        yield lambda: [_scores(search, tables, e) for e in bases]
+        yield lambda: [_changed_numbers(search, tables, e) for e in bases]
+        for name in late:
+            yield lambda: [search.try_all(ROWS[name][0](tables, e), name) for e in bases]
+
     def stages():
         yield lambda: search.try_all(plausible)
-        if not given:
-            for i in usual[2:]:
-                yield lambda i=i: search.try_all(tables.consistent(i))
-        yield lambda: search.try_all([replace(e, score="+score") for e in plausible])
+        for i in usual if not given else []:
+            yield lambda: search.try_all(tables.consistent(i))
+        for score in SCORES:
+            yield lambda: search.try_all([replace(e, score=score) for e in plausible])
         yield lambda: search.try_all(tables.everything(first[0]))
-        for name, (change, _) in ROWS.items():
-            yield lambda name=name, change=change: [
-                search.try_all(change(tables, e), name) for e in plausible
-            ]
-        yield lambda: [_scores(search, tables, e) for e in plausible]
-        yield lambda: [_changed_numbers(search, tables, e) for e in plausible]
+        yield from one_more(plausible)
         for i in first[1:]:
-            yield lambda i=i: search.try_all(tables.everything(i))
+            yield lambda: search.try_all(tables.everything(i))
         near = sorted(search.trials, key=lambda trial: trial.error)[:10]
-        near = [trial.explanation for trial in near]
-        for name, (change, _) in ROWS.items():
-            yield lambda name=name, change=change: [
-                search.try_all(change(tables, e), name) for e in near
-            ]
-        yield lambda: [_scores(search, tables, e) for e in near]
-        yield lambda: [_changed_numbers(search, tables, e) for e in near]
+        yield from one_more([trial.explanation for trial in near])
 
     for stage in stages():
         if not search.full():
@@ -742,6 +889,11 @@ def _look_for_it(search, tables):
 
 def _whole_return(r, discount):
     return reward_to_go(r.rewards, discount)[:1] * r.mask
+
+
+def _last_steps(mask):
+    """True at the last step of each episode."""
+    return mask & ~np.concatenate([mask[1:], np.zeros_like(mask[:1])])
 
 
 def _shifted(r, discount, by):
@@ -801,6 +953,20 @@ ADVANTAGES = [
         "what was paid before an action does not depend on it",
         "others",
         lambda r, discount: _less(leave_one_out_baseline, r, discount)[:1] * np.ones(r.mask.shape),
+        False,
+    ),
+    (
+        "those of the last step of each episode only: a mistake, dones stand where a mask belongs; "
+        "there G less the mean of the other episodes",
+        "others",
+        lambda r, discount: _less(leave_one_out_baseline, r, discount) * _last_steps(r.mask),
+        False,
+    ),
+    (
+        "those of the last step of each episode only: a mistake, dones stand where a mask belongs; "
+        "there G, with no baseline",
+        "",
+        lambda r, discount: reward_to_go(r.rewards, discount) * _last_steps(r.mask),
         False,
     ),
     *(
@@ -919,9 +1085,9 @@ def _diagnosis(search, tables):
         return replace(other, **free) == replace(e, **free)
 
     same = [t.explanation for t in ranked if alike(t.explanation)]
-    order = [name + score for score in ("", "+score", "+fitted") for name in ESTIMATORS]
-    estimators = {x.estimator + x.score for x in same}
-    estimators = tuple(n.replace("+fitted", "+score") for n in order if n in estimators)
+    order = [name + score for score in ("", "+score") for name in ESTIMATORS]
+    found = {x.estimator + "+score" * bool(x.score) for x in same}
+    estimators = tuple(name for name in order if name in found)
     if not any(e.acts):
         estimators = ("policy gradient",)
     others = [t.error for t in search.trials if t.error > search.tolerance]
@@ -1029,6 +1195,9 @@ def _findings(tables, trial, names, inner_names, factor, what, estimators):
             weight_decay=e.weight_decay,
             lam=e.lam,
         )
+    if SCORES.get(e.score):
+        yield SCORES[e.score]
+    yield from _of_log_probs(data, e)
     if e.wraps:
         yield "index -1 wraps around to the last step: a mistake, the sum begins at 0"
     if e.inside and e.lam != 1 and trial.row != "lam":
@@ -1036,12 +1205,30 @@ def _findings(tables, trial, names, inner_names, factor, what, estimators):
     if trial.row == "score":
         scale = trial.factor / factor
         numbers = ", ".join(f"{scale * c:.3g}" for c in trial.coefficients)
+        of = "the mean of the log-likelihoods" if "means" in e.score else "the log-likelihood"
         centred = ", ".join(f"{c:.3g}" for c in data.query_returns(centred_returns))
         yield (
-            f"it has a score term with the coefficients {numbers} per task, where J - c, "
+            f"it has a score term with the coefficients {numbers} per task of {of}, where J - c, "
             f"{centred}, belongs: a mistake; the score is a sum over all episodes and steps, "
             "and its factor is the task's mean return less that of the others"
         )
+
+
+def _of_log_probs(data, e):
+    """Clauses on recorded log-probabilities that are not those of the path."""
+    if data.steps.log_probs is None:
+        return
+    thetas = data.path(_inner(e))
+    for j, r in enumerate(data.records):
+        if r.log_probs is not None:
+            off = abs(data.steps.log_probs(j, thetas[j]) - r.log_probs)[r.mask].max(initial=0.0)
+            if off > 1e-4:
+                name = "query" if j == len(thetas) - 1 else f"support[{j}]"
+                yield (
+                    f"the log_probs of {name} are not those of the parameters that these inner "
+                    f"steps lead to, but off by up to {off:.2g}: the data come from other "
+                    "parameters than the loss differentiates; explain_step says which"
+                )
 
 
 def _are_rewards(tables, e):

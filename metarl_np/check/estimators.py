@@ -183,7 +183,7 @@ class Explanation:
     differentiated: tuple = ()  # is it differentiated through?
     sign: int = 1  # of the inner steps: −1 descends
     data: tuple = ()  # which data set each inner step takes, and last the query
-    score: str = ""  # "+score" adds (J − c) ∇log p of the inner data
+    score: str = ""  # "+score" adds (J − c) ∇log p of the inner data, "+raw" J, "+first" of step 0
     scale: float = 1.0  # of the step size
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -310,8 +310,9 @@ class Data:
                 v, memory = self._back_one(j, thetas[i], w, v, memory, e, i)
                 if with_scores:
                     scores, _ = self._back_one(j, thetas[i], w, scores, 0.0 * v, e, i)
-            if with_scores:
-                scores = scores + self.steps.gradient(i, thetas[i], self.records[i].mask * 1.0)
+            if with_scores and (i == 0 or e.score != "+first"):
+                w = self.factors(i, "steps" if "means" in e.score else "sum", False)
+                scores = scores + self.steps.gradient(i, thetas[i], w)
         return (v, scores) if with_scores else v
 
     def _back_one(self, j, thetas, w, v, memory, e, i):
@@ -327,7 +328,8 @@ class Data:
         if not e.score:
             return self.back(e, v).mean(0)
         v, scores = self.back(e, v, with_scores=True)
-        return (v + self.query_returns(centred_returns)[:, None] * scores).mean(0)
+        factor = self.query_returns() if e.score == "+raw" else self.query_returns(centred_returns)
+        return (v + factor[:, None] * scores).mean(0)
 
     def query_returns(self, centred=lambda x: x):
         """J (N,): mean discounted return of the query's episodes."""

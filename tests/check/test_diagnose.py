@@ -162,6 +162,8 @@ class Code:
     momentum: float = 0.0
     decay: float = 0.0
     lam: float = 1.0
+    score: str = ""  # "all" data, the "first" step's, or "means"
+    centred: bool = True  # is the score's J less the other tasks' mean?
 
 
 def advantages(code, b, kind):
@@ -171,6 +173,9 @@ def advantages(code, b, kind):
     if kind == "shifted back":
         rewards = np.concatenate([0 * rewards[:1], rewards[:-1]])
     g = to_go(rewards, code.discount)
+    if kind == "dones":
+        last = b.mask & ~np.concatenate([b.mask[1:], 0 * b.mask[:1]]).astype(bool)
+        return g * last
     if kind == "none" or kind.startswith("shifted"):
         return g * b.mask
     if kind == "G_0":
@@ -247,19 +252,31 @@ def wrapped(code, lp, b):
 def meta_gradient(code, theta, batches):
     """Of a user's MAML, mean over the tasks."""
 
+    query = batches[-1]
+    score_factor = to_go(query.rewards * query.mask, code.discount)[0].mean(-1)
+    if code.centred:
+        score_factor = score_factor - (score_factor.sum() - score_factor) / (N - 1)
+
     def adapted_return(th):
         th = th + np.zeros((N, 1, 1))
         moved = 0.0
+        log_p = 0.0
         for i in range(len(batches) - 1):
             if i in code.skip:
                 continue
             inner = code.inner_mean, code.inner_gamma, code.inner_kind
+            lp = log_probs(th, batches[i])
+            if code.score == "means":
+                log_p = log_p + mean(code, lp, batches[i], "steps")
+            elif code.score == "all" or code.score == "first" and i == 0:
+                log_p = log_p + anp.sum(lp, (0, 2))
             at = constant(th) if i in code.detach else th
             g = grad(lambda x: objective(code, x, batches[code.order[i]], *inner))(at)
             moved = code.momentum * moved + code.sign * g - code.decay * th
             th = th + code.step_size * moved
         outer = code.outer_mean, code.outer_gamma, code.outer_kind
-        return objective(code, th, batches[code.order[-1]], *outer) / N
+        value = objective(code, th, batches[code.order[-1]], *outer)
+        return (value + anp.sum(score_factor * log_p)) / N
 
     return code.factor * grad(adapted_return)(theta)
 
@@ -355,6 +372,32 @@ MISTAKES = {
         Code(estimator="wraps", lam=1 / K),
         dict(estimators=("dice",)),
         ("inside DiCE's product", "index -1 wraps around", "decays with 0.25"),
+    ),
+    "score": (Code(score="all"), dict(estimators=("naive+score",)), ("unbiased for what is",)),
+    "raw score": (
+        Code(score="all", centred=False),
+        dict(estimators=("naive+score",)),
+        ("without the other tasks' mean",),
+    ),
+    "score of the first step": (
+        Code(score="first"),
+        dict(estimators=("naive+score",)),
+        ("the score is that of the first inner step only",),
+    ),
+    "score of means": (
+        Code(score="means", factor=-1),
+        dict(estimators=("naive+score",), factor=-1),
+        ("score term with the coefficients",),
+    ),
+    "lvc with the score": (
+        Code(estimator="lvc", score="all"),
+        dict(estimators=("lvc+score",)),
+        ("counts a part of the score twice",),
+    ),
+    "dones for the mask": (
+        Code(inner_kind="dones", outer_kind="dones"),
+        dict(),
+        ("dones stand where a mask belongs",),
     ),
 }
 NAMES = {"loaded_dice": "loaded_dice", "inside": "dice"}
@@ -468,3 +511,179 @@ def test_a_network_with_continuous_states_and_actions(rng, estimator, steps):
     found.require(factor=-1, average="steps", discounted=False, steps=tuple(range(steps)))
     assert "G, with no baseline" in found.advantages
     assert found.error < 1e-6 and found.runner_up > 0.01
+
+
+# ---- the inner step
+
+
+def adapted(code, theta, b):
+    """θ' (N, S, A) of one inner step of a user's."""
+    shared = theta + np.zeros((N, 1, 1))
+    inner = code.inner_mean, code.inner_gamma, code.inner_kind
+    g = grad(lambda x: objective(code, x, b, *inner))(shared)
+    return shared + code.step_size * (code.sign * g - code.decay * shared)
+
+
+STEPS = {
+    "right": (Code(), "episodes", True, ALPHA, OTHERS),
+    "steps": (Code(inner_mean="steps"), "steps", True, ALPHA, OTHERS),
+    "lengths": (Code(inner_mean="lengths"), "lengths", True, ALPHA, OTHERS),
+    "gamma dropped": (Code(inner_gamma=False), "episodes", False, ALPHA, OTHERS),
+    "descent": (Code(sign=-1.0), "episodes", True, -ALPHA, "It descends"),
+    "beta": (Code(step_size=BETA), "episodes", True, BETA, "The step size is not 0.4"),
+    "standardised": (Code(inner_kind="standardised"), "episodes", True, ALPHA, "deviation"),
+    "no baseline": (Code(inner_kind="none"), "episodes", True, ALPHA, "no baseline"),
+}
+
+
+@pytest.mark.parametrize("by", ["parameters", "log-probabilities"])
+@pytest.mark.parametrize("name", STEPS)
+def test_what_leads_to_adapted_parameters_is_said(name, by, theta, batches):
+    code, average, discounted, size, said = STEPS[name]
+    b = batches[0]
+    new = adapted(code, theta, b)
+    if by == "log-probabilities":
+        after = batches[1]
+        lp = log_probs(new, after)
+        new = check.record(after.states, after.actions, after.rewards, after.mask, lp)
+    data = check.record(b.states, b.actions, b.rewards, mask=b.mask)
+    step = check.explain_step(theta, new, data, discount=GAMMA, step_size=ALPHA)
+    assert step.average == average and step.discounted == discounted, step
+    assert step.step_size == pytest.approx(size) and step.error < 1e-6
+    assert said in str(step)
+
+
+def test_a_step_without_effect_and_one_that_decays(theta, batches):
+    b = batches[0]
+    data = check.record(b.states, b.actions, b.rewards, mask=b.mask)
+    settings = dict(discount=GAMMA, step_size=ALPHA)
+    same = theta + np.zeros((N, 1, 1))
+    assert "no effect" in str(check.explain_step(theta, same, data, **settings))
+    step = check.explain_step(theta, adapted(Code(decay=0.1), theta, b), data, **settings)
+    assert step.weight_decay == pytest.approx(0.1)
+    other = check.explain_step(theta, same + np.eye(S, A), data, **settings)
+    assert other.average is None and "None of the" in str(other)
+
+
+def test_log_probs_of_other_parameters_are_a_finding(theta, batches):
+    """The sampler took another step than the loss differentiates."""
+    g = meta_gradient(Code(order=(0, 1)), theta, batches[:2])
+    support, query = batches[:2]
+    first = check.record(support.states, support.actions, support.rewards, mask=support.mask)
+    texts = []
+    for step_size in (ALPHA, BETA):
+        lp = log_probs(adapted(Code(step_size=step_size), theta, support), query)
+        last = check.record(query.states, query.actions, query.rewards, query.mask, lp)
+        found = check.diagnose(g, theta, [first], last, step_size=ALPHA, discount=GAMMA)
+        assert found.estimators == ("naive",)
+        texts.append(str(found))
+    assert "log_probs" not in texts[0]
+    assert "the log_probs of query are not those" in texts[1]
+
+
+# ---- the verdict, the search, and bad input
+
+
+def test_require_is_an_assertion_that_fails_with_the_diagnosis(theta, batches):
+    found = diagnosed(meta_gradient(Code(factor=-1), theta, batches), theta, batches)
+    found.require("naive", factor=-1, average="episodes", discounted=True, steps=ALL)
+    with pytest.raises(AssertionError, match="expected factor=1.*\nThis is naive") as caught:
+        found.require(factor=1)
+    assert "the sign is that of a loss" in str(caught.value)
+    with pytest.raises(AssertionError, match="expected lvc"):
+        found.require("lvc")
+
+
+def test_the_search_stops_at_its_limit_and_says_so(rng, theta, batches):
+    noise = rng.normal(size=theta.shape)
+    found = diagnosed(noise, theta, batches, max_explanations=50)
+    assert found.estimators == () and found.tried == 50
+    assert "None of the 50 explanations" in str(found) and "max_explanations" in str(found)
+
+
+def test_a_gradient_that_is_none_of_them_is_called_none(rng, theta, batches):
+    g = meta_gradient(Code(), theta, batches) * (1 + 0.01 * rng.normal(size=theta.shape))
+    found = diagnosed(g, theta, batches, max_explanations=3000)
+    assert found.estimators == () and found.error > 1e-3
+    assert "The nearest by direction is" in str(found)
+
+
+@pytest.mark.parametrize("single", [np.float32, float])
+def test_a_gradient_in_single_precision_is_right_and_says_how_far_the_next_is(
+    single, theta, batches
+):
+    g = np.float32(meta_gradient(Code(), theta, batches)).astype(single)
+    found = diagnosed(g * np.float32(1 - 1e-5) if single is float else g, theta, batches)
+    found.require("naive")
+    assert "the next is" in str(found)
+
+
+@pytest.mark.parametrize("mistake", ["negated and summed", "gamma is 1", "step 0 detached"])
+def test_a_diagnosis_can_be_printed_on_a_console_of_one_byte_a_character(mistake, theta, batches):
+    code = MISTAKES[mistake][0]
+    found = diagnosed(meta_gradient(code, theta, batches), theta, batches)
+    assert str(found).encode("cp1252")
+
+
+def test_with_no_inner_step_it_is_the_policy_gradient(theta, batches):
+    g = meta_gradient(Code(order=(0,)), theta, batches[:1])
+    found = diagnosed(g, theta, batches[:1])
+    assert found.estimators == ("policy gradient",) and found.steps == ()
+
+
+class Tensor:
+    """As a tensor of PyTorch that requires grad answers NumPy."""
+
+    shape = (S, A)
+
+    def __array__(self, *arguments, **keywords):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+@pytest.mark.parametrize(
+    "message, changes",
+    [
+        (r"^gradient: .*x\.detach", dict(gradient=Tensor())),
+        (r"^theta: .*x\.detach", dict(theta=[Tensor(), Tensor()])),
+        ("^gradient: 3 numbers, where theta has 15", dict(gradient=np.ones(3))),
+        ("^gradient: not finite", dict(gradient=np.full((S, A), np.nan))),
+        ("^gradient: zero everywhere", dict(gradient=np.zeros((S, A)))),
+        ("^theta: expected shape", dict(theta=np.ones(S * A))),
+        ("^support, query", dict(support=None)),
+        ("^support, query", dict(query=np.ones((T, N, K)))),
+        ("^policy", dict(policy=object())),
+        ("^step_size", dict(step_size=np.nan)),
+        ("^discount", dict(discount=1.5)),
+        ("^max_explanations", dict(max_explanations=0)),
+    ],
+)
+def test_what_does_not_fit_is_named(message, changes, theta, batches):
+    records = [check.record(b.states, b.actions, b.rewards, mask=b.mask) for b in batches]
+    good = dict(
+        gradient=np.ones((S, A)),
+        theta=theta,
+        support=records[:-1],
+        query=records[-1],
+        step_size=ALPHA,
+        discount=GAMMA,
+    )
+    with pytest.raises(ValueError, match=message):
+        check.diagnose(**good | changes)
+
+
+@dataclass(frozen=True)
+class WrongShapes:
+    """A user's functions that give too little."""
+
+    def scores(self, j, thetas):
+        return np.ones((T, N, K))
+
+    def hvp(self, j, thetas, weights, v):
+        return v
+
+
+def test_scores_of_another_shape_are_named(batches):
+    records = [check.record(None, None, b.rewards, mask=b.mask) for b in batches]
+    arguments = dict(step_size=ALPHA, discount=GAMMA, policy=WrongShapes())
+    with pytest.raises(ValueError, match="^policy.scores: expected shape"):
+        check.diagnose(np.ones(6), np.ones(6), records[:-1], records[-1], **arguments)
