@@ -25,16 +25,16 @@ t:
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from math import prod
 
 import numpy as np
 
 from metarl_np.arguments import require, require_array, require_finite, validate
 from metarl_np.check import meta_gradients
 from metarl_np.check.records import RecordedEpisodes, plain_array
-from metarl_np.learner.policies import SoftmaxPolicy, sum_last
+from metarl_np.learner.policies import SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
 from metarl_np.learner.returns import discounts, gae, leave_one_out_baseline, reward_to_go
-from metarl_np.learner.surrogates import gather, scatter
 from metarl_np.meta.maml import centred_returns, meta_gradient, replay
 from metarl_np.tasks import exact
 
@@ -50,10 +50,11 @@ class LinearSteps:
 
     def __init__(self, policy, records):
         self.policy = policy
-        self.records = records
         features = policy.features
         self.phi = np.eye(policy.n_states) if features is None else features
         self.bits = np.eye(policy.n_actions) if policy.bits is None else policy.bits
+        self.ones = np.ones((policy.n_actions, 1))
+        self.entries = [self._entries(r) for r in records]  # of a table (N, S, A), (T, N, K)
         self.kept = {}  # j → (θ, π)
 
     def gradient(self, j, thetas, w):
@@ -62,19 +63,17 @@ class LinearSteps:
 
     def along(self, j, thetas, v):
         """f·v: (T, N, K)."""
-        table = self._tangent(self._pi(j, thetas), v)
-        return gather(table, self.records[j].states, self.records[j].actions)
+        return self._tangent(self._pi(j, thetas), v).ravel()[self.entries[j]]
 
     def hvp(self, j, thetas, w, v):
         """Σ w ∇²log π v: (N, P)."""
         pi = self._pi(j, thetas)
-        in_state = sum_last(self._folded(j, w))
+        in_state = self._folded(j, w) @ self.ones
         return self._score(-in_state * pi * self._tangent(pi, v), pi)
 
     def log_probs(self, j, thetas):
         """log π(a_t|s_t): (T, N, K)."""
-        table = np.log(self._pi(j, thetas))
-        return gather(table, self.records[j].states, self.records[j].actions)
+        return np.log(self._pi(j, thetas)).ravel()[self.entries[j]]
 
     def _pi(self, j, thetas):
         known, pi = self.kept.get(j, (None, None))
@@ -84,17 +83,24 @@ class LinearSteps:
             self.kept[j] = thetas, pi
         return pi
 
+    def _entries(self, r):
+        n_states, n_actions = self.policy.n_states, self.policy.n_actions
+        row = np.arange(r.mask.shape[1])[:, None] * n_states + r.states
+        return row * n_actions + r.actions
+
     def _folded(self, j, w):
-        r = self.records[j]
-        return scatter(w, r.states, r.actions, self.policy.n_states, self.policy.n_actions)
+        """Σ w [s_t = s, a_t = a]: (N, S, A)."""
+        shape = w.shape[1], self.policy.n_states, self.policy.n_actions
+        table = np.bincount(self.entries[j].ravel(), w.ravel(), prod(shape))
+        return table.reshape(shape)
 
     def _score(self, table, pi):
-        x = table - pi * sum_last(table)
+        x = table - pi * (table @ self.ones)
         return (self.phi.T @ x @ self.bits).reshape(len(x), -1)
 
     def _tangent(self, pi, v):
         x = self.phi @ v.reshape(-1, *self.policy.shape) @ self.bits.T
-        return x - sum_last(pi * x)
+        return x - (pi * x) @ self.ones
 
 
 class OwnSteps:
@@ -143,17 +149,17 @@ def average_weights(record, average):
     "episodes" is the mean over episodes of sums over time, "steps" the mean over all steps of a
     task, "lengths" the mean over episodes of means over time, "sum" the sum over all.
     """
-    length = np.maximum(record.mask.sum(0), 1.0)
-    ones = np.ones(length.shape)
+    mask = record.mask
     episodes = np.maximum(record.count, 1.0)[:, None]
-    kinds = {
-        "episodes": ones / episodes,
-        "steps": ones / np.maximum(record.mask.sum((0, 2)), 1.0)[:, None],
-        "lengths": 1 / (length * episodes),
-        "sum": ones,
-        "padding": ones / (len(record.mask) * episodes),
+    if average == "lengths":
+        return 1 / (np.maximum(mask.sum(0), 1.0) * episodes)
+    total = {
+        "episodes": lambda: episodes,
+        "steps": lambda: np.maximum(mask.sum((0, 2)), 1.0)[:, None],
+        "sum": lambda: 1.0,
+        "padding": lambda: len(mask) * episodes,
     }
-    return kinds[average]
+    return np.ones(mask.shape[1:]) / total[average]()
 
 
 def bootstrapped_returns(record, discount):
@@ -209,6 +215,7 @@ class Data:
         self.discount = discount
         self.returns = [reward_to_go(r.rewards, discount) for r in records]
         self.weights = lru_cache(4)(self._weights)
+        self.factors = lru_cache(4)(self._factors)
         self.path = lru_cache(4)(self._path)
         self.slope = lru_cache(4)(self._slope)
 
@@ -217,7 +224,7 @@ class Data:
         of_record = self.alternatives[advantages].of_record
         return self.factors(j, average, discounted) * of_record(self.records[j])
 
-    def factors(self, j, average, discounted):
+    def _factors(self, j, average, discounted):
         """γᵗ, if that is kept, × the average's weights, 0 where masked: (T, N, K)."""
         mask = self.records[j].mask
         factors = mask * average_weights(self.records[j], average)
