@@ -1,5 +1,6 @@
 """Chapter 4: is it right? Exact answers to compare a gradient with, and the comparison."""
 
+from metarl_np.check.advantages import explain_advantages
 from metarl_np.check.diagnosis import Diagnosis, Verdict, check_gradient, diagnose
 from metarl_np.check.differences import finite_differences
 from metarl_np.check.estimators import (
@@ -7,6 +8,7 @@ from metarl_np.check.estimators import (
     exact_gradients,
     expected_gradients,
 )
+from metarl_np.check.inputs import explain_clipped, explain_inputs
 from metarl_np.check.records import record
 
 __all__ = [
@@ -17,6 +19,9 @@ __all__ = [
     "estimator_gradients",
     "exact_gradients",
     "expected_gradients",
+    "explain_advantages",
+    "explain_clipped",
+    "explain_inputs",
     "finite_differences",
     "record",
 ]
