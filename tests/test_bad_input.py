@@ -795,10 +795,14 @@ EXEMPT_REASONS = {
         planners.act planners.play_mdps planners.planned_values planners.optimistic
         planners.greedy_plan planners.beb planners.opsrl planners.ucrl2 bayes.bayes_optimal
         bayes.dependent_optimal""",
+    "its input is seen to in tests/check": """
+        advantages.explain_advantages inputs.explain_inputs inputs.explain_clipped""",
     "its input is seen to in tests/meta": """
         values.value_step values.value_error values.adapt_values values.meta_value_objective
         values.train_values rl2_trpo.RecurrentTRPO enumeration.enumerate_bandit_trials""",
     "a record that a function returns or takes": """
+        advantages.AdvantagesExplanation inputs.Column
+        inputs.InputsExplanation inputs.ClippedExplanation
         diagnosis.Verdict diagnosis.Diagnosis diagnosis.Alternative diagnosis.Step
         estimators.Explanation records.RecordedEpisodes maml.Adaptation maml.Iteration
         rl2_training.RecurrentIteration alias.SamplingTables reinforce.RecordedSteps ppo.PPOData
@@ -812,6 +816,7 @@ EXEMPT_REASONS = {
         policies.log_softmax policies.entropy returns.discounts returns.discounted_return
         returns.reward_to_go returns.no_baseline returns.time_mean_baseline rl2.log_probs
         rl2.outputs surrogates.log_likelihood advantages.td_errors advantages.advantages
+        advantages.standardise
         advantages.at_states advantages.fold_states advantages.visits maml.centred_returns
         maml.closed_form rl2_training.taken_log_probs reinforce.reinforce_table
         trpo.natural_direction optim.conjugate_gradient rl2_training.trial_gradient

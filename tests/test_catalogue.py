@@ -16,17 +16,19 @@ This is the whole catalogue, with the file where each is caught: "here" in this 
     12  held-out tasks are drawn with the training seed                  here
     13  zero observations, biases and ReLU: no unit lives                no such network here
     14  each trajectory is weighted by 1/length                          here
-    15  RL²: the last step of an episode is never shown                  meta/test_rl2.py
-    16  RL²: the hidden state is cleared in every episode                meta/test_rl2.py
+    15  RL²: the last step of an episode is never shown                  meta/test_rl2.py **
+    16  RL²: the hidden state is cleared in every episode                meta/test_rl2.py **
         RL²: back-propagation goes through one step only                 meta/test_gru.py
-    17  RL²: value targets come from standardised advantages             meta/test_rl2_training.py
-    18  RL²: the first input says "arm 0, reward 0"                      meta/test_rl2.py
-    19  GAE runs across two tasks that are neighbours in a buffer        meta/test_rl2_training.py
+    17  RL²: value targets come from standardised advantages             meta/test_rl2_training.py *
+    18  RL²: the first input says "arm 0, reward 0"                      meta/test_rl2.py **
+    19  GAE runs across two tasks that are neighbours in a buffer        meta/test_rl2_training.py *
     20  γᵗ is dropped                                                    here
     21  the score term is added to DiCE or LVC                           here
     22  a second inner step does nothing, or has the first one's data    here
     23  `dones`, or an inverted mask, where a mask belongs               here
     24  means over steps in the inner loss, over episodes in the outer   here
+
+    * and in check/test_advantages.py, ** and in check/test_inputs.py
 
 Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the
 random MDPs of 9 and 12). An error is the largest absolute difference over the largest component of

@@ -1,5 +1,6 @@
 """Chapter 4: is it right? Exact answers to compare a gradient with, and the comparison."""
 
+from metarl_np.check.advantages import explain_advantages
 from metarl_np.check.diagnosis import (
     Diagnosis,
     Step,
@@ -14,6 +15,7 @@ from metarl_np.check.estimators import (
     exact_gradients,
     expected_gradients,
 )
+from metarl_np.check.inputs import explain_clipped, explain_inputs
 from metarl_np.check.records import record
 
 __all__ = [
@@ -25,6 +27,9 @@ __all__ = [
     "estimator_gradients",
     "exact_gradients",
     "expected_gradients",
+    "explain_advantages",
+    "explain_clipped",
+    "explain_inputs",
     "explain_step",
     "finite_differences",
     "record",

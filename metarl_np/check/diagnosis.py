@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from metarl_np.arguments import NotFinite, require, require_array, validate
+from metarl_np.check.advantages import explain_advantages
 from metarl_np.check.estimators import (
     AVERAGES,
     Data,
@@ -1096,7 +1097,7 @@ def _diagnosis(search, tables):
     inner_names = next((tuple(g) for g in inner.values() if e.inner_average in g), None)
     inner_names = inner_names or (e.inner_average,)
     findings = tuple(_findings(tables, best, names, inner_names, factor, what, estimators))
-    advantages = tables.alternatives[e.query_advantages].sentence
+    advantages = _of_advantages(tables, e)
     average = names[0] if len(names) == 1 else names
     text = _paragraph(estimators, average, e, advantages, findings, best.error, runner_up, tried)
     return Diagnosis(
@@ -1115,6 +1116,15 @@ def _diagnosis(search, tables):
         tried=tried,
         text=text,
     )
+
+
+def _of_advantages(tables, e):
+    """A sentence on the query's advantages, and on what they are where they were given."""
+    query = tables.data.records[-1]
+    sentence = tables.alternatives[e.query_advantages].sentence
+    if e.query_advantages or query.advantages is None:
+        return sentence
+    return f"{sentence}: {explain_advantages(query, discount=tables.data.discount)}"
 
 
 def _oddity(tables, trial):
@@ -1252,7 +1262,7 @@ def _paragraph(estimators, average, e, advantages, findings, error, runner_up, t
     kept = "kept" if e.discounted else "dropped"
     lines = [
         f"This is {said}.",
-        f"{about}{mean}, with gamma^t {kept}. Advantages: {advantages}.",
+        f"{about}{mean}, with gamma^t {kept}. Advantages: {advantages.rstrip('.')}.",
         *(f"- {finding}." for finding in findings),
         f"It agrees to {error:.1e}; the next is {runner_up:.1%} off ({tried} explanations tried).",
     ]
