@@ -854,7 +854,13 @@ def _look_for_it(search, tables):
     """From what is usual to what is not, until something fits."""
     usual = [i for i, a in enumerate(tables.alternatives) if a.usual]
     given = tables.data.records[-1].advantages is not None
-    first = [0] if given else usual[:2]
+    for i in [0] if given else usual:
+        search.try_all(tables.consistent(i))
+        if search.fits():
+            return
+    ranked = sorted(search.trials, key=lambda trial: trial.error)
+    nearest = dict.fromkeys(trial.explanation.advantages for trial in ranked)
+    first = list(dict.fromkeys([*([0] if given else usual[:2]), *list(nearest)[:2]]))
     plausible = [e for i in first for e in tables.consistent(i)]
 
     def one_more(bases):
@@ -869,9 +875,6 @@ def _look_for_it(search, tables):
             yield lambda: [search.try_all(ROWS[name][0](tables, e), name) for e in bases]
 
     def stages():
-        yield lambda: search.try_all(plausible)
-        for i in usual if not given else []:
-            yield lambda: search.try_all(tables.consistent(i))
         for score in SCORES:
             yield lambda: search.try_all([replace(e, score=score) for e in plausible])
         yield lambda: search.try_all(tables.everything(first[0]))
@@ -914,13 +917,6 @@ ADVANTAGES = [
         True,
     ),
     (
-        "G less the mean of the other episodes",
-        "others",
-        lambda r, discount: _less(leave_one_out_baseline, r, discount),
-        True,
-    ),
-    ("G, with no baseline", "", lambda r, discount: reward_to_go(r.rewards, discount), True),
-    (
         "G less the given values",
         "values",
         lambda r, discount: reward_to_go(r.rewards, discount) - r.values,
@@ -933,6 +929,29 @@ ADVANTAGES = [
             r.rewards, r.values, r.mask, r.last_values, discount=discount, lam=1.0
         ),
         True,
+    ),
+    (
+        "G less the mean of the other episodes",
+        "others",
+        lambda r, discount: _less(leave_one_out_baseline, r, discount),
+        True,
+    ),
+    ("G, with no baseline", "", lambda r, discount: reward_to_go(r.rewards, discount), True),
+    *(
+        (
+            f"GAE of the given values, lambda {lam:g}" + ", with V(s_T) bootstrapped" * bool(ends),
+            "V and V(s_T)" if ends else "values",
+            lambda r, discount, lam=lam, ends=ends: gae(
+                r.rewards,
+                r.values,
+                r.mask,
+                r.last_values if ends else np.zeros(r.mask.shape[1:]),
+                discount=discount,
+                lam=lam,
+            ),
+            False,
+        )
+        for lam, ends in product((0.9, 0.95, 0.97, 0.99), (False, True))
     ),
     ("G with V(s_T) bootstrapped, and no baseline", "last_values", bootstrapped_returns, False),
     (
