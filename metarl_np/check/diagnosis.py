@@ -372,13 +372,13 @@ class _Search:
         """The trials that agree with the gradient."""
         return [t for t in self.trials if t.error <= self.tolerance]
 
-    def refine(self, e, field, starts, row):
-        """Fit one number of an explanation by Gauss and Newton's method, and try the result."""
-        trials = [self.at(e, field, x, row) for x in starts]
-        best = min(trials, key=lambda trial: trial.error)
+    def refine(self, best, field):
+        """Fit one number of a trial by Gauss and Newton's method, and keep the result."""
+        row = field
         for _ in range(8):
             if self.full() or best.error <= self.tolerance / 100 or not np.isfinite(best.error):
                 break
+            e = best.explanation
             x = getattr(best.explanation, field)
             width = 1e-4 * (1 + abs(x))
             ends = [self.estimate(replace(e, **{field: x + d})) for d in (-width, width)]
@@ -501,12 +501,16 @@ def _other_data(tables, e):
         yield replace(e, data=data + e.data[-1:])
 
 
-def _other_advantages(tables, e):
+def _other_in_one(tables, e):
     for i, alternative in enumerate(tables.alternatives):
-        yield replace(e, advantages=i, query_advantages=i)
         if alternative.usual:
             yield replace(e, query_advantages=i)
             yield replace(e, advantages=i)
+
+
+def _other_advantages(tables, e):
+    for i in range(len(tables.alternatives)):
+        yield replace(e, advantages=i, query_advantages=i)
 
 
 def _with_padding(tables, e):
@@ -539,6 +543,7 @@ ROWS = {
         _other_data,
         "{taken}: a mistake, as each step needs new data, of the parameters adapted up to there",
     ),
+    "advantages in one": (_other_in_one, ""),
     "advantages": (_other_advantages, ""),
     "padding": (
         _with_padding,
@@ -574,17 +579,19 @@ NUMBERS = {
 }
 
 
-def _changed_numbers(search, tables, e):
+def _changed_numbers(search, tables, bases):
+    """Fit each number on top of those bases that come nearest at its first values."""
     for field, (starts, _) in NUMBERS.items():
-        if field == "lam" and e.estimator not in ("loaded_dice", "dice"):
-            continue
         if field == "momentum" and tables.n_steps < 2:
             continue
-        variants = [e]
-        if field == "lam" and e.estimator == "dice":
-            variants = [replace(e, inside=True)]
-        for variant in variants:
-            search.refine(variant, field, starts, field)
+        variants = bases
+        if field == "lam":
+            products = [e for e in bases if e.estimator in ("loaded_dice", "dice")]
+            variants = [replace(e, inside=e.estimator == "dice") for e in products]
+        first = product(variants, starts)
+        tried = [search.at(e, field, x, field) for e, x in first if not search.full()]
+        for trial in sorted(tried, key=lambda trial: trial.error)[:12]:
+            search.refine(trial, field)
 
 
 # how the score of the inner data stands in a gradient, beside (J - c) times all of it
@@ -865,14 +872,12 @@ def _look_for_it(search, tables):
 
     def one_more(bases):
         """The second table: one more unknown on top of each base."""
-        late = ["advantages"] if given else []
-        rows = [name for name in ROWS if name not in late]
-        for name in rows:
-            yield lambda: [search.try_all(ROWS[name][0](tables, e), name) for e in bases]
+        for name in ROWS:
+            if name != "advantages":
+                yield lambda: [search.try_all(ROWS[name][0](tables, e), name) for e in bases]
         yield lambda: [_scores(search, tables, e) for e in bases]
-        yield lambda: [_changed_numbers(search, tables, e) for e in bases]
-        for name in late:
-            yield lambda: [search.try_all(ROWS[name][0](tables, e), name) for e in bases]
+        yield lambda: _changed_numbers(search, tables, bases)
+        yield lambda: [search.try_all(_other_advantages(tables, e), "advantages") for e in bases]
 
     def stages():
         for score in SCORES:
@@ -959,7 +964,7 @@ ADVANTAGES = [
         "factor 1 - 1/K)",
         "others",
         lambda r, discount: _less(time_mean_baseline, r, discount),
-        False,
+        True,
     ),
     (
         "the whole return G_0 at each step, which is right but noisy: what was paid before an "
@@ -1060,7 +1065,8 @@ def _alternatives(records, discount):
     if discount != 1:
         found += [alternative(row, 1.0) for row in rows if row[1] != "advantages"]
     for row in rows:
-        if row[3] and row[1] != "advantages":
+        # standardised, what is less the mean over all episodes is what is less that of the others
+        if row[3] and row[1] != "advantages" and "itself" not in row[0]:
             found += [alternative(row, discount, how) for how in STANDARDISED]
     return found
 
