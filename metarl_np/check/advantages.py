@@ -136,8 +136,8 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
     they may run on, is the one behind it in (N, K), where `record` puts lanes that it cuts at
     dones; so where there are dones give the advantages to `record`, which cuts them along.
     discount: γ, where it is known. targets: what the values are fitted to, to see whether that was
-    built from standardised advantages. Returns an AdvantagesExplanation, of kind "unknown" where nothing
-    fits. Raises ValueError on other shapes and on what is not finite.
+    built from standardised advantages. Returns an AdvantagesExplanation, of kind "unknown" where
+    nothing fits. Raises ValueError on other shapes and on what is not finite.
     """
     if record is None:
         record = advantages
