@@ -5,16 +5,22 @@ tuned and measured.
 """
 
 import argparse
+import codecs
 import ctypes
+import errno
 import json
+import multiprocessing
 import multiprocessing.pool
 import os
 import pathlib
 import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 
 # The matrices of a recurrent step are small: threads of BLAS would halve its speed. NumPy reads
 # this when it is imported, so a demo imports this module before it imports numpy.
@@ -28,6 +34,11 @@ if os.name == "posix" and hasattr(ctypes.CDLL(None), "mallopt"):
     ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**25)
 
+# Pictures go to files; no window is needed. A notebook's shell names a backend here that may not be
+# installed where the demo runs, and then matplotlib refuses to be imported.
+if "matplotlib" not in sys.modules:
+    os.environ["MPLBACKEND"] = "Agg"
+
 import matplotlib
 import numpy as np
 
@@ -36,7 +47,7 @@ from metarl_np.arguments import require
 from metarl_np.compare.strategies import tune
 from metarl_np.meta.rl2_training import RecurrentPPO, train_recurrent
 
-# pictures go to files; no window is needed
+# where a notebook has imported it before
 matplotlib.use("Agg")
 DEMOS = pathlib.Path(__file__).resolve().parent
 FIGURES = DEMOS / "figures"
@@ -58,15 +69,55 @@ class Parser(argparse.ArgumentParser):
 
     A notebook's kernel and some editors have a command line of their own. There,
     `sys.argv += ["--quick"]` sets options.
+
+    rules: functions of the parsed options. Each gives what is wrong with them together, or None.
+    places: {name of an option: function of its path and of all options, which raises OSError if the
+        path cannot be used}.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.rules = []
+        self.places = {}
+
     def parse_args(self, args=None, namespace=None):
+        """The options. What cannot be used together or written to ends the program in one line."""
         program = pathlib.Path(sys.argv[0])
         is_a_demo = program.is_file() and program.resolve().parent == DEMOS
         if args is not None or is_a_demo:
-            return super().parse_args(args, namespace)
-        known, _ = self.parse_known_args(namespace=namespace)
-        return known
+            arguments = super().parse_args(args, namespace)
+        else:
+            arguments, _ = self.parse_known_args(namespace=namespace)
+        for rule in self.rules:
+            wrong = rule(arguments)
+            if wrong:
+                self.error(wrong)
+        # last, since it makes folders
+        for name, require_place in self.places.items():
+            path = getattr(arguments, name)
+            try:
+                if path is not None:
+                    require_place(path, arguments)
+            except OSError as error:
+                option = name.replace("_", "-")
+                self.error(f"argument --{option}: {str(path)!r:.300}: {error.strerror}")
+        return arguments
+
+    def goes_with(self, option, other, value=None):
+        """Refuse an option that would do nothing, since the other is not given, or not as value."""
+
+        def rule(arguments):
+            found = getattr(arguments, dest(other))
+            useful = found == value if value else found
+            if getattr(arguments, dest(option)) is not None and not useful:
+                return " ".join(filter(None, [f"{option} goes with {other}", value]))
+
+        self.rules.append(rule)
+
+
+def dest(option):
+    """The attribute that argparse gives to an option: --peers-python is peers_python."""
+    return option.removeprefix("--").replace("-", "_")
 
 
 def parser(claim, trains=False):
@@ -74,11 +125,13 @@ def parser(claim, trains=False):
 
     --seed, --quick, --json, --out; and --checkpoint if the demo trains.
     """
-    p = Parser(
-        description=claim, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = Parser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument(
-        "--seed", type=int, default=0, help="all random numbers follow from it (default 0)"
+        "--seed",
+        type=at_least_0,
+        default=0,
+        metavar="N",
+        help="a whole number of at least 0, from which all random numbers follow (default 0)",
     )
     p.add_argument(
         "--quick",
@@ -93,62 +146,214 @@ def parser(claim, trains=False):
     temporary = pathlib.Path(tempfile.gettempdir()) / "metarl_np"
     p.add_argument(
         "--out",
-        type=pathlib.Path,
+        type=some_path,
         default=temporary if "--quick" in sys.argv else FIGURES,
+        metavar="DIR",
         help="folder for the pictures (default demos/figures; if quick a temporary one)",
     )
+    p.places["out"] = require_folder
     if trains:
         p.add_argument(
             "--checkpoint",
-            type=pathlib.Path,
+            type=some_path,
             metavar="FILE.npz",
             help="keep the training in files whose names begin with this one, and go on from what "
-            "is there",
+            "is there (default: nothing is kept)",
         )
+        p.places["checkpoint"] = require_file
     return p
+
+
+# ---- what an option may be, for argparse: it names the option
+
+
+def at_least_0(text):
+    """A whole number of at least 0, of any size."""
+    return whole_number(text, 0)
+
+
+def at_least_1(text):
+    """A whole number of at least 1."""
+    return whole_number(text, 1)
+
+
+def whole_number(text, least):
+    """The number that is written there."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r:.99} is no whole number of at least {least}")
+    return number
+
+
+def some_text(text):
+    """What is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def some_path(text):
+    """A path that is not empty: pathlib takes '' for the folder that one is in."""
+    return pathlib.Path(some_text(text))
+
+
+def require_folder(path, arguments):
+    """Make the folder if it is not there; OSError unless files can be written into it."""
+    path.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path).close()
+
+
+def require_file(path, arguments):
+    """OSError unless files can be written whose names begin with this one; makes their folder."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, where a file is meant")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name).close()
 
 
 # ---- the job
 
 
+class Unusable(Exception):
+    """A file that the command line names cannot be used; the message begins with its path."""
+
+
+@contextmanager
+def files_of(path):
+    """Inside, an error whose message begins with this path (None: no path) becomes Unusable."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if path is None or not str(error).startswith(str(path)):
+            raise
+        raise Unusable(str(error)) from error
+
+
 def begin(main):
-    """Call main(), which Ctrl-C ends with one line.
+    """Call main(), which Ctrl-C, kill, or a file that cannot be used end with one line.
 
     Where there are checkpoints or results to go on from, the line tells the command.
     """
+    make_printable()
+    # what kill sends ends worker processes too, as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
+    except Unusable as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         message = "interrupted"
-        if any(x.split("=")[0] in ("--checkpoint", "--folder") for x in sys.argv):
-            message += f"; to go on: {shlex.join(['python', *sys.argv])}"
+        words = typed()
+        if "--checkpoint" in words or "--folder" in words:
+            message += f"; to go on: {command(*words)}"
         print(CLEAR * sys.stderr.isatty() + message, file=sys.stderr)
         sys.exit(130)
+
+
+# how a sign is written where an encoding lacks it
+SPELLED = {
+    "∇": "grad ",
+    "√": "sqrt ",
+    "∞": "inf",
+    "−": "-",
+    "–": "-",
+    "…": "...",
+    "±": "+-",
+    "×": "x",
+    "·": "*",
+    "²": "^2",
+    "↑": "^",
+    "↓": "v",
+    "←": "<",
+    "→": ">",
+    "≤": "<=",
+    "≥": ">=",
+    "α": "alpha",
+    "γ": "gamma",
+    "ε": "eps",
+    "θ": "theta",
+    "λ": "lambda",
+    "π": "pi",
+}
+
+
+def spell(error):
+    """For `codecs.register_error`: signs that an encoding lacks, in letters that it has."""
+    unknown = error.object[error.start : error.end]
+    return "".join(SPELLED.get(sign, "?") for sign in unknown), error.end
+
+
+def make_printable():
+    """Output in any encoding: what it lacks (cp1252 on Windows lacks ∇) is spelled."""
+    codecs.register_error("spell", spell)
+    for stream in (sys.stdout, sys.stderr):
+        # a notebook's streams take every sign
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="spell")
+
+
+# options whose value is a path
+PATHS = ("--out", "--checkpoint", "--weights", "--folder", "--peers")
+
+
+def typed():
+    """The words of the command line after the program's name, `--option=value` as two of them."""
+    words = []
+    for word in sys.argv[1:]:
+        option, equals, value = word.partition("=")
+        is_pair = option.startswith("--") and equals
+        words += [option, value] if is_pair else [word]
+    return words
+
+
+def command(*words):
+    """The command of this demo with these words, to be pasted into a shell in any folder."""
+    absolute = [sys.executable, str(DEMOS / pathlib.Path(sys.argv[0]).name)]
+    last = None
+    for word in words:
+        absolute.append(os.path.abspath(word) if last in PATHS else word)
+        last = word
+    return for_the_shell(absolute)
+
+
+def for_the_shell(words):
+    """One line of a command, with quotes where the shell of this system needs them."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def leave_signals_to_main():
+    """What a worker process begins with: Ctrl-C is the main process's, which then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def workers():
     """A pool of two processes; leaving its `with` block, for any reason, ends them at once.
 
-    They may be in the middle of anything: a checkpoint is whole at any instant. Ctrl-C is left to
-    the main process. No other process can import the functions of a notebook: there the pool is
-    one thread.
+    They may be in the middle of anything: a checkpoint is whole at any instant. No other process
+    can import the functions of a notebook: there the pool is one thread.
     """
     if not hasattr(sys.modules["__main__"], "__file__"):
         return multiprocessing.pool.ThreadPool(1)
-    return multiprocessing.Pool(2, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    return multiprocessing.Pool(2, leave_signals_to_main)
 
 
 def checkpointed(train, rng, theta, path, name, **configuration):
     """The records of train(rng, theta, state=…, first=…), going on from a file if there is one.
 
     path: of the file, to which -name is added; None to keep nothing.
-    configuration: what `checkpoint.resumable` compares with the file.
+    configuration: what `checkpoint.resumable` compares with the file; Unusable if it differs.
     """
     if path is None:
-        return train(rng, theta)
-    path.parent.mkdir(parents=True, exist_ok=True)
+        yield from train(rng, theta)
+        return
     file = path.with_stem(f"{path.stem}-{name}")
-    return checkpoint.resumable(file, train, rng, theta, every=10, configuration=configuration)
+    settings = dict(every=10, configuration=configuration)
+    with files_of(file):
+        yield from checkpoint.resumable(file, train, rng, theta, **settings)
 
 
 class Progress:
@@ -167,7 +372,9 @@ class Progress:
         """Show the text, unless another one was shown within the last tenth of a second."""
         if sys.stdout.isatty() and self.seconds - self.shown > 0.1:
             self.shown = self.seconds
-            print(f"{CLEAR}{text}  ({self.seconds:.0f} s)", end="", flush=True)
+            # a line that wraps could not be cleared; the terminal's width may have changed
+            width = shutil.get_terminal_size().columns - 1
+            print(CLEAR + f"{text}  ({self.seconds:.0f} s)"[:width], end="", flush=True)
 
     def done(self):
         """Clear the line."""
@@ -186,11 +393,12 @@ def finish(arguments, numbers, pictures):
 # ---- RL²: its options
 
 
-def positive(text):
-    """A whole number of at least 1, for argparse."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return int(text)
+def require_weights(path, arguments):
+    """OSError unless the folder can be written to, or, where nothing is trained, is no file."""
+    if arguments.train:
+        require_folder(path, arguments)
+    elif path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
 def rl2_parser(claim):
@@ -199,27 +407,34 @@ def rl2_parser(claim):
     p.add_argument(
         "--train",
         action="store_true",
-        help="train from scratch and write the weights, instead of evaluating",
+        help="train from scratch and write the weights, instead of evaluating; no pictures",
     )
-    p.add_argument("--iterations", type=positive, help="of the training, instead of the setting's")
+    p.add_argument(
+        "--iterations",
+        type=at_least_1,
+        metavar="N",
+        help="of every stage of the training (default: the setting's own)",
+    )
     p.add_argument(
         "--weights",
-        type=pathlib.Path,
+        type=some_path,
         default=WEIGHTS,
+        metavar="DIR",
         help="folder of the trained weights (default demos/weights)",
     )
+    p.goes_with("--checkpoint", "--train")
+    p.goes_with("--iterations", "--train")
+
+    def keeps_good_weights(arguments):
+        if arguments.train and arguments.quick and arguments.weights.resolve() == WEIGHTS:
+            return (
+                "--train --quick would replace the trained weights by almost untrained ones: give "
+                "another folder, --weights DIR"
+            )
+
+    p.rules.append(keeps_good_weights)
+    p.places["weights"] = require_weights
     return p
-
-
-def check_options(p, arguments):
-    """Refuse --checkpoint without --train, and --quick weights in place of the good ones."""
-    if arguments.checkpoint and not arguments.train:
-        p.error("--checkpoint goes with --train")
-    if arguments.train and arguments.quick and arguments.weights.resolve() == WEIGHTS:
-        p.error(
-            "--train --quick would replace the trained weights by almost untrained ones: give "
-            "another folder, --weights DIR"
-        )
 
 
 # ---- RL²: training from a dictionary of settings
@@ -299,7 +514,7 @@ def make_weights(path, tasks, episodes, settings, arguments):
     start = None
     if "start" in settings:
         before = path.with_stem(settings["start"])
-        _, start, _ = read_weights(before, one_of(tasks), f"python {program} --train")
+        _, start, _ = read_weights(before, one_of(tasks))
     progress = Progress()
     policy, theta, score = train_rl2(
         tasks,
@@ -314,7 +529,6 @@ def make_weights(path, tasks, episodes, settings, arguments):
     progress.done()
     seconds = progress.seconds
     made_by = dict(command=command_line(program), seed=arguments.seed, seconds=seconds)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(path, policy, theta, **made_by, settings=repr(settings))
     print(f"{path}: {seconds:.0f} s, mean score in training {score:.3f}", flush=True)
     return dict(weights=str(path), seconds=seconds, training_score=score, settings=settings)
@@ -336,9 +550,12 @@ def shortened(settings, arguments):
 
 def command_line(program):
     """The command that is running, without the folders, which are this machine's own."""
-    folders = {"--weights", "--checkpoint"}
-    before = sys.argv[:-1]
-    options = [x for last, x in zip(before, sys.argv[1:]) if not {last, x} & folders]
+    options = []
+    last = None
+    for word in typed():
+        if not {last, word} & set(PATHS):
+            options.append(word)
+        last = word
     return shlex.join(["python", program, *options])
 
 
@@ -372,19 +589,21 @@ def load_weights(path, mdps):
     return policy, theta, facts
 
 
-def read_weights(path, mdps, command):
+def read_weights(path, mdps, *sizes):
     """(policy, θ, facts) from `load_weights`; or a message, and the end of the program.
 
-    Where there is no file, the message tells the command that makes it.
+    sizes: options with which --train makes the file, should there be none: the message tells so.
     """
     try:
         return load_weights(path, mdps)
     except FileNotFoundError:
-        if path.parent.resolve() != WEIGHTS:
-            command += f" --weights {path.parent}"
-        sys.exit(f"{path}: there is no such file of trained weights; make it by `{command}`")
+        folder = [] if path.parent.resolve() == WEIGHTS else ["--weights", str(path.parent)]
+        again = command("--train", *sizes, *folder)
+        sys.exit(f"{path}: there is no such file of trained weights; make it by\n{again}")
     except ValueError as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"{path}: {error.strerror}")
 
 
 # ---- any method: tuned on some tasks and measured on others, which no training saw
@@ -410,7 +629,8 @@ def measure(tasks, play, grid, best, seed, *, n_tuning, n_test, chunk=4096):
             return play(rng, tasks(rng, n_tuning), value)
 
         value, tuning = tune(np.random.default_rng((seed, TUNING)), trial, grid)
-    task_rng, rng = np.random.default_rng((seed, TEST)).spawn(2)
+    rng = np.random.default_rng((seed, TEST))
+    task_rng = np.random.default_rng(rng.integers(2**64, size=2, dtype=np.uint64))
     totals = []
     bests = []
     episode = 0.0

@@ -6,8 +6,10 @@ are started too, and the ratios are printed.
 """
 
 # %% What is timed
+import errno
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import tracemalloc
 from functools import lru_cache
 
 # before numpy, whose threads it sets
-from _common import Progress, begin, finish, parser
+from _common import Progress, begin, finish, parser, some_path, some_text
 
 import numpy as np
 
@@ -389,19 +391,33 @@ def options():
     p.add_argument(
         "--peers",
         nargs="?",
-        type=pathlib.Path,
+        type=some_path,
+        metavar="DIR",
         const=pathlib.Path(__file__).resolve().parents[2] / "shared" / "peers",
-        help="start the peer scripts in this folder too (some minutes)",
+        help="start the peer scripts in this folder too (some minutes; default: none)",
     )
     p.add_argument(
         "--peers-python",
-        default=sys.executable,
-        help="the Python in which the peers' packages are installed",
+        type=some_text,
+        metavar="PYTHON",
+        help="the Python in which the peers' packages are installed (default: this one)",
     )
-    arguments = p.parse_args()
-    if arguments.peers and not (arguments.peers / "maml_peers.py").exists():
-        p.error(f"--peers: no peer scripts in {arguments.peers}")
-    return arguments
+    p.goes_with("--peers-python", "--peers")
+    p.places["peers"] = require_peers
+    p.places["peers_python"] = require_program
+    return p.parse_args()
+
+
+def require_peers(path, arguments):
+    """OSError unless the scripts are in this folder."""
+    if not (path / "maml_peers.py").is_file():
+        raise FileNotFoundError(errno.ENOENT, "no peer scripts are there")
+
+
+def require_program(name, arguments):
+    """OSError unless there is such a program."""
+    if shutil.which(name) is None:
+        raise FileNotFoundError(errno.ENOENT, "no such program")
 
 
 def main():
@@ -420,7 +436,8 @@ def main():
 
     if arguments.peers:
         progress("peers")
-        numbers["peers"] = ratios(peers(arguments.peers, arguments.peers_python), numbers)
+        python = arguments.peers_python or sys.executable
+        numbers["peers"] = ratios(peers(arguments.peers, python), numbers)
         progress.done()
         print(f"\n{'peer':50s} {'its':>9s} {'ours':>9s} {'ours is':>9s}")
         for name, (its, ours, ratio) in numbers["peers"].items():

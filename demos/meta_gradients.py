@@ -10,10 +10,12 @@ score. The query is exact, so that only the inner data make noise.
 # %% The tasks and the factors
 from dataclasses import replace
 
+# before numpy, whose threads it sets
+from _common import Progress, begin, finish, parser
+
 import autograd.numpy as np
 from matplotlib.ticker import NullFormatter
 
-from _common import Progress, begin, finish, parser
 from metarl_np import exact, meta_gradients, plots
 from metarl_np.learner.policies import SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce

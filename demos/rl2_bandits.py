@@ -11,13 +11,12 @@ arms, do not. `--train` makes the weights anew; any `--pulls N --arms K` will do
 # before numpy, whose threads it sets
 from _common import (
     Progress,
+    at_least_1,
     begin,
-    check_options,
     finish,
     make_weights,
     measure,
     number,
-    positive,
     read_weights,
     rl2_parser,
     tuning_of_rl2,
@@ -236,16 +235,20 @@ def draw(regret, out):
 def options():
     """The command line, and the settings (n, k) that it asks for; k is None for dependent arms."""
     p = rl2_parser(__doc__)
-    p.add_argument("--pulls", type=positive, help="n: this setting only, with --arms")
-    p.add_argument("--arms", type=positive, help="k: this setting only, with --pulls")
+    only = "this setting only, with {} (default: the four settings of the table)"
+    p.add_argument("--pulls", type=at_least_1, metavar="N", help=only.format("--arms"))
+    p.add_argument("--arms", type=at_least_1, metavar="K", help=only.format("--pulls"))
     p.add_argument(
         "--dependent", action="store_true", help="two dependent arms, means p and 1 − p, only"
     )
+
+    def sizes_go_together(arguments):
+        given = arguments.pulls is not None, arguments.arms is not None
+        if any(given) and (not all(given) or arguments.dependent):
+            return "--pulls and --arms go together, and without --dependent"
+
+    p.rules.append(sizes_go_together)
     arguments = p.parse_args()
-    check_options(p, arguments)
-    alone = (arguments.pulls is None) != (arguments.arms is None)
-    if alone or (arguments.dependent and arguments.pulls):
-        p.error("--pulls and --arms go together, and without --dependent")
     if arguments.pulls:
         return arguments, [(arguments.pulls, arguments.arms)]
     independent = [] if arguments.dependent else list(SETTINGS)
@@ -254,10 +257,9 @@ def options():
 
 def trained_policy(pulls, arms, path):
     """(policy, θ) from the file of weights for this setting, with a line on what made them."""
-    sizes = f"--pulls {pulls} --arms {arms}" if arms else "--dependent"
-    command = f"python demos/rl2_bandits.py --train {sizes}"
+    sizes = ["--pulls", str(pulls), "--arms", str(arms)] if arms else ["--dependent"]
     task = task_family(arms)(np.random.default_rng(0), 1)
-    policy, theta, facts = read_weights(path, task, command)
+    policy, theta, facts = read_weights(path, task, *sizes)
     made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
     print(f"{path.name}: {made}")
     return policy, theta

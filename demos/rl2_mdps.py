@@ -13,13 +13,12 @@ anew; any `--episodes N` will do.
 # before numpy, whose threads it sets
 from _common import (
     Progress,
+    at_least_1,
     begin,
-    check_options,
     finish,
     make_weights,
     measure,
     number,
-    positive,
     read_weights,
     rl2_parser,
     tuning_of_rl2,
@@ -213,9 +212,8 @@ def draw(n, rows, out):
 # %% The job
 def trained_policy(n, path):
     """(policy, θ) from the file of weights for n episodes, with a line on what made them."""
-    command = f"python demos/rl2_mdps.py --train --episodes {n}"
     task = random_mdps(np.random.default_rng(0), 1)
-    policy, theta, facts = read_weights(path, task, command)
+    policy, theta, facts = read_weights(path, task, "--episodes", str(n))
     made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
     print(f"{path.name}: {made}")
     return policy, theta
@@ -239,9 +237,13 @@ def rows_of(n, method, result):
 
 def main():
     p = rl2_parser(__doc__)
-    p.add_argument("--episodes", type=positive, help="n: this setting only")
+    p.add_argument(
+        "--episodes",
+        type=at_least_1,
+        metavar="N",
+        help="of a trial: this setting only (default: 10 and 25, the settings of the table)",
+    )
     arguments = p.parse_args()
-    check_options(p, arguments)
     chosen = [arguments.episodes] if arguments.episodes else list(SETTINGS)
     paths = {n: arguments.weights / f"mdps_n{n}.npz" for n in chosen}
     if arguments.train:

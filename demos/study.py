@@ -9,20 +9,32 @@ that --executor names; each number with its 95% interval over seeds (Student's t
 differences between the methods of a seed paired. One to three minutes on two cores.
 
 With --folder DIR every result is kept as it finishes, and the same command goes on from there.
-The results that are found there are the old ones, even if the code of the experiment has changed:
-then take another folder. On the machines of a cluster: --executor dask --scheduler tcp://HOST:8786,
-or mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
+A file there is refused if the code of the experiment has changed; what the experiment calls is not
+compared, so take another folder if that has changed. On the machines of a cluster: --executor dask
+--scheduler tcp://HOST:8786, or mpiexec -n 9 python -m mpi4py.futures demos/study.py --executor mpi.
 """
 
 # %% The study
 import importlib
+import multiprocessing
 import pathlib
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 # before numpy, whose threads it sets
-from _common import Progress, begin, finish, parser
+from _common import (
+    Progress,
+    begin,
+    files_of,
+    finish,
+    for_the_shell,
+    leave_signals_to_main,
+    parser,
+    require_folder,
+    some_path,
+    some_text,
+)
 
 import numpy as np
 
@@ -40,7 +52,9 @@ def needed(module, package):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        sys.exit(f"this executor needs {module} ({error}); get it by `pip install '{package}'`")
+        python = for_the_shell([sys.executable])
+        get = f"{python} -m pip install '{package}'"
+        sys.exit(f"this executor needs {module} ({error}); get it by\n{get}")
 
 
 @contextmanager
@@ -53,7 +67,7 @@ def engine(name, scheduler=None):
     if name == "serial":
         yield None
     elif name == "processes":
-        with ProcessPoolExecutor() as pool:
+        with processes() as pool:
             yield pool
     elif name == "dask":
         with dask_client(scheduler) as client, client.get_executor(pure=False) as pool:
@@ -63,12 +77,29 @@ def engine(name, scheduler=None):
             yield pool
 
 
+@contextmanager
+def processes():
+    """A pool of processes, one for each core; an error or Ctrl-C ends them, and nothing begins."""
+    pool = ProcessPoolExecutor(initializer=leave_signals_to_main)
+    try:
+        yield pool
+        pool.shutdown()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        # Of one that has finished there are none. Only this program's pool has such children.
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
 def dask_client(scheduler):
     """A client of the cluster at this address; without one, of a new cluster on this machine."""
-    distributed = needed("distributed", "metarl_np[distributed]")
+    distributed = needed("distributed", "dask[distributed]")
     if scheduler is None:
         return distributed.Client(threads_per_worker=1, dashboard_address=":0")
-    client = distributed.Client(scheduler)
+    try:
+        client = distributed.Client(scheduler)
+    except (OSError, ValueError) as error:
+        sys.exit(f"--scheduler {scheduler}: {error}")
     # other machines have metarl_np, but not the demos
     for module in ("_common", "maml_gridworld"):
         client.upload_file(str(DEMOS / f"{module}.py"))
@@ -146,14 +177,19 @@ def options():
     )
     p.add_argument(
         "--scheduler",
+        type=some_text,
+        metavar="tcp://HOST:PORT",
         help="address of a running Dask cluster (default: a new one on the cores of this machine)",
     )
     p.add_argument(
         "--folder",
-        type=pathlib.Path,
+        type=some_path,
+        metavar="DIR",
         help="keep every result there as it finishes, and go on from what is there (from another "
-        "folder if the code of the experiment has changed)",
+        "folder if the code of the experiment has changed; default: nothing is kept)",
     )
+    p.places["folder"] = require_folder
+    p.goes_with("--scheduler", "--executor", "dask")
     return p.parse_args()
 
 
@@ -164,7 +200,8 @@ def run_all(arguments, seeds, iterations, repeats, progress):
     found = {family: {} for family in TITLES}
     failures = []
     loaded = 0
-    with engine(arguments.executor, arguments.scheduler) as executor:
+    where = arguments.executor, arguments.scheduler
+    with files_of(arguments.folder), engine(*where) as executor:
         results = study(experiment, seeds, settings, executor=executor, folder=arguments.folder)
         for i, result in enumerate(results):
             family = result.settings["family"]

@@ -5,6 +5,16 @@ The only section that imports matplotlib. A function that draws does so into the
 colour-blind can tell both.
 """
 
+import os
+from importlib.util import find_spec
+
+# A notebook names its own backend to the programs that it starts. Where that is not installed,
+# matplotlib could not be imported.
+if os.environ.get("MPLBACKEND", "").startswith("module://"):
+    package = os.environ["MPLBACKEND"].removeprefix("module://").split(".")[0]
+    if find_spec(package) is None:
+        os.environ["MPLBACKEND"] = "Agg"
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import PillowWriter

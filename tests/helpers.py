@@ -2,13 +2,16 @@
 checks.
 """
 
+import importlib
+import pkgutil
 import re
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from itertools import product
 from math import erfc, sqrt
 
 import numpy as np
 
+import metarl_np
 from metarl_np.learner.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
 from metarl_np.tasks.mdp import MDP
 
@@ -289,3 +292,19 @@ def coded(mdps):
 
 def random_log_pi(rng, n, s, a):
     return np.log(rng.dirichlet(np.ones(a), (n, s)))
+
+
+def sections():
+    """Every section of the package, as a module; importing plots needs matplotlib."""
+    for module in pkgutil.walk_packages(metarl_np.__path__, "metarl_np."):
+        if not module.ispkg:
+            yield importlib.import_module(module.name)
+
+
+def dataclasses_of_the_package():
+    """Every dataclass of the package, the private ones too."""
+    kinds = set()
+    for section in sections():
+        own = [x for x in vars(section).values() if isinstance(x, type) and is_dataclass(x)]
+        kinds |= {kind for kind in own if kind.__module__ == section.__name__}
+    return kinds

@@ -783,8 +783,11 @@ CASES = {
 EXEMPT_REASONS = {
     "it is what says so": """
         arguments.validate arguments.require arguments.require_array arguments.require_shapes
-        arguments.require_finite arguments.require_memory arguments.set_fields
-        records.plain_array""",
+        arguments.require_finite arguments.require_memory arguments.require_flags
+        arguments.require_mask records.plain_array""",
+    "of records": """
+        arguments.set_fields arguments.trusted arguments.read_only arguments.Record
+        arguments.unmasked arguments.harmless""",
     "an exception": "arguments.NotFinite",
     "its input is seen to in tests/runs": "study.study study.Result",
     "its input is seen to in tests/compare": """

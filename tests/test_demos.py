@@ -5,6 +5,8 @@ way to compute it, or with printed tables. Training is interrupted, and must go 
 """
 
 import ast
+import importlib
+import io
 import json
 import os
 import pathlib
@@ -33,6 +35,10 @@ from metarl_np.tasks.bandits import independent
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEMOS = ROOT / "demos"
+# warnings are errors, but those of matplotlib 3.8 about pyparsing (see setup.cfg)
+STRICT = [sys.executable, "-W", "error"]
+for module in ("matplotlib._fontconfig_pattern", "matplotlib._mathtext", "pyparsing.util"):
+    STRICT += ["-W", f"ignore::UserWarning:{module}"]
 LEARNERS = ("maml", "multi_task", "scratch")
 CURVES = {name + end for name in LEARNERS for end in ("", "_std", "_train", "_train_std")}
 PROMISED = {
@@ -65,8 +71,7 @@ def demo(tmp_path_factory):
     @cache
     def run(name, *options):
         folder = tmp_path_factory.mktemp(name)
-        python = [sys.executable, "-W", "error"]
-        command = [*python, DEMOS / f"{name}.py", "--quick", "--json", "--out", folder, *options]
+        command = [*STRICT, DEMOS / f"{name}.py", "--quick", "--json", "--out", folder, *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1]), done.stdout, folder
@@ -125,7 +130,7 @@ def test_cells_run_one_after_the_other(name, argv, tmp_path):
         f"sys.argv = {argv + ['--quick', '--json', '--out', str(tmp_path)]}\n"
         f"for cell in {cells(name)}: exec(compile(cell, '<cell>', 'exec'), globals())"
     )
-    command = [sys.executable, "-W", "error", "-c", program]
+    command = [*STRICT, "-c", program]
     done = subprocess.run(command, cwd=DEMOS, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert PROMISED[name] <= set(json.loads(done.stdout.splitlines()[-1]))
@@ -425,7 +430,8 @@ def test_weights_are_trained_and_then_evaluated(name, demo, tmp_path):
 def test_a_mistake_with_weights_is_one_message(name, mistake, tmp_path):
     if mistake == "no weights":
         options = "--weights", tmp_path / "none", *SMALL[name]
-        message = f"make it by `python demos/{name}.py --train "
+        make = shlex.join([sys.executable, str(DEMOS / f"{name}.py"), "--train", *SMALL[name]])
+        message = f"make it by\n{make} --weights {tmp_path / 'none'}\n"
     else:
         options = ("--train",)
         message = "would replace the trained weights"
@@ -434,6 +440,172 @@ def test_a_mistake_with_weights_is_one_message(name, mistake, tmp_path):
     assert done.returncode
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---- what users type
+
+
+def refusal(name, options, monkeypatch, capsys):
+    """What a demo says to options before its work, which is replaced by an error."""
+
+    def work():
+        pytest.fail("the work began")
+
+    demo = importlib.import_module(name)
+    monkeypatch.setattr(sys, "argv", [str(DEMOS / f"{name}.py"), "--quick", *map(str, options)])
+    monkeypatch.setattr(demo, "Progress", work)
+    if hasattr(demo, "make_weights"):
+        monkeypatch.setattr(demo, "make_weights", lambda *_: work())
+    with pytest.raises(SystemExit) as end:
+        demo.main()
+    assert end.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"{name}.py: error: ")
+    return message
+
+
+NO_NUMBERS = ["-1", "1.5", "", "x", "nan"]
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_seed_that_is_none_is_refused_in_every_demo(name, text, monkeypatch, capsys):
+    assert "--seed" in refusal(name, [f"--seed={text}"], monkeypatch, capsys)
+
+
+COUNTS = dict(rl2_bandits=["--pulls", "--arms", "--iterations"], rl2_mdps=["--episodes"])
+
+
+@pytest.mark.parametrize("text", ["0", *NO_NUMBERS])
+@pytest.mark.parametrize("name, option", [(name, x) for name in COUNTS for x in COUNTS[name]])
+def test_a_count_below_one_is_refused(name, option, text, monkeypatch, capsys):
+    assert option in refusal(name, [f"{option}={text}"], monkeypatch, capsys)
+
+
+def test_a_seed_may_have_more_than_64_bits(demo):
+    demo("policy_gradient", "--seed", str(2**70))
+
+
+TRAINS = ["maml_gridworld", "rl2_gridworld", "rl2_bandits --train", "rl2_mdps --train"]
+PLACES = [f"{name} --out" for name in PROMISED] + ["study --folder"]
+PLACES += [f"{name} --checkpoint" for name in TRAINS]
+PLACES += [f"rl2_{x} {train}--weights" for x in ("bandits", "mdps") for train in ("", "--train ")]
+
+
+@pytest.mark.parametrize("where", ["empty", "a file", "below a file"])
+@pytest.mark.parametrize("line", PLACES)
+def test_a_path_that_cannot_be_used_is_refused(line, where, tmp_path, monkeypatch, capsys):
+    name, *options = line.split()
+    file = tmp_path / "file"
+    file.touch()
+    is_file = options[-1] == "--checkpoint"
+    a_file = "/" if is_file else file
+    path = {"empty": "", "a file": a_file, "below a file": file / "deeper"}[where]
+    if line in ("rl2_bandits --weights", "rl2_mdps --weights") and where == "below a file":
+        pytest.skip("nothing is written there: that no weights are there is said")
+    others = ["--out", tmp_path / "pictures"]
+    if "--train" in options:
+        others += ["--weights", tmp_path / "weights"]
+    assert options[-1] in refusal(name, [*others, *options, path], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rl2_bandits --iterations 5",
+        "rl2_mdps --iterations 5",
+        "rl2_bandits --checkpoint x.npz",
+        "rl2_mdps --checkpoint x.npz",
+        "study --executor serial --scheduler tcp://nope:1",
+        "study --scheduler tcp://nope:1",
+        "benchmark --peers-python python3",
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(line, monkeypatch, capsys):
+    name, *options = line.split()
+    assert f"{options[-2]} goes with" in refusal(name, options, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+@pytest.mark.parametrize("name", PROMISED)
+def test_the_text_of_a_demo_can_be_printed_in_any_encoding(name, encoding, monkeypatch):
+    text = (DEMOS / f"{name}.py").read_text(encoding="utf8") + "\udcff"
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    _common.make_printable()
+    stream.write(text)
+
+
+def test_a_demo_runs_in_a_windows_code_page_and_a_notebook_s_shell(tmp_path):
+    environment = dict(
+        PYTHONIOENCODING="cp1252", MPLBACKEND="module://matplotlib_inline.backend_inline"
+    )
+    script = DEMOS / "policy_gradient.py"
+    command = [*STRICT, script, "--quick", "--json", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, env=os.environ | environment)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout.decode("cp1252")
+    assert "|grad J| = " in output
+    json.loads(output.splitlines()[-1])
+
+
+def test_plots_can_be_imported_in_a_notebook_s_shell():
+    backend = dict(MPLBACKEND="module://no_such_package.backend")
+    command = [*STRICT, "-c", "from metarl_np import plots; plots.figure(3, 3)"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | backend, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("columns", [10, 30, 80])
+def test_the_line_of_progress_fits_the_terminal(columns, monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress = _common.Progress()
+    progress.shown = -1
+    progress("x" * 100)
+    shown = stream.getvalue().removeprefix(_common.CLEAR)
+    assert shown == "x" * (columns - 1)
+
+
+def test_a_hint_can_be_pasted_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["maml_gridworld.py", "--checkpoint=my run.npz", "--quick"])
+    hint = _common.command(*_common.typed())
+    script = str(DEMOS / "maml_gridworld.py")
+    checkpoint = str(tmp_path / "my run.npz")
+    assert shlex.split(hint) == [sys.executable, script, "--checkpoint", checkpoint, "--quick"]
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_every_option_has_a_help(name, monkeypatch):
+    seen = []
+
+    def parse_args(self):
+        seen.extend(self._actions)
+        raise SystemExit
+
+    monkeypatch.setattr(_common.Parser, "parse_args", parse_args)
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main()
+    assert len(seen) >= 5
+    assert all(action.help for action in seen)
+
+
+STUDY = """
+import pathlib, sys, time
+sys.path.insert(0, {demos!r})
+from study import engine, study
+
+def experiment(rng):
+    pathlib.Path({folder!r}, str(time.time_ns())).touch()
+    time.sleep(30)
+
+if __name__ == "__main__":
+    with engine("processes") as executor:
+        list(study(experiment, range(40), executor=executor))
+"""
 
 
 # ---- Ctrl-C
@@ -466,7 +638,8 @@ def interrupted(ready, *command):
 
 def to_go_on(command):
     """What is said on Ctrl-C."""
-    return f"interrupted; to go on: python {shlex.join(map(str, command))}\n"
+    script, *options = map(str, command)
+    return f"interrupted; to go on: {shlex.join([sys.executable, str(ROOT / script), *options])}\n"
 
 
 def python(*command):
@@ -515,6 +688,18 @@ def test_meta_training_goes_on_after_ctrl_c(tmp_path, demo):
     without, first, second = [dict(numbers, seconds=None) for numbers in runs]
     assert without == first == second
     assert len(list(tmp_path.glob("*.npz"))) == 8
+
+
+def test_ctrl_c_begins_no_queued_run_of_a_study(tmp_path):
+    """And ends those that have begun."""
+    script = tmp_path / "script.py"
+    folder = tmp_path / "began"
+    folder.mkdir()
+    script.write_text(STUDY.format(demos=str(DEMOS), folder=str(folder)))
+    running = os.cpu_count()
+    status, _ = interrupted(lambda: len(list(folder.iterdir())) >= running, script)
+    assert status
+    assert len(list(folder.iterdir())) == running
 
 
 def test_ctrl_c_without_a_checkpoint_is_one_line():

@@ -55,7 +55,8 @@ def test_files_that_are_no_weights_are_refused(weights, rng, tmp_path, kind):
     elif kind in ("text", "empty"):
         bad.write_bytes(b"these are no weights\n" if kind == "text" else b"")
     elif kind == "pickled":
-        np.savez(bad, **dict(np.load(path), theta=np.array([Evil()], object)))
+        members = dict(np.load(path)) | {"0": np.array([Evil()], object)}  # θ is the first array
+        np.savez(bad, **members)
     elif kind == "header":
         np.savez(bad, metarl_np=np.array(Evil(), object), theta=theta)
     elif kind == "foreign":

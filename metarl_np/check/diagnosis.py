@@ -1088,7 +1088,9 @@ def _factors(tables, trial):
             terms = [
                 (i, what)
                 for i, (what, term) in enumerate(TERMS.items())
-                if np.isclose(abs(factor), term(n, k, t), rtol=max(3 * trial.error, 1e-6))
+                if np.isclose(
+                    abs(factor), term(n, k, t), rtol=min(max(3 * trial.error, 1e-6), 0.01)
+                )
             ]
             rank, what = terms[0] if terms else (len(TERMS), None)
             same = e.inner_average in names

@@ -12,6 +12,7 @@ from metarl_np.arguments import (
     require_finite,
     require_memory,
     require_shapes,
+    unmasked,
     validate,
 )
 from metarl_np.learner.returns import discounted_return
@@ -98,7 +99,7 @@ def enumerated_return(log_pi, episodes, dynamics, discount):
     require_shapes(episodes.last_states.shape, dynamics=dynamics)
     log_probs = gather_log_probs(log_pi, episodes.states, episodes.actions)
     log_p = np.sum(np.where(episodes.mask, log_probs, 0.0), 0)
-    returns = discounted_return(episodes.rewards, discount)
+    returns = discounted_return(unmasked(episodes.rewards, episodes.mask), discount)
     return np.sum(dynamics * np.exp(log_p) * returns, -1)
 
 
@@ -204,7 +205,9 @@ def enumerated_trial_return(policy, theta, trials, probability):
 
     It is the exact expected return of a recurrent policy.
     """
-    taken = trials.actions[..., None] == np.arange(policy.n_actions)
+    is_taken = trials.actions[..., None] == np.arange(policy.n_actions)
+    taken = is_taken & trials.mask[..., None]
     log_pi = rl2.log_probs(rl2.outputs(policy, theta, trials))
     log_p = np.sum(log_pi * taken, (0, 2))
-    return np.sum(probability * np.exp(log_p) * trials.rewards.sum(0))
+    returns = unmasked(trials.rewards, trials.mask).sum(0)
+    return np.sum(probability * np.exp(log_p) * returns)

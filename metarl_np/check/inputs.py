@@ -198,7 +198,7 @@ class ClippedExplanation:
 
     name: str  # one of CLIPS, or "unknown"
     factor: float  # the gradient is factor × that of the sum over steps
-    differs: np.ndarray  # (T, N) bool: the steps where it is not PPO's
+    differs: object  # (T, N) bool: the steps where it is not PPO's
     findings: tuple  # sentences
 
     def __str__(self):

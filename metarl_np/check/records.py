@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from autograd.tracer import isbox
 
-from metarl_np.arguments import require, require_array
+from metarl_np.arguments import (
+    harmless,
+    require,
+    require_array,
+    require_flags,
+    require_mask,
+    set_fields,
+    unmasked,
+)
 from metarl_np.learner.rollouts import Episodes
 
 GIVEN = ("rewards", "log_probs", "baseline", "advantages", "values")  # a number for each step
@@ -19,8 +27,6 @@ class RecordedEpisodes(Episodes):
     and `terminated` say where they come from, and `count` how many there are.
     """
 
-    count: np.ndarray = None  # (N,) episodes in each task: K, or fewer where some are padding
-    discrete: bool = True  # are states and actions whole numbers that are known?
     log_probs: np.ndarray = None  # (T, N, K) log π(a_t|s_t) when it was sampled
     baseline: np.ndarray = None  # (T, N, K) b_t
     advantages: np.ndarray = None  # (T, N, K) Â_t, as the loss has them
@@ -28,6 +34,26 @@ class RecordedEpisodes(Episodes):
     last_values: np.ndarray = None  # (N, K) V(s_T)
     terminated: np.ndarray = None  # (N, K) bool: `dones` was true at the last step
     lanes: np.ndarray = None  # (N, K) the lane in which the episode was recorded; −1: padding
+    unknown: np.ndarray = None  # (N, K) True where states or actions are no indices, or not given
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in GIVEN[1:]:
+            x = getattr(self, name)
+            if x is not None:
+                x = require_array(name, x, self.mask.shape)
+                set_fields(self, **{name: harmless(x, self.mask)})
+
+    @property
+    def count(self):
+        """Episodes in each task, (N,): K, or fewer where some are padding."""
+        n_tasks, k = self.mask.shape[1:]
+        return np.full(n_tasks, k) if self.lanes is None else (self.lanes >= 0).sum(1)
+
+    @property
+    def discrete(self):
+        """Are states and actions known, as indices?"""
+        return self.unknown is None
 
 
 def record(
@@ -60,12 +86,9 @@ def record(
     shape = rewards.shape
     fits = len(shape) in (2, 3) and rewards.size
     require(fits, "rewards", f"expected shape (T, K) or (T, N, K), not empty, got {shape}")
-    mask = np.ones(shape, bool) if mask is None else _flags("mask", mask, shape)
-    why = (
-        "it goes from false to true, where a mask is true while an episode goes on and false ever "
-        "after; if these are dones, hand them in as dones="
-    )
-    require(mask[:-1] >= mask[1:], "mask", why, ("time", "task", "episode"))
+    mask = np.ones(shape, bool) if mask is None else plain_array("mask", mask)
+    require(mask.shape == shape, "mask", f"{mask.shape} is not the shape of rewards, {shape}")
+    mask = require_mask(mask, shape)
     given = [rewards, log_probs, baseline, advantages, values]
     steps = {n: _steps(n, x, mask) for n, x in zip(GIVEN, given)}
     states = _indices("states", states, mask)
@@ -81,15 +104,13 @@ def record(
         require(~np.isinf(last_values), "last_values", "not finite", ("task", "episode"))
         last_values = None if np.isnan(last_values).any() else last_values
     if dones is None:
-        n_tasks, k = steps["mask"].shape[1:]
-        ends = dict(count=np.full(n_tasks, k), last_values=last_values)
+        ends = dict(last_values=last_values)
     else:
-        dones = _flags("dones", dones, shape).reshape(axes)
+        dones = require_flags("dones", plain_array("dones", dones), shape).reshape(axes)
         steps, ends = _cut(steps, dones & steps["mask"], last_values)
-    discrete = states is not None and actions is not None
-    return RecordedEpisodes(
-        log_pi=None, last_states=None, truncated=None, discrete=discrete, **steps, **ends
-    )
+    if states is None or actions is None:
+        ends["unknown"] = np.ones(steps["mask"].shape[1:], bool)
+    return RecordedEpisodes(log_pi=None, last_states=None, truncated=None, **steps, **ends)
 
 
 def plain_array(argument, x, *shapes, kinds="biuf"):
@@ -116,17 +137,9 @@ def _steps(name, x, mask):
     require(x.shape == mask.shape, name, why)
     if name == "values" and np.isnan(x[mask]).any():
         return None
-    x = np.where(mask, x, x.dtype.type(0))
+    x = unmasked(x, mask)
     require(np.isfinite(x).all(), name, "not finite")
     return x
-
-
-def _flags(name, x, shape):
-    """Booleans, or numbers 0 and 1."""
-    x = plain_array(name, x)
-    require(x.shape == shape, name, f"{x.shape} is not the shape of rewards, {shape}")
-    require(np.isin(x, (0, 1)).all(), name, f"not booleans: {x.dtype}")
-    return x.astype(bool)
 
 
 def _indices(name, x, mask):
@@ -175,4 +188,4 @@ def _cut(steps, dones, last_values):
             nothing_follows, 0.0, last_values[np.arange(n_tasks)[:, None], lanes]
         )
     steps = {name: None if x is None else cut(x) for name, x in steps.items()}
-    return steps, dict(count=count, last_values=last_values, terminated=terminated, lanes=lanes)
+    return steps, dict(last_values=last_values, terminated=terminated, lanes=lanes)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require, set_fields
+from metarl_np.arguments import Record, read_only, require, set_fields
 from metarl_np.tasks.mdp import MDP
 
 
@@ -26,21 +26,24 @@ class Transitions(NamedTuple):
 
 def transitions(episodes):
     """The Transitions of Episodes, in the order of time."""
-    after = np.concatenate([episodes.states[1:], episodes.last_states[None]])
+    # where an episode ends its terminal state stands in a masked place: it is s_T, too
+    goes_on = episodes.mask[1:]
+    followed = np.where(goes_on, episodes.states[1:], episodes.last_states)
+    after = np.concatenate([followed, episodes.last_states[None]])
     task = np.broadcast_to(np.arange(episodes.states.shape[1])[:, None], episodes.states.shape)
     every = (task, episodes.states, episodes.actions, episodes.rewards, after)
     return Transitions(*(x[episodes.mask] for x in every))
 
 
 @dataclass(frozen=True, eq=False)
-class FiniteBelief:
+class FiniteBelief(Record):
     """The exact posterior over C candidate MDPs, for each of N tasks."""
 
     candidates: MDP  # C tasks, without reward noise
-    weights: np.ndarray  # (N, C), rows summing to one
+    weights: np.ndarray  # (N, C), rows summing to one; a read-only copy
 
     def __post_init__(self):
-        w = np.asarray(self.weights)
+        w = np.array(self.weights, float)
         c = len(self.candidates)
         require(
             w.ndim == 2 and w.shape[1] == c, "weights", f"expected shape (N, {c}), got {w.shape}"
@@ -49,6 +52,7 @@ class FiniteBelief:
         require(distributions, "weights", "rows must be probabilities")
         noisy = "rewards with Gaussian noise, where exact ones are compared"
         require(not self.candidates.reward_noise.any(), "candidates", noisy)
+        set_fields(self, weights=read_only(w))
 
     def update(self, episodes):
         """FiniteBelief after recorded Episodes, by Bayes' rule: w_c ∝ w_c Π P_c(s', r | s, a).
@@ -145,7 +149,7 @@ def counts(shape, episodes):
 
 
 @dataclass(frozen=True, eq=False)
-class DirichletBelief:
+class DirichletBelief(Record):
     """The exact posterior under a Prior, for each of N tasks.
 
     It is Dirichlet(α + counts), and a normal distribution of the mean reward of each (s, a).

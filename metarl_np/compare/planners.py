@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require, validate
+from metarl_np.arguments import require, trusted, validate
 from metarl_np.compare.beliefs import Prior
 from metarl_np.compare.strategies import BANDITS
 from metarl_np.learner.rollouts import Episodes, rollout, step, successor_table
@@ -94,7 +94,8 @@ def _episode(rng, mdps, table, q):
         rewards.append(reward)
         state = after
     states, actions, rewards = (np.array(x)[..., None] for x in (states, actions, rewards))
-    seen = Episodes(
+    seen = trusted(
+        Episodes,
         states=states,
         actions=actions,
         rewards=rewards,

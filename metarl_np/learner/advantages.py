@@ -2,7 +2,7 @@
 
 import autograd.numpy as np
 
-from metarl_np.arguments import require_shapes
+from metarl_np.arguments import require, require_shapes, unmasked
 from metarl_np.learner.policies import kl
 from metarl_np.learner.returns import gae
 from metarl_np.learner.surrogates import fold, gather, reinforce_weights
@@ -25,12 +25,15 @@ def td_errors(v, episodes, discount, lam):
     episode was truncated V(s_T) stands for what would have followed; so if rollouts are shorter
     than the horizon, V is taken for the value without a horizon.
     """
-    last_values = at_states(v, episodes.last_states[None])[0]
+    known = episodes.last_states is not None and episodes.truncated is not None
+    require(known, "episodes", "a value function needs their last_states and truncated")
+    last_states = unmasked(episodes.last_states, episodes.truncated)
+    last_values = at_states(v, last_states[None])[0]
     return gae(
-        episodes.rewards * episodes.mask,
+        episodes.rewards,
         at_states(v, episodes.states),
         episodes.mask,
-        bootstrap=last_values * episodes.truncated,
+        bootstrap=unmasked(last_values, episodes.truncated),
         discount=discount,
         lam=lam,
     )

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metarl_np.arguments import Record, read_only
 from metarl_np.tasks.mdp import require_log_pi
 
 
 @dataclass(frozen=True, eq=False)
-class SamplingTables:
+class SamplingTables(Record):
     """What a step looks up, by the number of the cell that it falls into.
 
     The *row* of state s in task i is S·i + s. It has W columns, W a power of two, and a column has
@@ -25,7 +26,8 @@ class SamplingTables:
         cell = 2·(W·row + c) + (1 if the random number is below the threshold, else 0).
 
     A row has 2W cells, so the first cell of a row is 2W·row, and the row of a cell is cell // 2W.
-    As 2W is a power of two, these are shifts to the left and to the right by log2 W + 1 bits.
+    As 2W is a power of two, these are shifts to the left and to the right by log2 W + 1 bits. The
+    arrays are read-only.
     """
 
     log_pi: np.ndarray  # (N, S, A)
@@ -65,11 +67,11 @@ def sampling_tables(mdps, log_pi):
     return SamplingTables(
         log_pi=np.broadcast_to(np.array(log_pi), mdps.shape),
         width_bits=width_bits,
-        thresholds=np.repeat(thresholds, 2),
-        next_cell=mdps.next_rows.ravel()[entry] << (width_bits + 1),
-        rewards=mdps.rewards.ravel()[entry].astype(np.float32),
-        actions=(outcome // n_slots).ravel(),
-        alive=~mdps.terminal.ravel() if mdps.terminal.any() else None,
+        thresholds=read_only(np.repeat(thresholds, 2)),
+        next_cell=read_only(mdps.next_rows.ravel()[entry] << (width_bits + 1)),
+        rewards=read_only(mdps.rewards.ravel()[entry].astype(np.float32)),
+        actions=read_only((outcome // n_slots).ravel()),
+        alive=read_only(~mdps.terminal.ravel()) if mdps.terminal.any() else None,
     )
 
 

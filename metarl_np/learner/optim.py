@@ -3,14 +3,27 @@
 An optimiser is a pure function (θ, gradient, state) → (θ, state), the state starting as None.
 """
 
+import math
+
 import numpy as np
 
-from metarl_np.arguments import require_shapes
+from metarl_np.arguments import (
+    require,
+    require_array,
+    require_finite,
+    validate,
+)
+
+CANNOT = (
+    "conjugate gradient: A is not positive definite, or too ill-conditioned; "
+    "more damping, or features of one scale, would help"
+)
 
 
 def ascent(theta, gradient, state=None, *, step_size):
     """θ + β g: any shape (…) → (…); it needs no state."""
-    require_shapes(np.shape(theta), gradient=gradient)
+    theta = require_array("theta", theta)
+    gradient = require_array("gradient", gradient, theta.shape)
     return theta + step_size * gradient, state
 
 
@@ -19,7 +32,8 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
 
     Kingma & Ba (2015), Algorithm 1. state: (m, v, t).
     """
-    require_shapes(np.shape(theta), gradient=gradient)
+    theta = require_array("theta", theta)
+    gradient = require_array("gradient", gradient, theta.shape)
     if state is None:
         state = np.zeros_like(theta), np.zeros_like(theta), 0
     m, v, t = state
@@ -32,17 +46,37 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
 
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
-    """x with A x = b in N problems at once, A symmetric positive definite: b, x (N, …).
+    """x with A x = b, A symmetric positive definite: b, x (n,), or (N, …) for N problems at once.
 
-    matvec: v (N, …) → A v (N, …). Hestenes & Stiefel (1952); Nocedal & Wright (2006), Algorithm
-    5.2. It ends when all residuals are below tolerance · |b|, or after max_iterations: by default
-    4 per unknown, starting afresh after 2. Then a residual above 1e-4 · |b| raises ValueError.
+    matvec: v → A v, of the shape of b. Hestenes & Stiefel (1952); Nocedal & Wright (2006),
+    Algorithm 5.2. It ends when all residuals are below tolerance · |b|, or after max_iterations: by
+    default 4 per unknown, starting afresh after 2. Then a residual above 1e-4 · |b| raises
+    ValueError. So do, always, a b or A v that is not finite, and a vᵀA v that is not positive.
     """
+    validate(tolerance=tolerance)
+    if max_iterations is not None:
+        validate(max_iterations=max_iterations)
+    b = require_array("b", b).astype(float)
+    require(b.ndim > 0, "b", "expected (n,) or (N, …), got a number")
+    require_finite(b, "b: numbers")
+    if b.ndim == 1:
+
+        def of_one(v):
+            return np.asarray(matvec(v[0]))[None]
+
+        options = dict(tolerance=tolerance, max_iterations=max_iterations)
+        return conjugate_gradient(of_one, b[None], **options)[0]
+
+    # squares of numbers so large or small would leave the range of floats
+    largest = abs(b).max(axis=tuple(range(1, b.ndim)), keepdims=True, initial=0)
+    extreme = (largest > 1e100) | ((largest < 1e-100) & (largest > 0))
+    unit = np.where(extreme, largest, 1.0)
+    b = b / unit
 
     def dot(u, v):
         return np.sum(u * v, axis=tuple(range(1, b.ndim)), keepdims=True)
 
-    unknowns = b[0].size
+    unknowns = math.prod(b.shape[1:])
     x = np.zeros(b.shape)
     residual = np.array(b, float)
     direction = residual.copy()  # of its own: the two part at the first step
@@ -57,6 +91,9 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
             break
         a_direction = matvec(direction)
         curvature = np.where(active, dot(direction, a_direction), 1.0)
+        if not (0 < curvature.min(initial=1) <= curvature.max(initial=1) < np.inf):
+            require_finite(a_direction, "matvec: products A v")
+            raise ValueError(CANNOT)
         step = np.where(active, squared / curvature, 0.0)
         x = x + step * direction
         residual = residual - step * a_direction
@@ -66,8 +103,7 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     residual = b - matvec(x)
     solved = dot(residual, residual) <= max(1e-8, 4 * tolerance**2) * size
     if max_iterations is None and not solved.all():
-        raise ValueError(
-            "conjugate gradient: the system is too ill-conditioned; "
-            "more damping, or features of one scale, would help"
-        )
+        raise ValueError(CANNOT)
+    x = x * unit
+    require_finite(x, "conjugate gradient: solutions")
     return x

@@ -12,6 +12,8 @@ from autograd.extend import defvjp, primitive
 
 from metarl_np.arguments import (
     NotFinite,
+    Record,
+    read_only,
     require,
     require_array,
     require_memory,
@@ -50,12 +52,12 @@ def _log_softmax_vjp(f, x):
 defvjp(log_softmax, _log_softmax_vjp)
 
 
-class LinearPolicy:
+class LinearPolicy(Record):
     """What the policies share: π(a|s) ∝ exp(φ(s)ᵀ θ f(a)), with parameters θ (F, m).
 
     φ (S, F) are the `features` of the states; where they are None φ(s) is one-hot, and θ a table
     with a row for each state. f (A, m) are the `bits` of the actions, one-hot where they are None.
-    Hence the score is ∇log π(a|s) = φ(s) (f(a) − E_π f)ᵀ.
+    Hence the score is ∇log π(a|s) = φ(s) (f(a) − E_π f)ᵀ. The arrays are read-only copies.
     """
 
     bits = None
@@ -68,7 +70,7 @@ class LinearPolicy:
             fits = phi.ndim == 2 and phi.size and len(phi) == self.n_states
             expected = f"expected finite numbers of shape ({self.n_states}, F), got {phi.shape}"
             require(fits and np.isfinite(phi).all(), "features", expected)
-            set_fields(self, features=phi)
+            set_fields(self, features=read_only(phi))
 
     @property
     def shape(self):
@@ -172,7 +174,7 @@ class LogisticPolicy(LinearPolicy):
     def bits(self):
         """Bit u of action a: (A, m)."""
         action = np.arange(self.n_actions)[:, None]
-        return 1.0 * (action >> np.arange(self.units) & 1)
+        return read_only(1.0 * (action >> np.arange(self.units) & 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +209,7 @@ class ActorCritic(LinearPolicy):
     def bits(self):
         """f (A, A + 1) or (A, m + 1): the actor's, and a column of zeros."""
         f = np.eye(self.n_actions) if self.actor.bits is None else self.actor.bits
-        return np.pad(f, ((0, 0), (0, 1)))
+        return read_only(np.pad(f, ((0, 0), (0, 1))))
 
     def values(self, theta):
         """V(s) = wᵀφ(s) for all states: θ (…, F, A + 1) → (…, S)."""

@@ -6,7 +6,7 @@ from typing import Callable
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.arguments import require, validate
+from metarl_np.arguments import Record, require, unmasked, validate
 from metarl_np.learner import policies
 from metarl_np.learner.advantages import advantages, at_states, mean_kl, visits
 from metarl_np.learner.returns import discounts, leave_one_out_baseline
@@ -15,7 +15,7 @@ from metarl_np.learner.surrogates import fold
 
 
 @dataclass(frozen=True, eq=False)
-class PPOData:
+class PPOData(Record):
     """What PPO keeps of the data of one inner update."""
 
     episodes: Episodes
@@ -78,6 +78,7 @@ class PPO:
 
     def objective(self, policy, theta, old, episodes, advantage, discount):
         """The surrogate of some Episodes and their Â (T, N, K): θ, θ_old (N, F, A) → (N,)."""
+        advantage = unmasked(advantage, episodes.mask)
         log_pi = policy.log_pi(theta)
         ratio = np.exp(log_pi - policy.log_pi(old))
         gamma_t = episodes.mask * discounts(discount, len(advantage), advantage)

@@ -15,9 +15,10 @@ from typing import Callable
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.arguments import require, validate
+from metarl_np.arguments import Record, require, unmasked, validate
 from metarl_np.learner.policies import sum_last
 from metarl_np.learner.returns import leave_one_out_baseline, reward_to_go
+from metarl_np.learner.rollouts import Episodes
 from metarl_np.learner.surrogates import (
     SURROGATES,
     fold,
@@ -41,20 +42,18 @@ def reinforce_table(episodes, discount, n_states, n_actions, *, baseline=leave_o
 
 
 @dataclass(frozen=True, eq=False)
-class RecordedSteps:
-    """The data of an inner step whose estimator needs every step: arrays (T, N, K)."""
+class RecordedSteps(Record):
+    """The data of an inner step whose estimator needs every step."""
 
-    states: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    baseline: np.ndarray
-    mask: np.ndarray
-    discount: float
+    episodes: Episodes
+    baseline: np.ndarray  # (T, N, K), or a number
+    discount: float  # γ
 
     def surrogate(self, name, log_pi, **options):
         """The surrogate of that name at log π (N, S, A): (N,)."""
-        log_probs = gather_log_probs(log_pi, self.states, self.actions)
-        arrays = (log_probs, self.rewards, self.baseline, self.mask)
+        e = self.episodes
+        log_probs = gather_log_probs(log_pi, e.states, e.actions)
+        arrays = (log_probs, e.rewards, self.baseline, e.mask)
         return SURROGATES[name](*arrays, self.discount, **options)
 
 
@@ -81,15 +80,8 @@ class Reinforce:
         if self.estimator in FOLDED:
             sizes = (policy.n_states, policy.n_actions)
             return reinforce_table(episodes, discount, *sizes, baseline=self.baseline)
-        rewards = episodes.rewards * episodes.mask
-        return RecordedSteps(
-            states=episodes.states,
-            actions=episodes.actions,
-            rewards=rewards,
-            baseline=self.baseline(reward_to_go(rewards, discount), episodes),
-            mask=episodes.mask,
-            discount=discount,
-        )
+        returns = reward_to_go(unmasked(episodes.rewards, episodes.mask), discount)
+        return RecordedSteps(episodes, self.baseline(returns, episodes), discount)
 
     def __call__(self, policy, theta, data):
         """θ' of prepared data, per task: θ (N, F, m) → (N, F, m)."""

@@ -5,9 +5,17 @@ always γ. Rewards of masked steps are 0, or they are set to 0 by the caller.
 """
 
 import autograd.numpy as np
-from autograd.extend import defvjp, primitive
+from autograd.extend import defvjp, notrace_primitive, primitive
 
-from metarl_np.arguments import require, require_array, require_shapes, validate
+from metarl_np.arguments import (
+    require,
+    require_array,
+    require_finite,
+    require_mask,
+    require_shapes,
+    unmasked,
+    validate,
+)
 from metarl_np.learner.policies import sum_last
 
 
@@ -47,14 +55,17 @@ defvjp(reward_to_go, _reward_to_go_vjp, argnums=[0])
 def gae(rewards, values, mask, bootstrap, *, discount, lam):
     """Â_t = δ_t + γλ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t). Schulman et al. (2016), eq. 16.
 
-    rewards, values V(s_t) and mask: (T, …); what is masked is worth 0. bootstrap (…): V(s_T) where
-    the last step was *truncated*, 0 where it terminated or reached the horizon. Returns (T, …).
+    rewards, values V(s_t) and mask: (T, …); what is masked is worth 0, NaN too. bootstrap (…):
+    V(s_T) where the last step was *truncated*, 0 where it terminated or reached the horizon.
+    Returns (T, …). Raises ValueError on what is no mask.
     """
-    require_shapes(np.shape(rewards), values=values, mask=mask)
+    require_shapes(np.shape(rewards), values=values)
     require_shapes(np.shape(rewards)[1:], (), bootstrap=bootstrap)
-    last_value = bootstrap * mask[-1]
-    values = np.concatenate([values * mask, last_value[None]])
-    td_errors = (rewards + discount * values[1:] - values[:-1]) * mask
+    mask = require_mask(mask, np.shape(rewards))
+    last_value = unmasked(bootstrap, mask[-1])
+    values = np.concatenate([unmasked(values, mask), last_value[None]])
+    # 0 where masked, since no step follows a masked one
+    td_errors = unmasked(rewards, mask) + discount * values[1:] - values[:-1]
     return reward_to_go(td_errors, discount * lam)
 
 
@@ -66,11 +77,17 @@ def no_baseline(returns, episodes=None):
     return np.zeros(np.shape(returns))
 
 
+def _taken(returns, episodes):
+    """The returns, 0 where the Episodes, if they are given, are masked."""
+    return returns if episodes is None else unmasked(returns, episodes.mask)
+
+
 def time_mean_baseline(returns, episodes=None):
     """b_t = (1/K) Σ_k G_{t,k}, where a finished episode counts with 0: (T, N, K) → (T, N, K).
 
     Biased: an episode is part of its own mean, so the expected gradient is (1 − 1/K) ∇J.
     """
+    returns = _taken(returns, episodes)
     return np.broadcast_to(sum_last(returns) / returns.shape[-1], returns.shape)
 
 
@@ -81,18 +98,43 @@ def leave_one_out_baseline(returns, episodes=None):
     """
     k = returns.shape[-1]
     require(k >= 2, "episodes", "a leave-one-out baseline needs at least 2 episodes per task")
+    returns = _taken(returns, episodes)
     # in terms of what is above the first return: where all are equal that is exactly 0, and leaves
     # no advantages of 1e-17, which TRPO would follow
     first = returns[..., :1]
     above = returns - first
-    return first + (sum_last(above) - above) / (k - 1)
+    others = sum_last(above) - above
+    others /= k - 1  # in place: half the time of a large batch is fresh memory
+    others += first
+    return others
+
+
+def _solve(gram, target):
+    """w with gram w = target: (N, F, F), (N, F) → (N, F)."""
+    require_finite(target, "returns: numbers")
+    alone = "the features depend on each other; a larger ridge would help"
+    try:
+        w = np.linalg.solve(gram, target[..., None])[..., 0]
+    except np.linalg.LinAlgError as error:
+        raise ValueError(f"ridge: {alone}") from error
+    _require_small(np.einsum("nij,nj->ni", gram, w) - target, target, f"ridge: {alone}")
+    return w
+
+
+@notrace_primitive
+def _require_small(error, target, why):
+    """ValueError unless the error (N, F) is far below the target (N, F) in each task."""
+    small = abs(error).max(-1) <= 1e-6 * abs(target).max(-1)
+    if not small.all():
+        raise ValueError(why)
 
 
 def linear_baseline(features, ridge=1e-6):
     """The baseline b = wᵀx, x = (φ(s_t), 1, τ, τ², τ³) with τ = t/T, for features φ (S, F).
 
     w is fitted by ridge regression on each task's returns. Returns a function of returns (T, N, K)
-    and their Episodes. Biased: it is fitted on the very episodes that it is then used on.
+    and their Episodes. Biased: it is fitted on the very episodes that it is then used on. That
+    function raises ValueError if returns are not finite, or the ridge is too small to solve with.
     """
     validate(ridge=ridge)
     features = require_array("features", features)
@@ -105,8 +147,8 @@ def linear_baseline(features, ridge=1e-6):
         x = np.concatenate([features[episodes.states], powers], -1)
         taken = x * episodes.mask[..., None]
         gram = np.einsum("tnki,tnkj->nij", taken, taken) + ridge * np.eye(x.shape[-1])
-        target = np.einsum("tnki,tnk->ni", taken, returns)
-        w = np.linalg.solve(gram, target[..., None])[..., 0]
+        target = np.einsum("tnki,tnk->ni", taken, _taken(returns, episodes))
+        w = _solve(gram, target)
         return np.einsum("tnki,ni->tnk", x, w)
 
     return baseline

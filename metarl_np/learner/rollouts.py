@@ -18,40 +18,74 @@ from math import prod
 
 import numpy as np
 
-from metarl_np.arguments import require, require_memory, require_shapes, validate
+from metarl_np.arguments import (
+    Record,
+    harmless,
+    require,
+    require_array,
+    require_flags,
+    require_mask,
+    require_memory,
+    set_fields,
+    trusted,
+    validate,
+)
 from metarl_np.learner.alias import SamplingTables, sampling_tables
 
 CHUNK = 65_536  # lanes; with fewer, threads would wait for Python's lock more than they work
 
 
 @dataclass(frozen=True, eq=False)
-class Episodes:
+class Episodes(Record):
     """K episodes of T steps in each of N tasks.
 
-    Steps after a terminal state are masked, and their reward is 0.
+    Steps after a terminal state are masked. What stands there does not matter: NaN, −1 or a state
+    that does not exist becomes 0. Raises ValueError on arrays that do not fit each other, and on
+    what is no mask.
     """
 
     states: np.ndarray  # (T, N, K) s_t
     actions: np.ndarray  # (T, N, K) a_t
     rewards: np.ndarray  # (T, N, K) r_t, paid for leaving s_t by a_t
-    mask: np.ndarray  # (T, N, K) bool: s_t is not terminal, the step was really taken
+    # (T, N, K) bool: s_t is not terminal, the step was really taken; numbers 0 and 1 will do
+    mask: np.ndarray
     log_pi: np.ndarray  # (N, S, A) log π of the policy that acted; None where that is not known
-    last_states: np.ndarray  # (N, K) s_T
+    last_states: np.ndarray  # (N, K) s_T, which is the terminal state if there was one
     truncated: np.ndarray  # (N, K) bool: cut before the horizon and before a terminal state
 
     def __post_init__(self):
-        shape = np.shape(self.states)
+        states = require_array("states", self.states, kinds="iu")
+        shape = states.shape
         require(len(shape) == 3, "states", f"expected shape (T, N, K), got {shape}")
-        require_shapes(shape, actions=self.actions, rewards=self.rewards, mask=self.mask)
+        mask = require_mask(self.mask, shape)
+        actions = require_array("actions", self.actions, shape, kinds="iu")
+        rewards = require_array("rewards", self.rewards, shape)
+        by_episode = shape[1:]
+        if self.last_states is not None:
+            last = require_array("last_states", self.last_states, by_episode, kinds="iu")
+            set_fields(self, last_states=last)
+        if self.truncated is not None:
+            axes = ("task", "episode")
+            truncated = require_flags("truncated", self.truncated, by_episode, axes=axes)
+            set_fields(self, truncated=truncated)
+        terminal = (states == self.last_states) & (states >= 0)  # what a rollout records
+        set_fields(
+            self,
+            states=harmless(states, mask | terminal),
+            actions=harmless(actions, mask),
+            rewards=harmless(rewards, mask),
+            mask=mask,
+        )
 
     def part(self, episodes=slice(None), tasks=slice(None)):
         """Only these of the K episodes and of the N tasks, slices or index arrays: Episodes."""
         cut = {}
         for field in fields(self):
-            if field.name != "log_pi":
-                cut[field.name] = getattr(self, field.name)[..., tasks, :][..., episodes]
-        log_pi = None if self.log_pi is None else self.log_pi[tasks]
-        return Episodes(log_pi=log_pi, **cut)
+            x = getattr(self, field.name)
+            if x is not None:
+                x = x[tasks] if field.name == "log_pi" else x[..., tasks, :][..., episodes]
+            cut[field.name] = x
+        return trusted(type(self), **cut)
 
     @cached_property
     def log_probs(self):
@@ -84,9 +118,9 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
 
     log_pi may also be the SamplingTables made from it. steps: the number of time steps T,
     mdps.horizon by default; fewer truncate. threads: how many chunks of lanes run side by side; the
-    numbers are the same. The resolution of a probability is that of `sampling_tables`, of a start
-    state N·2⁻⁵², of a reward float32's. Raises ValueError on bad arguments and on more than
-    MAX_BYTES, at 13 bytes a step.
+    numbers, which follow from the state of rng, are the same. The resolution of a probability is
+    that of `sampling_tables`, of a start state N·2⁻⁵², of a reward float32's. Raises ValueError on
+    bad arguments and on more than MAX_BYTES, at 13 bytes a step.
     """
     validate(rng=rng, mdps=mdps, episodes=episodes, threads=threads)
     steps = mdps.horizon if steps is None else steps
@@ -102,8 +136,7 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     n_lanes = len(mdps) * episodes
     lanes = _lanes_at_start(rng, mdps, tables, shape=(steps, n_lanes))
     chunks = [lanes.part(slice(i, i + CHUNK)) for i in range(0, n_lanes, CHUNK)]
-    # each chunk has a generator of its own: its numbers do not depend on who runs it, or when
-    jobs = (partial(_run, tables), rng.spawn(len(chunks)), chunks)
+    jobs = (partial(_run, tables), _generators(rng, len(chunks)), chunks)
     if min(threads, len(chunks)) > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(*jobs))
@@ -113,7 +146,8 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     by_episode = (steps, len(mdps), episodes)
     last_states = lanes.state.reshape(by_episode[1:])
     ended = mdps.terminal[np.arange(len(mdps))[:, None], last_states]
-    return Episodes(
+    return trusted(
+        Episodes,
         states=lanes.states.reshape(by_episode),
         actions=lanes.actions.reshape(by_episode),
         rewards=lanes.rewards.reshape(by_episode),
@@ -122,6 +156,19 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
         last_states=last_states,
         truncated=(steps < mdps.horizon) & ~ended,
     )
+
+
+def _generators(rng, n_chunks):
+    """A generator for each chunk, so that its numbers do not depend on who runs it, or when.
+
+    A single chunk takes rng itself: to make another one costs as much as a small rollout. Else the
+    seeds, of 128 bits, are drawn from rng. (`rng.spawn` would make them from the seed of rng alone,
+    however far rng has moved on.)
+    """
+    if n_chunks == 1:
+        return [rng]
+    seeds = rng.integers(2**64, size=(n_chunks, 2), dtype=np.uint64)
+    return [np.random.default_rng(seed) for seed in seeds]
 
 
 def _lanes_at_start(rng, mdps, tables, *, shape):

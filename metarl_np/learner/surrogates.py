@@ -40,7 +40,7 @@ from math import prod
 import autograd.numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
 
-from metarl_np.arguments import require_shapes
+from metarl_np.arguments import require_flags, require_shapes, unmasked
 from metarl_np.learner.returns import discounts, no_baseline, reward_to_go
 from metarl_np.tasks.mdp import for_each_task
 
@@ -129,11 +129,12 @@ def reinforce_weights(episodes, discount, *, baseline=no_baseline, drop_discount
     γᵗ out, as most public code does: what comes of it is then the gradient of nothing in particular
     (Nota & Thomas 2020).
     """
-    returns = reward_to_go(episodes.rewards * episodes.mask, discount)
+    returns = reward_to_go(unmasked(episodes.rewards, episodes.mask), discount)
     b = baseline(returns, episodes)
     require_shapes(returns.shape, (), baseline=b)
     weights = returns - b
-    weights *= episodes.mask  # in place: half the time of a large batch is fresh memory
+    # in place: half the time of a large batch is fresh memory
+    weights = unmasked(weights, episodes.mask, out=weights)
     if not drop_discount:
         weights *= discounts(discount, len(returns), returns)
     return weights
@@ -170,23 +171,32 @@ def log_likelihood(log_pi, episodes):
 # ---- the four surrogates
 #
 # log_probs (log π_t), rewards (r_t), baseline (b_t) and mask are (T, N, K), a baseline may also be
-# a number; discount is γ. They return (N,).
+# a number; discount is γ. What is masked does not matter. They return (N,).
+
+
+def _taken(log_probs, mask):
+    """log π_t, 0 on masked steps, and the mask as booleans: (T, N, K) each."""
+    require_shapes(np.shape(mask), log_probs=log_probs)
+    mask = require_flags("mask", mask)
+    return unmasked(log_probs, mask), mask
 
 
 def _weights(rewards, baseline, mask, discount):
     """γᵗ (G_t − b_t) on unmasked steps: (T, N, K)."""
     require_shapes(np.shape(mask), (), rewards=rewards, baseline=baseline)
-    returns = reward_to_go(rewards * mask, discount)
-    return (returns - baseline) * mask * discounts(discount, len(mask), mask)
+    returns = reward_to_go(unmasked(rewards, mask), discount)
+    return unmasked(returns - baseline, mask) * discounts(discount, len(mask), mask)
 
 
 def naive(log_probs, rewards, baseline, mask, discount):
     """Σ_t γᵗ log π_t (G_t − b_t): the surrogate of most public code."""
+    log_probs, mask = _taken(log_probs, mask)
     return reinforce(log_probs, _weights(rewards, baseline, mask, discount))
 
 
 def lvc(log_probs, rewards, baseline, mask, discount):
     """Σ_t γᵗ □(log π_t) (G_t − b_t): low-variance curvature. Rothfuss et al. (2019), eq. 9."""
+    log_probs, mask = _taken(log_probs, mask)
     return reinforce(magic_box(log_probs), _weights(rewards, baseline, mask, discount))
 
 
@@ -196,10 +206,13 @@ def dice(log_probs, rewards, baseline, mask, discount):
     The baseline stands outside the first sum: inside, as r_t − b_t, it would bias the first
     derivative already. (Mao et al. (2019) add a baseline for the second, which is not here.)
     """
-    require_shapes(np.shape(mask), (), log_probs=log_probs, rewards=rewards, baseline=baseline)
-    so_far = np.cumsum(log_probs * mask, 0)
+    log_probs, mask = _taken(log_probs, mask)
+    require_shapes(mask.shape, (), rewards=rewards, baseline=baseline)
+    rewards = unmasked(rewards, mask)
+    baseline = unmasked(baseline, mask)
+    so_far = np.cumsum(log_probs, 0)
     steps = magic_box(so_far) * rewards + (1 - magic_box(log_probs)) * baseline
-    steps = steps * mask * discounts(discount, len(mask), mask)
+    steps = steps * discounts(discount, len(mask), mask)
     return np.sum(np.mean(steps, -1), 0)
 
 
@@ -208,10 +221,10 @@ def loaded_dice(log_probs, rewards, baseline, mask, discount, *, lam=1.0):
 
     Farquhar et al. (2019), §4. At λ = 0 it has the derivatives of `lvc`.
     """
-    require_shapes(np.shape(mask), log_probs=log_probs)
+    log_probs, mask = _taken(log_probs, mask)
     t = np.arange(len(mask))
     decay = np.tril(float(lam) ** np.maximum(t[:, None] - t, 0))  # λ^(t−t') for t' ≤ t
-    w = np.tensordot(decay, log_probs * mask, 1)
+    w = np.tensordot(decay, log_probs, 1)
     boxes = magic_box(w) - magic_box(w - log_probs)
     return reinforce(boxes, _weights(rewards, baseline, mask, discount))
 

@@ -7,7 +7,7 @@ import autograd.numpy as np
 from autograd import grad
 from autograd.extend import defvjp, primitive
 
-from metarl_np.arguments import require_shapes, validate
+from metarl_np.arguments import Record, require_shapes, validate
 from metarl_np.learner.advantages import advantages, mean_kl, visits
 from metarl_np.learner.optim import conjugate_gradient
 from metarl_np.learner.returns import discounts, leave_one_out_baseline
@@ -62,7 +62,7 @@ defvjp(natural_direction, _direction_theta_vjp, _direction_g_vjp, argnums=[1, 2]
 
 
 @dataclass(frozen=True, eq=False)
-class TRPOData:
+class TRPOData(Record):
     """What TRPO keeps of the data of one inner update."""
 
     episodes: Episodes

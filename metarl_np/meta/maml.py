@@ -9,6 +9,7 @@ as a function of θ, through the inner updates. With `reinforce.FirstOrder` its 
 θ is (F, m), and (N, F, m) with a row for each task; F and m are `policy.shape`.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import autograd.numpy as np
@@ -16,10 +17,12 @@ from autograd import grad
 
 from metarl_np.arguments import (
     NotFinite,
+    Record,
     require,
     require_array,
     require_finite,
     require_shapes,
+    unmasked,
     validate,
 )
 from metarl_np.learner.optim import adam
@@ -32,7 +35,7 @@ from metarl_np.tasks.mdp import for_each_task
 
 
 @dataclass(frozen=True, eq=False)
-class Adaptation:
+class Adaptation(Record):
     """What k inner updates in N tasks went through, before the first update and after each."""
 
     thetas: list  # k + 1 arrays (N, F, m): θ_i after 0..k updates
@@ -84,8 +87,8 @@ def replay(policy, theta, inner, recorded, discount, *, names=None):
             gap = abs(log_probs - e.log_probs)[e.mask].max(initial=0.0)
             why = (
                 "log-probabilities do not belong to the parameters of its inner step: off by up "
-                f"to {gap:.2g}. Usual causes: another step size, baseline or γᵗ in the inner step "
-                "before it, or axes in another order"
+                f"to {gap:.2g}. Usual causes: other rewards, another step size, baseline or γᵗ in "
+                "the inner step before it, or axes in another order"
             )
             require(gap < 1e-4, name, why)
     return path
@@ -103,11 +106,17 @@ def _adapt(policy, theta, inner, steps, discount, data_set):
             data.append(inner.prepare(policy, thetas[j], episodes[j], discount))
             thetas.append(inner(policy, thetas[j], data[j]))
             require_finite(thetas[-1], "adapted parameters", _after_step(inner, j + 1))
-    returns = [discounted_return(e.rewards * e.mask, discount).mean(-1) for e in episodes]
+    returns = [_mean_return(e, discount) for e in episodes]
     sizes = (policy.n_states, policy.n_actions)
     baseline = getattr(inner, "baseline", leave_one_out_baseline)  # an inner update may have none
     query = reinforce_table(episodes[-1], discount, *sizes, baseline=baseline)
     return Adaptation(thetas, episodes, data, np.array(returns), query)
+
+
+def _mean_return(episodes, discount):
+    """The mean over Episodes of Σ_t γᵗ r_t: (N,)."""
+    rewards = unmasked(episodes.rewards, episodes.mask)
+    return discounted_return(rewards, discount).mean(-1)
 
 
 def _after_step(inner, j):
@@ -191,7 +200,7 @@ def centred_returns(returns):
 
 
 @dataclass(frozen=True, eq=False)
-class Iteration:
+class Iteration(Record):
     """One meta-iteration, as `train` yields it."""
 
     iteration: int
@@ -240,7 +249,9 @@ def train(
                 score_factor = centred_returns(path.returns[-1]) if with_score else None
                 g = meta_gradient(policy, path, inner, score_factor=score_factor).mean(0)
                 require_finite(g, "gradient")
-                theta, state = optimiser(theta, g, state, step_size=step_size)
+                # copies: an optimiser that works in place must not change earlier records
+                before = deepcopy((theta, state))
+                theta, state = optimiser(before[0], g, before[1], step_size=step_size)
                 require_finite(theta, "parameters", f" after a step of size {step_size}")
         except NotFinite as error:
             raise NotFinite(f"iteration {iteration}: {error}") from error

@@ -16,11 +16,17 @@ import autograd.numpy as np
 from autograd.extend import defvjp, primitive
 
 from metarl_np.arguments import (
+    Record,
+    harmless,
     require,
     require_array,
     require_finite,
+    require_mask,
     require_memory,
     require_shapes,
+    set_fields,
+    trusted,
+    unmasked,
     validate,
 )
 from metarl_np.learner.policies import log_softmax
@@ -30,8 +36,12 @@ from metarl_np.tasks import exact
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
-    """N trials of n episodes, one in each task. Steps after a trial's last episode are masked."""
+class Trials(Record):
+    """N trials of n episodes, one in each task. Steps after a trial's last episode are masked.
+
+    What stands there does not matter: NaN, −1 or a state that does not exist becomes 0. Raises
+    ValueError on arrays that do not fit each other, and on what is no mask.
+    """
 
     inputs: np.ndarray  # (T, D, N) what the policy saw; see RecurrentPolicy.observe
     outputs: np.ndarray  # (T, A + 1, N) what it answered: logits, and V of the rest of the trial
@@ -40,11 +50,22 @@ class Trials:
     rewards: np.ndarray  # (T, N) r_t, as sampled and as shown to the policy
     episode: np.ndarray  # (T, N) which of the n episodes
     time: np.ndarray  # (T, N) t, the steps since the episode began
-    mask: np.ndarray  # (T, N) bool: the step was really taken
+    mask: np.ndarray  # (T, N) bool: the step was really taken; numbers 0 and 1 will do
 
     def __post_init__(self):
-        others = ("actions", "rewards", "episode", "time", "mask")
-        require_shapes(np.shape(self.states), **{name: getattr(self, name) for name in others})
+        shape = np.shape(self.states)
+        mask = require_mask(self.mask, shape)
+        for name in ("states", "actions", "episode", "time"):
+            numbers = require_array(name, getattr(self, name), shape, kinds="iu")
+            set_fields(self, **{name: harmless(numbers, mask)})
+        rewards = require_array("rewards", self.rewards, shape)
+        set_fields(self, mask=mask, rewards=harmless(rewards, mask))
+        for name in ("inputs", "outputs"):
+            if getattr(self, name) is not None:
+                x = require_array(name, getattr(self, name))
+                of_steps = x.ndim == 3 and x.shape[::2] == shape
+                require(of_steps, name, f"expected (T, ·, N) of steps {shape}, got {x.shape}")
+                set_fields(self, **{name: harmless(x, mask[:, None])})
 
     def part(self, trials):
         """Only these of the N trials, a slice or an index array: Trials."""
@@ -55,7 +76,11 @@ class Trials:
         return self._each(lambda x: x[:steps])
 
     def _each(self, change):
-        return Trials(*(change(getattr(self, field.name)) for field in fields(self)))
+        changed = {}
+        for field in fields(self):
+            x = getattr(self, field.name)
+            changed[field.name] = None if x is None else change(x)
+        return trusted(Trials, **changed)
 
 
 @dataclass(frozen=True)
@@ -156,7 +181,7 @@ def sample_trials(rng, mdps, policy, theta, episodes, *, greedy=False):
     theta = require_array("theta", theta, kinds="f")
     n_tasks = len(mdps)
     weights = policy.net.split(theta)
-    W, _, b, V, v = weights
+    W, _, b, _, V, v = weights
     lanes = np.arange(n_tasks)
     table = successor_table(mdps)
     starts = _starts(rng, mdps, episodes)
@@ -224,7 +249,8 @@ def _blank(policy, n_trials, steps, dtype):
     def zeros(*rows, dtype):
         return np.zeros((steps, *rows, n_trials), dtype)
 
-    return Trials(
+    return trusted(
+        Trials,
         inputs=zeros(policy.net.inputs, dtype=dtype),
         outputs=zeros(policy.n_actions + 1, dtype=dtype),
         states=zeros(dtype=int),
@@ -271,4 +297,4 @@ def _along(mdps, trials, table):
     """γᵗ times the entries of a table (t, N, S, A) that trials went through: (T, N)."""
     require_shapes((len(trials.states), len(mdps)), trials=trials.states)
     met = table[trials.time, np.arange(len(mdps)), trials.states, trials.actions]
-    return met * mdps.discount**trials.time * trials.mask
+    return unmasked(met * mdps.discount**trials.time, trials.mask)

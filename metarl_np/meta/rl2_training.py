@@ -1,11 +1,20 @@
 """Training a recurrent policy (`rl2`) by PPO: a whole trial is one long episode for it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 
 import autograd.numpy as np
 
-from metarl_np.arguments import NotFinite, require, require_finite, require_shapes, validate
+from metarl_np.arguments import (
+    NotFinite,
+    Record,
+    require,
+    require_finite,
+    require_shapes,
+    unmasked,
+    validate,
+)
 from metarl_np.learner.optim import adam
 from metarl_np.learner.policies import entropy
 from metarl_np.learner.returns import gae, reward_to_go
@@ -31,10 +40,11 @@ def trial_advantages(trials, payoffs, *, discount, lam):
     """
     require_shapes(trials.mask.shape, payoffs=payoffs)
     mask = trials.mask
-    mean = (payoffs * mask).mean(1, keepdims=True)
+    payoffs = unmasked(payoffs, mask)
+    mean = payoffs.mean(1, keepdims=True)
     nothing_follows = np.concatenate([~mask[1:], np.ones_like(mask[:1])])
     last = mask & nothing_follows
-    payoffs = (payoffs - np.where(last, reward_to_go(mean, discount), mean)) * mask
+    payoffs = payoffs - np.where(last, reward_to_go(mean, discount), mean)
     values = trials.outputs[:, -1]
     at_end = np.zeros(len(values[0]))
     advantage = gae(payoffs, values, mask, at_end, discount=discount, lam=lam)
@@ -52,9 +62,13 @@ def trial_surrogate(outputs, trials, advantage, target, *, clip=0.2, entropy_bon
     """
     require_shapes(np.shape(trials.outputs), outputs=outputs)
     require_shapes(trials.mask.shape, (), advantage=advantage, target=target)
+    outputs = unmasked(outputs, trials.mask[:, None])
+    old = unmasked(trials.outputs, trials.mask[:, None])
+    advantage = unmasked(advantage, trials.mask)
+    target = unmasked(target, trials.mask)
     log_pi = log_probs(outputs)
     taken = trials.actions[..., None] == np.arange(outputs.shape[1] - 1)
-    ratio = np.exp(np.sum((log_pi - log_probs(trials.outputs)) * taken, -1))
+    ratio = np.exp(np.sum((log_pi - log_probs(old)) * taken, -1))
     clipped = np.clip(ratio, 1 - clip, 1 + clip)
     policy = np.minimum(ratio * advantage, clipped * advantage)
     errors = outputs[:, -1] - target
@@ -72,6 +86,10 @@ def trial_surrogate_gradient(
     be a part of a batch, which has so many `steps` in all.
     """
     require_shapes(trials.mask.shape, old=old, advantage=advantage, target=target)
+    outputs = unmasked(outputs, trials.mask[:, None])
+    old = unmasked(old, trials.mask)
+    advantage = unmasked(advantage, trials.mask)
+    target = unmasked(target, trials.mask)
     log_pi = np.swapaxes(log_probs(outputs), 1, 2)  # (T, A, N)
     pi = np.exp(log_pi)
     action = trials.actions[:, None]
@@ -157,7 +175,7 @@ class RecurrentPPO:
 
 
 @dataclass(frozen=True, eq=False)
-class RecurrentIteration:
+class RecurrentIteration(Record):
     """One batch, as `train_recurrent` yields it."""
 
     iteration: int
@@ -199,10 +217,14 @@ def train_recurrent(
             trials = sample_trials(rng, mdps, policy, theta, episodes)
             with np.errstate(all="ignore"):  # what is not finite raises
                 paid = payoffs(mdps, trials)
+                require_shapes(trials.mask.shape, payoffs=paid)
+                paid = unmasked(paid, trials.mask)
                 mean_return = expected_rewards(mdps, trials).sum(0).mean()
                 require_finite(paid, "payoffs")
                 require_finite(mean_return, "returns")
-                theta, state = update(rng, policy, theta, trials, paid, state, left)
+                # copies: an update that works in place must not change earlier records
+                before = deepcopy((theta, state))
+                theta, state = update(rng, policy, before[0], trials, paid, before[1], left)
                 policy.net.split(theta)  # refuses what is not finite
         except NotFinite as error:
             raise NotFinite(f"iteration {i}: {error}") from error

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import autograd.numpy as np
 
-from metarl_np.arguments import require, validate
+from metarl_np.arguments import require, unmasked, validate
 from metarl_np.learner.optim import conjugate_gradient
 from metarl_np.learner.policies import kl
 from metarl_np.meta.rl2 import log_probs
@@ -18,8 +18,9 @@ from metarl_np.meta.rl2_training import (
 
 def trial_kl(outputs, trials):
     """KL(π_old‖π), mean over the steps of the trials, in nats; outputs (T, A + 1, N) are new."""
+    outputs = unmasked(outputs, trials.mask[:, None])
     of_steps = kl(log_probs(trials.outputs), log_probs(outputs))
-    return np.sum(of_steps * trials.mask) / trials.mask.sum()
+    return np.sum(unmasked(of_steps, trials.mask)) / trials.mask.sum()
 
 
 def trial_fisher_vector_product(policy, theta, trials, v):
@@ -76,8 +77,8 @@ class RecurrentTRPO:
         steps = trials.mask.sum()
 
         def gain(outputs):
-            ratio = np.exp(taken_log_probs(outputs, trials) - old)
-            return np.sum(ratio * advantage * trials.mask) / steps
+            log_ratio = unmasked(taken_log_probs(outputs, trials) - old, trials.mask)
+            return np.sum(np.exp(log_ratio) * advantage * trials.mask) / steps
 
         def slope(outputs, part, lanes):
             arrays = (x[:, lanes] for x in (old, advantage, target))
@@ -104,10 +105,7 @@ class RecurrentTRPO:
         def damped(v):
             return trial_fisher_vector_product(policy, theta, trials, v) + self.damping * v
 
-        def of_one_system(v):
-            return damped(v[0])[None]
-
-        (x,) = conjugate_gradient(of_one_system, g[None], max_iterations=self.iterations)
+        x = conjugate_gradient(damped, g, max_iterations=self.iterations)
         curvature = x @ (damped(x) - self.damping * x)
         return (x * np.sqrt(2 * self.radius / max(curvature, 1e-30))).astype(theta.dtype)
 

@@ -7,7 +7,7 @@ one per task. The policy is fixed.
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.arguments import require_finite, validate
+from metarl_np.arguments import require_finite, unmasked, validate
 from metarl_np.learner.advantages import at_states, fold_states, td_errors
 from metarl_np.learner.optim import adam
 from metarl_np.learner.rollouts import rollout
@@ -27,7 +27,7 @@ def value_error(v, episodes, discount):
     """½ mean over steps and episodes of (G_t − V(s_t))², the target a constant: V (N, S) → (N,)."""
     now = at_states(v, episodes.states)
     target = stop(td_errors(v, episodes, discount, 1.0) + now)
-    errors = (target - now) * episodes.mask
+    errors = unmasked(target - now, episodes.mask)
     return 0.5 * np.sum(errors**2, (0, 2)) / episodes.mask.sum((0, 2))
 
 

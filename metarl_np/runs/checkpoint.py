@@ -15,22 +15,25 @@ import numpy as np
 from metarl_np.arguments import require, validate
 
 VERSION = 1
+GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")  # those of NumPy
 
 
 # ---- one file
 
 
-def save(path, kind, **entries):
+def save(path, kind, /, **entries):
     """Write the entries to one .npz file. A kill at any instant leaves the old file or the new one.
 
     The file is written as `path` + ".tmp" first, and then renamed. So only one process at a time
-    may write to a path. Arrays are members of the .npz under the names of their places, such as
-    `state[0]`; the rest is JSON in the member `metarl_np`.
+    may write to a path. Arrays are members of the .npz with the numbers 0, 1, …; the names, and all
+    else, are JSON in the member `metarl_np`.
 
     path: a string or pathlib.Path.
     kind: what the file is for, a string: "training", "result" or "weights".
     entries: numbers, strings, bools, None, arrays, Generators, and dictionaries, lists and tuples
-        of those, to any depth. TypeError names the place of anything else.
+        of those, to any depth. TypeError names the place of anything else. Of a Generator, whose
+        bits must come from one of GENERATORS, NumPy's `state` is kept: it draws the same numbers
+        again. What it would `spawn` is not kept, so draw seeds from it instead.
     """
     validate(path=path)
     require(isinstance(kind, str), "kind", f"{kind!r:.99} is no string")
@@ -79,7 +82,8 @@ def _title(kind):
 def _pack(x, name, arrays):
     """x, which stands at the place `name`, in a form that JSON can hold: {type: its parts}.
 
-    Arrays are put into the dictionary `arrays`, under the names of their places.
+    Arrays are put into the dictionary `arrays` and numbered. Their names in the file are not the
+    user's: two of those may become one member, or an argument of `numpy.savez`.
     """
     kind = type(x)
     if kind in (list, tuple):
@@ -90,15 +94,28 @@ def _pack(x, name, arrays):
         values = [_pack(x[key], f"{name}[{key!r}]", arrays) for key in x]
         return {"dict": list(zip(keys, values))}
     if kind is np.random.Generator:
-        bits = x.bit_generator
-        return {"Generator": _pack([bits.state, bits.seed_seq.state], name, arrays)}
-    if isinstance(x, np.generic) or (kind is np.ndarray and not x.dtype.hasobject):
-        arrays[name] = x
-        return {"array" if kind is np.ndarray else "scalar": name}
+        bits = type(x.bit_generator)
+        if bits is not getattr(np.random, bits.__name__, None) or bits.__name__ not in GENERATORS:
+            raise TypeError(f"{name}: expected a Generator on one of {GENERATORS}, got {bits}")
+        return {"Generator": _pack([x.bit_generator.state], name, arrays)}
+    if (kind is np.ndarray or isinstance(x, np.generic)) and _comes_back(x):
+        number = str(len(arrays))
+        arrays[number] = x
+        return {"array" if kind is np.ndarray else "scalar": number}
     if x is not None and kind not in (bool, int, float, str):
         allowed = "numbers, strings, bools, None, arrays, Generators, dicts, lists and tuples"
         raise TypeError(f"{name}: expected {allowed}, got {kind}")
     return x
+
+
+def _comes_back(x):
+    """Does NumPy's file format, without pickles, give this array or scalar back as it is?"""
+    if x.dtype.hasobject or x.dtype.kind == "T":  # "T": strings of any length
+        return False
+    if isinstance(x, (np.str_, np.bytes_)):  # an array drops the zeros at their ends
+        return np.array(x)[()] == x
+    described = np.lib.format.dtype_to_descr(x.dtype)
+    return np.lib.format.descr_to_dtype(described) == x.dtype
 
 
 def _unpack(file, packed):
@@ -113,12 +130,13 @@ def _unpack(file, packed):
     return {"dict": dict, "list": list, "tuple": tuple}[kind](parts)
 
 
-def _generator(state, seed):
-    """A Generator in this state. `seed`, the state of its SeedSequence, is what it spawns from."""
-    # looked up among NumPy's own, so that a foreign file cannot name what is called
-    known = {bits.__name__: bits for bits in np.random.BitGenerator.__subclasses__()}
-    bits = known[state["bit_generator"]]()
-    bits.__setstate__((state, np.random.SeedSequence(**seed)))
+def _generator(state, *seed):
+    """A Generator in this state. Older files hold the seed of its SeedSequence as well."""
+    name = state["bit_generator"]
+    # so that a foreign file cannot name what is called
+    require(name in GENERATORS, "bit_generator", f"{name!r:.99} is none of {GENERATORS}")
+    bits = getattr(np.random, name)()
+    bits.state = state
     return np.random.Generator(bits)
 
 
@@ -139,7 +157,8 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
     path: of the file, a string or pathlib.Path; its folder must exist.
     train: a generator function whose records are dataclasses with the fields iteration, theta and
         state, and any others, all of types that `save` takes.
-    rng: a numpy.random.Generator.
+    rng: a numpy.random.Generator on one of GENERATORS. Its `state` is what is kept, so a training
+        that spawns from rng does not go on to the same bits; it should draw seeds from rng.
     theta: the parameters to start from if there is no file.
     every: a number of records.
     configuration: a dictionary of the settings and the seed that make this training what it is.
@@ -149,6 +168,7 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
     validate(path=path, train=train, rng=rng, every=every)
     given = configuration or {}
     require(isinstance(given, dict), "configuration", f"{given!r:.99} is no dictionary")
+    _pack(rng, "rng", {})  # refuses what no file could hold, before anything is trained
     generator = type(rng.bit_generator).__name__
     configuration = given | {"shape of theta": np.shape(theta), "rng": generator}
     last = None
@@ -156,8 +176,7 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
     if pathlib.Path(path).exists():
         last = load(path, "training")
         _require_same(path, last["configuration"], configuration)
-        # in place; the attribute `state` does not hold how many children rng has spawned
-        rng.bit_generator.__setstate__(last["rng"].bit_generator.__getstate__())
+        rng.bit_generator.state = last["rng"].bit_generator.state  # in place
         theta = last["theta"]
         start = dict(state=last["state"], first=last["iteration"] + 1)
 
@@ -165,7 +184,8 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
     unsaved = None
     try:
         for record in train(rng, theta, **start):
-            unsaved = vars(record) | dict(rng=copy.deepcopy(rng), configuration=configuration)
+            kept = vars(record) | dict(rng=rng, configuration=configuration)
+            unsaved = copy.deepcopy(kept)  # the training may go on in place
             if (record.iteration + 1) % every == 0:
                 save(path, "training", **unsaved)
                 unsaved = None

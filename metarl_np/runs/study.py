@@ -1,22 +1,26 @@
 """One experiment over seeds and settings, on any executor, with results that outlive a crash."""
 
+import inspect
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, as_completed
 from copy import deepcopy
 from dataclasses import dataclass
 from hashlib import sha256
+from numbers import Integral
 from pathlib import Path
 from traceback import format_exc
+from types import FunctionType
 
 import numpy as np
 
-from metarl_np.arguments import require
+from metarl_np.arguments import Record, require
 from metarl_np.runs import checkpoint
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(Record):
     """What came out of one seed and one dictionary of settings."""
 
     seed: int  # or a tuple of them
@@ -35,23 +39,28 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
     one number of BLAS threads. An experiment that raises an error, or loses its worker, is a Result
     with `error`, and the others go on. Closing the generator cancels what has not begun.
 
-    **A folder gives the old results even after the experiment's code has changed.** A file is found
-    by the experiment's name, the seed and the settings, and nothing looks at the code. Results from
-    the folder come first and have `loaded` = True. When the code has changed, use another folder.
+    Results from the folder come first and have `loaded` = True. A file is found by the experiment's
+    name, the seed and the settings, and it holds a digest of the experiment's source text: where
+    that has changed, the file is refused. The functions and globals that the experiment uses, and
+    its default arguments, are not compared. When they have changed, use another folder.
 
     experiment: a function that returns a dictionary of numbers and arrays. Processes and machines
-        import it by its name, so it must stand in a module.
+        import it by its name, so it must stand in a module. With a folder everything else is
+        refused: closures, lambdas, methods, partial functions. Their names do not say what they
+        hold, and settings do.
     seeds: integers of at least 0, or tuples of such.
-    settings: dictionaries of options that JSON can hold: numbers, strings, lists, dictionaries.
+    settings: dictionaries of options that JSON gives back as they are: numbers, strings, bools,
+        None, lists, dictionaries with strings as keys.
     executor: any concurrent.futures.Executor: processes, mpi4py's MPIPoolExecutor, or Dask's
         client.get_executor(pure=False). With None each runs here, when its result is asked for.
     folder: where each value is kept, in one file, and found again by the same call.
 
-    ValueError names the argument that is bad, and a file in the folder that is damaged or another
-    study's.
+    ValueError names the argument that is bad, and a file in the folder that is damaged, another
+    study's, or made by other code.
     """
     require(isinstance(executor, Executor | None), "executor", f"{executor!r} is no Executor")
-    require(hasattr(experiment, "__qualname__"), "experiment", f"{experiment!r} is no function")
+    function = hasattr(experiment, "__qualname__")
+    require(function, "experiment", f"{experiment!r:.99} is no function with a name")
     jobs = _jobs(experiment, list(seeds), list(settings), folder)
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -73,25 +82,62 @@ def _jobs(experiment, seeds, settings, folder):
 
     Each job has settings of its own: whoever changes those of a result changes no other job.
     """
-    names = ["_".join(map(str, np.ravel(seed))) for seed in seeds]
-    digits = "".join(names).replace("_", "")
-    require(digits.isdecimal(), "seeds", f"{seeds}: expected integers ≥ 0, or tuples of such")
+    names = [_seed_name(seed) for seed in seeds]
+    require(bool(names), "seeds", "there are none")
     dicts = [isinstance(options, dict) for options in settings]
     require(bool(dicts) and all(dicts), "settings", f"{settings}: expected dicts")
-    code = f"{experiment.__module__}.{experiment.__qualname__}"
+    where = f"{experiment.__module__}.{experiment.__qualname__}"
+    code = _digest_of_code(experiment) if folder else None
     jobs = []
     for seed, name in zip(seeds, names):
         for options in settings:
-            text = json.dumps(options, sort_keys=True, default=_refuse)
-            title = f"{code}, seed {name}, settings {text}"
+            text = _settings_text(options)
+            title = f"{where}, seed {name}, settings {text}"
             digest = sha256(text.encode()).hexdigest()[:12]
             path = Path(folder, f"{name}-{digest}.npz") if folder else None
-            jobs.append(_Job(experiment, seed, deepcopy(options), title, path))
+            jobs.append(_Job(experiment, seed, deepcopy(options), title, code, path))
     return jobs
 
 
-def _refuse(x):
-    raise ValueError(f"settings: {x!r} is not JSON")
+def _seed_name(seed):
+    """A seed as it stands in the name of a file: 7, or 7_1 for (7, 1), or 7_ for (7,)."""
+    single = isinstance(seed, Integral)
+    parts = [seed] if single else list(seed) if isinstance(seed, (tuple, list, np.ndarray)) else []
+    whole = [isinstance(x, Integral) and not isinstance(x, bool) and x >= 0 for x in parts]
+    good = bool(whole) and all(whole)
+    require(good, "seeds", f"{seed!r:.99}: expected integers ≥ 0, or tuples of such")
+    name = "_".join(str(int(x)) for x in parts)
+    return name if single or len(parts) > 1 else name + "_"
+
+
+def _settings_text(options):
+    """Settings as JSON; ValueError unless JSON gives them back, to the type of each entry."""
+    try:
+        back = json.loads(json.dumps(options))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"settings: {options!r:.99} is not JSON: {error}") from error
+    # their representations tell 1, 1.0, True and np.float64(1) apart, tuples from lists, and keys
+    why = f"JSON gives {back!r:.99} for {options!r:.99}"
+    require(repr(back) == repr(options), "settings", why)
+    return json.dumps(options, sort_keys=True)
+
+
+def _digest_of_code(experiment):
+    """A digest of the experiment's source text; ValueError if its name does not say what it is."""
+    named = sys.modules.get(experiment.__module__)
+    for part in experiment.__qualname__.split("."):
+        named = getattr(named, part, None)
+    plain = isinstance(experiment, FunctionType) and experiment.__closure__ is None
+    why = (
+        f"{experiment!r:.99} is no function that a module holds under its name. With a folder it "
+        "must be one, and what distinguishes two experiments must be in their settings"
+    )
+    require(plain and named is experiment, "experiment", why)
+    try:
+        source = inspect.getsource(experiment)
+    except (OSError, TypeError) as error:
+        raise ValueError(f"experiment: its source cannot be read: {error}") from error
+    return sha256(source.encode()).hexdigest()
 
 
 def _submit(executor, jobs):
@@ -119,6 +165,7 @@ class _Job:
     seed: int  # or a tuple of them
     settings: dict
     title: str  # the experiment, the seed and the settings, as they stand in the job's file
+    code: str  # a digest of the experiment's source; None without a folder
     path: Path  # of its file; None without a folder
 
     def run(self):
@@ -143,15 +190,18 @@ class _Job:
         try:
             result = outcome()
             if self.path and not result.error:
-                checkpoint.save(self.path, "result", study=self.title, value=result.value)
+                entries = dict(study=self.title, code=self.code, value=result.value)
+                checkpoint.save(self.path, "result", **entries)
             return result
         # its worker died, it was cancelled, the disk is full, or no file can hold such a value
         except Exception:
             return self.failed()
 
     def load(self):
-        """The Result whose value is in the job's file; ValueError if that is another study's."""
+        """The Result whose value is in the job's file; ValueError if that is of another study."""
         stored = checkpoint.load(self.path, "result")
         title = stored["study"]
         require(title == self.title, self.path, f"expected {self.title}, found {title}")
+        changed = "made by other code of the experiment: delete the file or give another folder"
+        require(stored.get("code") == self.code, self.path, changed)
         return Result(self.seed, self.settings, stored["value"], loaded=True)

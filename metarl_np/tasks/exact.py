@@ -199,9 +199,10 @@ def optimal_return(mdps):
 def stationary_optimal_values(mdps, *, tolerance=1e-10, max_sweeps=100_000):
     """V*(s) over an infinite horizon, to `tolerance`, by value iteration: (N, S).
 
-    Sutton & Barto (2018), eq. 4.10. It stops at a change below tolerance · (1 − γ)/γ, which bounds
-    the error by the tolerance; at γ = 1 below tolerance, which bounds nothing. Raises ValueError
-    after max_sweeps.
+    Sutton & Barto (2018), eq. 4.10. With Δ the change in a sweep and ρ its rounding, the error is
+    at most (γΔ + ρ)/(1 − γ). It stops when that is no more than the tolerance; at γ = 1 when Δ is,
+    which bounds nothing. Raises ValueError after max_sweeps, and where float64 cannot meet the
+    tolerance.
     """
     return _fixed_point(mdps, lambda v: optimal_backup(mdps, v), tolerance, max_sweeps)
 
@@ -210,14 +211,21 @@ def _fixed_point(mdps, sweep, tolerance, max_sweeps):
     """v = sweep(v) from 0, (N, S), to `tolerance`."""
     validate(mdps=mdps, tolerance=tolerance, max_sweeps=max_sweeps)
     gamma = mdps.discount
-    gap = (1 - gamma) / gamma if 0 < gamma < 1 else 1.0
     v = np.zeros(mdps.shape[:2])
     for _ in range(max_sweeps):
         old = v
         v = sweep(v)
+        change = abs(v - old).max()
         rounding = 4e-16 * abs(v).max()
-        if abs(v - old).max() <= max(tolerance * gap, rounding):
+        if gamma in (0, 1):  # without discount nothing is bounded; with γ = 0 a sweep is exact
+            if change <= max(tolerance, rounding):
+                return v
+        elif gamma * change + rounding <= tolerance * (1 - gamma):
             return v
+        elif change <= rounding:
+            reached = (gamma * change + rounding) / (1 - gamma)
+            below = f"{tolerance:g} is less than rounding allows at discount {gamma}"
+            raise ValueError(f"tolerance: {below}; {reached:.1e} can be reached")
     slow = f"at discount {gamma} the values have not converged after {max_sweeps} sweeps"
     raise ValueError(f"max_sweeps: {slow}")
 

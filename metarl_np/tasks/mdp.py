@@ -7,11 +7,14 @@ import numpy as np
 from autograd.extend import notrace_primitive
 
 from metarl_np.arguments import (
+    Record,
+    read_only,
     require,
     require_array,
     require_memory,
     require_shapes,
     set_fields,
+    trusted,
     validate,
 )
 
@@ -20,7 +23,7 @@ ROUNDING = 1e-6  # by which a distribution's sum may differ from one: float32 ar
 
 
 @dataclass(frozen=True, eq=False)
-class MDP:
+class MDP(Record):
     """N finite MDPs of one size, as successor lists.
 
     P is sparse: for each (s, a) it has Z entries, a successor s', its probability and the reward.
@@ -69,13 +72,13 @@ class MDP:
         require(absorbing, "terminal", "a terminal state must be absorbing and pay 0")
         set_fields(
             self,
-            successors=_read_only(np.array(z, np.int32)),
-            probabilities=_read_only(p),
-            rewards=_read_only(np.array(r, float)),
-            start=_read_only(start),
-            terminal=_read_only(np.array(end, bool)),
+            successors=read_only(np.array(z, np.int32)),
+            probabilities=read_only(p),
+            rewards=read_only(np.array(r, float)),
+            start=read_only(start),
+            terminal=read_only(np.array(end, bool)),
             horizon=int(self.horizon),
-            reward_noise=_read_only(np.array(np.broadcast_to(noise, n_tasks), float)),
+            reward_noise=read_only(np.array(np.broadcast_to(noise, n_tasks), float)),
         )
 
     @classmethod
@@ -122,13 +125,13 @@ class MDP:
     @cached_property
     def expected_rewards(self):
         """R̄(s, a) = Σ_z P(z|s, a) r(s, a, z): (N, S, A)."""
-        return _read_only(np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards))
+        return read_only(np.einsum("nsaz,nsaz->nsa", self.probabilities, self.rewards))
 
     @cached_property
     def next_rows(self):
         """S·task + s', the place of each successor in a flat array (N·S,): (N, S, A, Z)."""
         first_row = self.shape[1] * np.arange(len(self))
-        return _read_only(self.successors + first_row[:, None, None, None])
+        return read_only(self.successors + first_row[:, None, None, None])
 
     @cached_property
     def start_support(self):
@@ -139,7 +142,7 @@ class MDP:
         possible = self.start > 0
         first = np.argsort(~possible, axis=1, kind="stable")
         states = first[:, : possible.sum(1).max()]
-        return states, np.take_along_axis(self.start, states, 1)
+        return read_only(states), read_only(np.take_along_axis(self.start, states, 1))
 
     def __len__(self):
         return len(self.successors)
@@ -152,12 +155,11 @@ class MDP:
         some = tasks.size and tasks.ndim == 1
         expected = "expected an integer, a slice or a list of at least one"
         require(some, "tasks", f"{expected}, got {tasks.shape}")
-        part = object.__new__(MDP)  # a part of what was checked need not be checked again
+        part = {}
         for field in fields(self):
             x = getattr(self, field.name)
-            is_array = isinstance(x, np.ndarray)
-            set_fields(part, **{field.name: _read_only(x[tasks]) if is_array else x})
-        return part
+            part[field.name] = read_only(x[tasks]) if isinstance(x, np.ndarray) else x
+        return trusted(MDP, **part)
 
     def with_time(self):
         """The same MDPs with the time in the state, t·S + s for t = 0 … T: S' = (T + 1)·S.
@@ -221,11 +223,6 @@ def _distribution(name, p, shape):
     p = np.array(require_array(name, p, shape), float)
     _require_distribution(name, p)
     return p / p.sum(-1, keepdims=True)
-
-
-def _read_only(array):
-    array.flags.writeable = False
-    return array
 
 
 def per_state(name, x, n_tasks, n_states):

@@ -158,3 +158,62 @@ def test_conjugate_gradient_says_when_it_cannot(rng):
         else:
             with pytest.raises(ValueError, match="ill-conditioned.*damping"):
                 conjugate_gradient(lambda v: v @ a, b[None])
+
+
+THREE = np.array([[2.0, 1, 0], [1, 3, 1], [0, 1, 4]])
+
+
+def of_rows(A):
+    return lambda v: v @ A
+
+
+@pytest.mark.parametrize("options", [{}, dict(max_iterations=10)], ids=["to the end", "at most 10"])
+@pytest.mark.parametrize(
+    "b",
+    [
+        pytest.param([1, 2, 3], id="one system"),
+        pytest.param([[1, 2, 3]], id="a list of one"),
+        pytest.param([[1, 2, 3], [0, 0, 0], [-1, 0, 5]], id="three systems"),
+        pytest.param(np.array([1, 2, 3], np.uint8), id="unsigned"),
+        pytest.param([1e200, 0, 2e199], id="huge"),
+        pytest.param([[1e-200, 0, 0], [1e200, 1, 0]], id="tiny and huge"),
+        pytest.param([0, 0, 0], id="zero"),
+    ],
+)
+def test_conjugate_gradient_of_one_system_and_of_many(b, options):
+    b = np.asarray(b)
+    x = conjugate_gradient(of_rows(THREE), b, **options)
+    right = np.linalg.solve(THREE, b.T.astype(float)).T
+    assert x.shape == b.shape
+    size = abs(right).max(-1, keepdims=True)
+    assert (abs(x - right) <= 1e-9 * size).all()
+
+
+@pytest.mark.parametrize("options", [{}, dict(max_iterations=3)], ids=["to the end", "at most 3"])
+@pytest.mark.parametrize(
+    "A, b, why",
+    [
+        pytest.param(THREE, [np.nan, 1, 1], "b: .*not finite", id="NaN in b"),
+        pytest.param(THREE, [[np.inf, 1, 1]], "b: .*not finite", id="infinity in b"),
+        pytest.param(np.nan * THREE, [1, 1, 1], "matvec: .*not finite", id="NaN in A"),
+        pytest.param(
+            np.where(np.eye(3), np.inf, 1), [1, 1, 1], "matvec: .*not finite", id="infinity in A"
+        ),
+        pytest.param(np.diag([1.0, -1, 1]), [1, 1, 0], "positive definite", id="indefinite"),
+        pytest.param(-THREE, [[1, 1, 1]], "positive definite", id="negative"),
+        pytest.param(0 * THREE, [1, 1, 1], "positive definite", id="zero"),
+        pytest.param(1e-200 * THREE, [1e200, 1, 1], "not finite", id="x is out of range"),
+        pytest.param(THREE, 1.0, "b: ", id="a number"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_conjugate_gradient_says_why_it_cannot(A, b, why, options):
+    with pytest.raises(ValueError, match=why):
+        conjugate_gradient(of_rows(A), b, **options)
+
+
+@pytest.mark.parametrize("optimizer", [ascent, adam])
+def test_optimizers_take_lists(optimizer):
+    of_lists, _ = optimizer([0.0, 1], [1, -1], step_size=2)
+    of_arrays, _ = optimizer(np.array([0.0, 1]), np.array([1, -1]), step_size=2)
+    np.testing.assert_array_equal(of_lists, of_arrays)

@@ -341,3 +341,31 @@ def test_linear_baseline_of_features_that_depend_on_each_other(rng, many):
     """The columns of a table add up to the constant's."""
     returns = rng.normal(size=many.mask.shape) * many.mask
     assert np.isfinite(linear_baseline(np.eye(S))(returns, many)).all()
+
+
+@pytest.mark.parametrize("sort", ["singular", "NaN"])
+def test_linear_baseline_says_when_it_cannot_be_fitted(rng, many, sort):
+    returns = rng.normal(size=many.mask.shape)
+    features = {"singular": np.zeros((S, 2)), "NaN": PHI}[sort]
+    if sort == "NaN":
+        returns[0, 0, 0] = np.nan
+    why = "returns: .*not finite" if sort == "NaN" else "ridge: .*depend on each other"
+    with pytest.raises(ValueError, match=why):
+        linear_baseline(features, ridge=0.0)(returns, many)
+
+
+def test_linear_baseline_of_a_nearly_singular_table_is_still_least_squares(rng, many):
+    """The columns add up to a tenth of the constant: weights are free, but the fit is not."""
+    returns = rng.normal(size=many.mask.shape) * many.mask
+    try:
+        fitted = linear_baseline(0.1 * np.eye(S), ridge=0.0)(returns, many)
+    except ValueError as error:
+        assert "ridge" in str(error)
+        return
+    for n in range(N):
+        valid = many.mask[:, n]
+        states = np.eye(S)[many.states[:, n][valid]]
+        tau = np.nonzero(valid)[0][:, None] / T
+        x = np.concatenate([states, tau ** np.arange(4)], 1)
+        w = np.linalg.lstsq(x, returns[:, n][valid], rcond=None)[0]
+        np.testing.assert_allclose(fitted[:, n][valid], x @ w, atol=1e-4)

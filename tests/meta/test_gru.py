@@ -2,6 +2,8 @@
 derivatives three ways.
 """
 
+import inspect
+
 import autograd.numpy as anp
 import numpy as np
 import pytest
@@ -26,29 +28,32 @@ def plain(theta, x):
     """The docstring's equations in autograd operations, with their own reading of θ."""
     parts = []
     place = 0
-    for shape in ((4, 3),) * 3 + ((4, 4),) * 3 + ((4, 1),) * 3 + ((2, 4), (2, 1)):
+    for shape in ((4, 3),) * 3 + ((4, 4),) * 3 + ((4, 1),) * 4 + ((2, 4), (2, 1)):
         parts.append(anp.reshape(theta[place : place + shape[0] * shape[1]], shape))
         place += shape[0] * shape[1]
-    Wz, Wr, Wc, Uz, Ur, Uc, bz, br, bc, V, v = parts
+    Wz, Wr, Wc, Uz, Ur, Uc, bz, br, bc, b_hn, V, v = parts
     h = anp.zeros((4, x.shape[2]))
     y = []
     for x_t in x:
         z = 1 / (1 + anp.exp(-(anp.dot(Wz, x_t) + bz + anp.dot(Uz, h))))
         r = 1 / (1 + anp.exp(-(anp.dot(Wr, x_t) + br + anp.dot(Ur, h))))
-        c = anp.tanh(anp.dot(Wc, x_t) + bc + r * anp.dot(Uc, h))
+        c = anp.tanh(anp.dot(Wc, x_t) + bc + r * (anp.dot(Uc, h) + b_hn))
         h = z * h + (1 - z) * c
         y.append(anp.dot(V, h) + v)
     return anp.array(y)
 
 
 def test_one_unit_by_hand():
-    """z = r = ½ where only b_c and U_c are not 0: h_2 = ½ h_1 + ½ tanh(b_c + ½ U_c h_1)."""
+    """z = r = ½ where only b_c, U_c and b_hn are not 0, so that with h_0 = 0
+    h_t = ½ h_{t−1} + ½ tanh(b_c + ½ (U_c h_{t−1} + b_hn)).
+    """
     net = gru.GRU(1, 1, 1)
     U_c = 0.7
     b_c = 0.3
-    theta = np.array([0, 0, 0, 0, 0, U_c, 0, 0, b_c, 2.0, 0.1])
-    h1 = 0.5 * np.tanh(b_c)
-    h2 = 0.5 * h1 + 0.5 * np.tanh(b_c + 0.5 * U_c * h1)
+    b_hn = -0.4
+    theta = np.array([0, 0, 0, 0, 0, U_c, 0, 0, b_c, b_hn, 2.0, 0.1])
+    h1 = 0.5 * np.tanh(b_c + 0.5 * b_hn)
+    h2 = 0.5 * h1 + 0.5 * np.tanh(b_c + 0.5 * (U_c * h1 + b_hn))
     np.testing.assert_allclose(
         gru.unroll(net, theta, np.ones((2, 1, 1))).ravel(), [2 * h1 + 0.1, 2 * h2 + 0.1], rtol=1e-14
     )
@@ -62,7 +67,8 @@ def test_forward_is_the_plain_cell(case):
 def test_the_fast_step_is_the_cell_as_its_equations_say_it(case, rng):
     theta, x, _ = case
     h = rng.normal(size=(4, 6))
-    W, _, b, V, v = weights = NET.split(theta)
+    weights = NET.split(theta)
+    W, _, b, _, V, v = weights
     fast, _ = gru.step(weights, h, W @ x[0] + b)
     plain_h, plain_y = gru.cell(NET, theta, x[0], h)
     np.testing.assert_allclose(fast, plain_h, atol=1e-14)
@@ -117,12 +123,13 @@ def test_backpropagation_goes_through_all_of_time(case):
 
 
 def last_step(theta, x, h):
-    W, U, b, V, v = (theta[a:b] for a, b in zip((0, 36, 84, 96, 104), (36, 84, 96, 104, 106)))
+    ends = (36, 84, 96, 100, 108, 110)
+    W, U, b, b_hn, V, v = (theta[a:b] for a, b in zip((0,) + ends, ends))
     a = anp.dot(W.reshape(12, 3), x) + b.reshape(12, 1)
     u = anp.dot(U.reshape(12, 4), h)
     z = 1 / (1 + anp.exp(-a[:4] - u[:4]))
     r = 1 / (1 + anp.exp(-a[4:8] - u[4:8]))
-    h = z * h + (1 - z) * anp.tanh(a[8:] + r * u[8:])
+    h = z * h + (1 - z) * anp.tanh(a[8:] + r * (u[8:] + b_hn.reshape(4, 1)))
     return anp.dot(V.reshape(2, 4), h) + v.reshape(2, 1)
 
 
@@ -155,13 +162,155 @@ def test_gates_do_not_overflow():
         ).all()
 
 
+# ---- weights from elsewhere, brought over by the code that the docstring of GRU shows
+
+
+def brought_over(library, **given):
+    """θ by the lines of the docstring for `library`, of what they start from."""
+    paragraphs = inspect.getdoc(gru.GRU).split("\n\n")
+    after = [i for i, text in enumerate(paragraphs) if library in text and text[0] != " "]
+    to_theta = next(text for text in paragraphs if text.startswith("    theta = "))
+    names = dict(np=np) | given
+    exec(inspect.cleandoc(paragraphs[after[-1] + 1]), names)
+    exec(inspect.cleandoc(to_theta), names)
+    return names["theta"]
+
+
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def of_pytorch(rng):
+    """The parameters of torch.nn.GRU(3, 4), and its hidden states by its documentation's equations:
+    r, z, n, h' = (1 − z) n + z h, the rows of the weights being those of r, z, n.
+    """
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    shapes = ((12, 3), (12, 4), (12,), (12,))
+    given = {name: rng.normal(size=shape) for name, shape in zip(names, shapes)}
+    W_ih, W_hh, b_ih, b_hh = given.values()
+
+    def step(x, h):
+        r = logistic(W_ih[:4] @ x + b_ih[:4] + W_hh[:4] @ h + b_hh[:4])
+        z = logistic(W_ih[4:8] @ x + b_ih[4:8] + W_hh[4:8] @ h + b_hh[4:8])
+        n = np.tanh(W_ih[8:] @ x + b_ih[8:] + r * (W_hh[8:] @ h + b_hh[8:]))
+        return (1 - z) * n + z * h
+
+    return given, step
+
+
+def of_flax(rng):
+    """The parameters of flax's GRUCell, Dense layers x @ kernel + bias, where hr and hz have none,
+    and its step.
+    """
+    dense = dict(ir=3, iz=3, hr=4, hz=4, hn=4) | {"in": 3}
+    params = {name: dict(kernel=rng.normal(size=(d, 4))) for name, d in dense.items()}
+    for name in ("ir", "iz", "in", "hn"):
+        params[name]["bias"] = rng.normal(size=4)
+
+    def layer(name, x):
+        return x @ params[name]["kernel"] + params[name].get("bias", 0)
+
+    def step(x, h):
+        r = logistic(layer("ir", x) + layer("hr", h))
+        z = logistic(layer("iz", x) + layer("hz", h))
+        n = np.tanh(layer("in", x) + r * layer("hn", h))
+        return (1 - z) * n + z * h
+
+    return dict(params=params), step
+
+
+def of_keras(rng):
+    """The weights of keras.layers.GRU(4, reset_after=True), its columns being z, r, h, and its
+    step.
+    """
+    kernel = rng.normal(size=(3, 12))
+    recurrent_kernel = rng.normal(size=(4, 12))
+    bias = rng.normal(size=(2, 12))
+
+    def step(x, h):
+        x_z, x_r, x_h = np.split(x @ kernel + bias[0], 3)
+        h_z, h_r, h_h = np.split(h @ recurrent_kernel + bias[1], 3)
+        z = logistic(x_z + h_z)
+        r = logistic(x_r + h_r)
+        return z * h + (1 - z) * np.tanh(x_h + r * h_h)
+
+    return dict(kernel=kernel, recurrent_kernel=recurrent_kernel, bias=bias), step
+
+
+@pytest.mark.parametrize(
+    "library, theirs",
+    [
+        pytest.param("torch.nn.GRU", of_pytorch, id="PyTorch"),
+        pytest.param("flax", of_flax, id="flax"),
+        pytest.param("Keras", of_keras, id="Keras"),
+    ],
+)
+def test_weights_of_other_libraries_play_the_same_here(rng, library, theirs):
+    given, step = theirs(rng)
+    V = rng.normal(size=(2, 4))
+    v = rng.normal(size=2)
+    x = rng.normal(size=(7, 3))
+    h = np.zeros(4)
+    answers = []
+    for x_t in x:
+        h = step(x_t, h)
+        answers.append(V @ h + v)
+    theta = brought_over(library, V=V, v=v, **given)
+    np.testing.assert_allclose(gru.unroll(NET, theta, x[..., None])[..., 0], answers, atol=1e-13)
+
+
+# ---- numbers of every sort
+
+
+@pytest.mark.parametrize("sort", [int, bool, np.uint8, np.float16, np.longdouble, list])
+def test_parameters_of_every_sort_count_as_floats(case, sort):
+    _, x, g = case
+    floats = np.arange(NET.size) % 2 * 1.0
+    theta = floats.tolist() if sort is list else floats.astype(sort)
+    y, trace = gru.forward(NET, theta, x)
+    np.testing.assert_array_equal(y, gru.unroll(NET, floats, x))
+    ours = gru.backward(NET, theta, x, trace, g)
+    np.testing.assert_array_equal(ours, gru.backward(NET, floats, x, trace, g))
+
+
+@pytest.mark.parametrize("sort", [int, bool, np.uint8])
+def test_autograd_differentiates_at_whole_numbers(case, sort):
+    _, x, g = case
+    floats = np.arange(NET.size) % 2 * 1.0
+    slope = grad(lambda th: anp.sum(gru.unroll(NET, th, x) * g))
+    np.testing.assert_array_equal(slope(floats.astype(sort)), slope(floats))
+
+
+@pytest.mark.parametrize("sort", [int, np.float32, float, list])
+def test_inputs_of_every_sort_leave_float32_parameters_float32(rng, sort):
+    theta = NET.init(rng)
+    ones = np.ones((2, 3, 1), np.float32)
+    x = ones.tolist() if sort is list else ones.astype(sort)
+    g = np.ones((2, 2, 1)).tolist() if sort is list else np.ones((2, 2, 1), sort)
+    y, trace = gru.forward(NET, theta, x)
+    assert y.dtype == trace[0].dtype == np.float32
+    np.testing.assert_array_equal(y, gru.unroll(NET, theta, ones))
+    assert gru.backward(NET, theta, x, trace, g).dtype == np.float32
+
+
+def test_the_start_draws_nothing_for_b_hn(rng):
+    """So a seed gives the same other parameters as it did before there was b_hn."""
+    seed = rng.bit_generator.state
+    NET.init(rng)
+    after = rng.random()
+    rng.bit_generator.state = seed
+    rng.standard_normal(36 + 48 + 12 + 8 + 2)
+    rng.uniform(size=4)
+    assert rng.random() == after
+
+
 def test_the_start(rng):
     net = gru.GRU(50, 8, 3)
-    W, U, b, V, v = net.split(net.init(rng, np.float64))
+    W, U, b, b_hn, V, v = net.split(net.init(rng, np.float64))
     for u in U.reshape(3, 8, 8):
         np.testing.assert_allclose(u @ u.T, np.eye(8), atol=1e-12)
     assert abs(W.std() * np.sqrt(50) - 1) < 0.1 and 0.005 < V.std() < 0.02 and not v.any()
-    assert not b.any()
+    assert not b.any() and not b_hn.any()
     b = net.split(net.init(rng, np.float64, memory=50.0))[2].ravel()
     assert 0 <= b[:8].min() and 2 < b[:8].max() <= np.log(50) and not b[8:].any()
 

@@ -28,7 +28,7 @@ STATISTICAL = 1e-3  # smallest p-value that passes; the seeds are fixed
 
 
 def unpack(policy, theta):
-    """W, U, b of each gate z, r, c, and V, v of each state's read-out."""
+    """W, U, b of each gate z, r, c; V, v of each state's read-out; and b_hn."""
     d = policy.n_states + policy.n_actions + 3
     h = policy.units
     rows = policy.n_actions + 1
@@ -37,7 +37,7 @@ def unpack(policy, theta):
     for shape in (
         ((h, d),) * 3
         + ((h, h),) * 3
-        + ((h, 1),) * 3
+        + ((h, 1),) * 4
         + ((rows, h),) * policy.n_states
         + ((rows, 1),) * policy.n_states
     ):
@@ -49,16 +49,18 @@ def unpack(policy, theta):
         parts[:3],
         parts[3:6],
         parts[6:9],
-        parts[9 : 9 + policy.n_states],
-        parts[9 + policy.n_states :],
+        parts[10 : 10 + policy.n_states],
+        parts[10 + policy.n_states :],
+        parts[9],
     )
 
 
 def cell(np, parts, h, x):
     """h_t from h_{t−1} (H, N) and x_t (D, N); np may be autograd's."""
     W, U, b = parts[:3]
+    b_hn = parts[5]
     z, r = (1 / (1 + np.exp(-(np.dot(W[g], x) + b[g] + np.dot(U[g], h)))) for g in (0, 1))
-    return z * h + (1 - z) * np.tanh(np.dot(W[2], x) + b[2] + r * np.dot(U[2], h))
+    return z * h + (1 - z) * np.tanh(np.dot(W[2], x) + b[2] + r * (np.dot(U[2], h) + b_hn))
 
 
 def plain_outputs(np, policy, theta, inputs, states):
@@ -66,7 +68,7 @@ def plain_outputs(np, policy, theta, inputs, states):
     H, N).
     """
     parts = unpack(policy, theta)
-    V, v = (np.concatenate(x) for x in parts[3:])
+    V, v = (np.concatenate(x) for x in parts[3:5])
     h = np.zeros((policy.units, inputs.shape[2]))
     out = []
     trace = []

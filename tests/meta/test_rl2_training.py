@@ -741,7 +741,7 @@ def test_fisher_vector_product_is_the_dense_one(small, rng):
 
 def critic(policy, theta):
     """True where θ is of the critic's rows of the read-out."""
-    _, _, _, V, v = policy.net.split(np.arange(policy.net.size))
+    *_, V, v = policy.net.split(np.arange(policy.net.size))
     rows = np.arange(len(V)) % (policy.n_actions + 1) == policy.n_actions
     return np.isin(np.arange(len(theta)), np.concatenate([V[rows].ravel(), v[rows].ravel()]))
 
@@ -831,7 +831,7 @@ def assert_critic(policy, theta, trials, target):
     """At each state min Σ (wᵀh + c − V̂)² + ρ (‖w‖² + c²), h the hidden states at θ of the steps
     taken there: by least squares.
     """
-    _, _, _, V, v = unpack(policy, theta)
+    _, _, _, V, v, _ = unpack(policy, theta)
     _, h = plain_outputs(np, policy, theta, trials.inputs, trials.states)
     visited = 0
     for s in range(policy.n_states):

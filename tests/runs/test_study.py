@@ -3,11 +3,15 @@
 The oracle is two plain loops over seeds and settings (`plainly`). Results are compared bit for bit.
 """
 
+import functools
+import importlib
+import linecache
 import os
 import pathlib
 import signal
 import sys
 import time
+import types
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
@@ -178,19 +182,91 @@ def test_same_bits_from_the_folder(kind, dask, tmp_path):
     assert all(result.loaded for result in found)
 
 
-def test_a_folder_gives_the_old_results_after_the_code_has_changed(tmp_path, monkeypatch):
-    list(study(walk, [1], SETTINGS[:1], folder=tmp_path))
+def test_a_file_of_changed_code_is_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    code = tmp_path / "my_module.py"
+    code.write_text("def experiment(rng):\n    return dict(x=1)\n")
+    import my_module
 
-    def changed(rng, scale, size):
-        return dict(new=1)
+    folder = tmp_path / "results"
+    list(study(my_module.experiment, [1], folder=folder))
+    # where it stands in the module does not matter
+    code.write_text("import os\n\n\ndef experiment(rng):\n    return dict(x=1)\n")
+    importlib.reload(my_module)
+    linecache.checkcache()
+    assert next(study(my_module.experiment, [1], folder=folder)).loaded
+    code.write_text("def experiment(rng):\n    return dict(x=23)\n")
+    importlib.reload(my_module)
+    linecache.checkcache()
+    with pytest.raises(ValueError, match=r"1-.*\.npz: made by other code"):
+        list(study(my_module.experiment, [1], folder=folder))
 
-    changed.__module__ = walk.__module__
-    changed.__qualname__ = walk.__qualname__
-    old, new = study(changed, [1, 2], SETTINGS[:1], folder=tmp_path)
-    assert old.loaded
-    assert "path" in old.value
-    assert not new.loaded
-    assert new.value == dict(new=1)
+
+def closure(lr):
+    def experiment(rng):
+        return dict(lr=lr)
+
+    return experiment
+
+
+class Callable:
+    def __call__(self, rng):
+        return dict(x=1)
+
+    run = __call__
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def wrapper(rng):
+        return function(rng)
+
+    return wrapper
+
+
+@wrapped
+def decorated(rng):
+    return dict(x=1)
+
+
+UNNAMED = {
+    "a closure": closure(0.1),
+    "a lambda": lambda rng: dict(x=1),
+    "a bound method": Callable().run,
+    "a partial function": functools.partial(walk, scale=1.0, size=1),
+    "a callable object": Callable(),
+    "a decorated function": decorated,
+    "a builtin": dict,
+    "another function of its name": types.FunctionType(walk.__code__, {}, "walk"),
+}
+
+
+@pytest.mark.parametrize("kind", UNNAMED)
+def test_with_a_folder_an_experiment_must_be_what_its_name_says(kind, tmp_path):
+    with pytest.raises(ValueError, match="experiment: .* is no function"):
+        next(study(UNNAMED[kind], [0], folder=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_two_seeds_share_a_file(tmp_path):
+    seeds = [1, (1,), (1, 2), 12, (12,)]
+    settings = SETTINGS[:1]
+    list(study(walk, seeds, settings, folder=tmp_path))
+    assert len(list(tmp_path.iterdir())) == len(seeds)
+    assert next(study(walk, [np.int64(1)], settings, folder=tmp_path)).loaded
+
+
+def takes_anything(rng, x):
+    return dict(kind=type(x).__name__)
+
+
+def test_no_two_settings_share_a_file(tmp_path):
+    settings = [dict(x=x) for x in (1, 1.0, True, "1", None, [1], [[1]], np.nan, {"1": 1}, {})]
+    results = list(study(takes_anything, [1], settings, folder=tmp_path))
+    assert len(list(tmp_path.iterdir())) == len(settings)
+    for again, before in zip(study(takes_anything, [1], settings, folder=tmp_path), results):
+        assert again.value == before.value
 
 
 def test_settings_of_a_seed_never_share_state():
@@ -436,8 +512,12 @@ def test_a_file_with_the_wrong_content_is_named(damage, tmp_path):
         list(study(walk, [1], SETTINGS, folder=tmp_path))
 
 
+def gives_an_object(rng):
+    return dict(x=object())
+
+
 def test_what_cannot_be_written_is_an_error(tmp_path):
-    (result,) = study(lambda rng: dict(x=object()), [0], folder=tmp_path)
+    (result,) = study(gives_an_object, [0], folder=tmp_path)
     assert result.value is None
     assert "object" in result.error
     assert not list(tmp_path.iterdir())
@@ -456,6 +536,13 @@ def test_what_cannot_be_written_is_an_error(tmp_path):
         ("seeds", dict(seeds=[])),
         ("seeds", dict(seeds=[(1, -2)])),
         ("seeds", dict(seeds=[True])),
+        ("seeds", dict(seeds=["1_2"])),
+        ("seeds", dict(seeds=["1"])),
+        ("seeds", dict(seeds=[()])),
+        ("seeds", dict(seeds=[((1, 2), 3)])),
+        ("settings", dict(settings=[dict(size=(1, 2))])),
+        ("settings", dict(settings=[dict(size={1: 2})])),
+        ("settings", dict(settings=[dict(size=np.float64(0.5))])),
         ("settings", dict(settings=[])),
         ("settings", dict(settings=dict(size=3))),
         ("settings", dict(settings=[dict(size=np.ones(3))])),

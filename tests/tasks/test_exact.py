@@ -630,7 +630,8 @@ def test_a_coarser_tolerance_takes_fewer_sweeps():
         lambda **options: exact.stationary_values(forever, np.zeros((1, 1)), **options),
         lambda **options: exact.stationary_optimal_values(forever, **options),
     ):
-        assert solve(tolerance=2.0**-5, max_sweeps=6)[0, 0] == 2 - 2.0**-5
+        # a little more than that error, since rounding is counted too
+        assert solve(tolerance=1.001 * 2.0**-5, max_sweeps=6)[0, 0] == 2 - 2.0**-5
         with pytest.raises(ValueError, match="max_sweeps"):
             solve(tolerance=2.0**-6, max_sweeps=6)
 
@@ -658,16 +659,43 @@ def test_without_discount_sweeps_stop_at_a_change_below_the_tolerance():
 
 
 @pytest.mark.parametrize("seed, discount", [(37, 0.7), (372, 0.5), (442, 0.9), (808, 0.5), (1, 0)])
-def test_a_tolerance_below_rounding_is_met_to_rounding(seed, discount):
+def test_a_tolerance_below_rounding_is_refused_with_one_that_can_be_met(seed, discount):
     """In most of these the sweeps end in a cycle, where the last bit of V goes up and down for
-    ever.
+    ever. At γ = 0 a sweep is exact.
     """
     mdps = random_tasks(np.random.default_rng(seed), 1, 3, 2, 2, horizon=2)
     log_pi = np.full((3, 2), -np.log(2))
     mdps = replace(mdps, discount=discount)
-    swept = exact.stationary_values(mdps, log_pi, tolerance=0, max_sweeps=3000)
+    reached = 0
+    if discount:
+        with pytest.raises(ValueError, match="tolerance: 0 .* can be reached") as refusal:
+            exact.stationary_values(mdps, log_pi, tolerance=0, max_sweeps=3000)
+        reached = 2 * float(str(refusal.value).split()[-4])
+        with pytest.raises(ValueError, match="tolerance: 0 .* can be reached"):
+            exact.stationary_optimal_values(mdps, tolerance=0, max_sweeps=3000)
+    swept = exact.stationary_values(mdps, log_pi, tolerance=reached, max_sweeps=3000)
     np.testing.assert_allclose(swept, exact.stationary_values(mdps, log_pi), atol=1e-13)
-    exact.stationary_optimal_values(mdps, tolerance=0, max_sweeps=3000)
+
+
+@pytest.mark.parametrize("discount, reward", [(0.99, 1.0), (0.995, 1.0), (0.998, 0.7)])
+def test_sweeps_meet_the_tolerance_where_rounding_takes_a_part_of_it(discount, reward):
+    """One state that pays for ever, V = r/(1 − γ), at a tolerance three times what can be met."""
+    forever = MDP.from_dense(
+        np.ones((1, 1, 1)), np.full((1, 1), reward), 0, discount=discount, horizon=1
+    )
+    right = reward / (1 - discount)
+    tolerance = 3 * 4e-16 * right / (1 - discount)
+    v = exact.stationary_optimal_values(forever, tolerance=tolerance)
+    assert abs(v[0, 0] - right) <= tolerance
+
+
+@pytest.mark.parametrize("discount, reward", [(0.999, 1.0), (0.9995, 1.0), (0.999, 1e6)])
+def test_a_tolerance_that_floats_cannot_meet_is_refused(discount, reward):
+    forever = MDP.from_dense(
+        np.ones((1, 1, 1)), np.full((1, 1), reward), 0, discount=discount, horizon=1
+    )
+    with pytest.raises(ValueError, match="tolerance: 1e-10 is less than rounding allows"):
+        exact.stationary_optimal_values(forever, tolerance=1e-10)
 
 
 def test_value_iteration_keeps_its_error_bound():
