@@ -17,7 +17,9 @@ from metarl_np.check import (
     differences,
     enumeration,
     estimators,
+    inputs,
     meta_gradients,
+    records,
 )
 from metarl_np.compare import bayes, beliefs, planners, priors, strategies
 from metarl_np.learner import (

@@ -112,7 +112,7 @@ _RULES = [
         "a whole number of at least 1",
         "n_tasks n_states n_actions n_train arms units inputs outputs height width horizon "
         "episodes pulls threads every epochs minibatches samples "
-        "max_sweeps max_episodes max_datasets max_states",
+        "max_sweeps max_episodes max_datasets max_states max_explanations",
         _whole(1),
     ),
     (
@@ -218,8 +218,11 @@ def require_array(argument, x, *shapes, kinds="biuf", traced=False):
         require(not masked, argument, "has masked entries: fill them in first")
         try:
             x = np.asarray(x)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except ValueError as error:
             raise ValueError(f"{argument}: {error}") from error
+        except (TypeError, RuntimeError) as error:  # of a framework's tensor
+            hint = "no plain array; of a tensor hand in x.detach().cpu().numpy()"
+            raise ValueError(f"{argument}: {hint} ({error})") from error
     if x.dtype.kind not in kinds:
         raise ValueError(f"{argument}: expected {KINDS[kinds]}, got {x.dtype}")
     if x.dtype not in TYPES and not is_traced:

@@ -365,7 +365,7 @@ CASES = {
             (meta_gradients, "expected_meta_gradient"),
         )
     },
-    "estimators.record": case(
+    "records.record": case(
         check.record,
         dict(
             states=E.states[:, 0],
@@ -374,13 +374,21 @@ CASES = {
             mask=E.mask[:, 0],
             log_probs=E.log_probs[:, 0],
             baseline=E.rewards[:, 0],
+            advantages=E.rewards[:, 0],
+            values=E.rewards[:, 0],
+            last_values=E.rewards[0, 0],
+            dones=E.mask[:, 0],
         ),
-        states="integer steps",
-        actions="integer steps",
+        states="optional integer steps",
+        actions="optional integer steps",
         rewards="steps",
         mask="optional booleans",
         log_probs="optional steps",
         baseline="optional steps",
+        advantages="optional steps",
+        values="optional values",
+        last_values="optional values",
+        dones="optional booleans",
     ),
     "estimators.estimator_gradients": case(
         check.estimator_gradients,
@@ -413,6 +421,37 @@ CASES = {
         policy="optional object",
         **MDPS,
         **THETA_KIND,
+    ),
+    "diagnosis.diagnose": case(
+        check.diagnose,
+        dict(
+            gradient=THETA0,
+            theta=THETA0,
+            support=[RECORD],
+            query=RECORD,
+            step_size=0.1,
+            discount=0.9,
+            max_explanations=10,
+        ),
+        gradient="matrix",
+        theta="matrix",
+        support="records",
+        query="record",
+        step_size="finite",
+        discount="probability",
+        policy="optional object",
+        tolerance="optional not negative",
+        max_explanations="count",
+    ),
+    "diagnosis.explain_step": case(
+        check.explain_step,
+        dict(theta=THETA0, adapted=THETA0 + 1, record=RECORD, step_size=0.1, discount=0.9),
+        theta="matrix",
+        adapted="matrix",
+        record="record",
+        step_size="optional finite",
+        discount="probability",
+        policy="optional object",
     ),
     "diagnosis.check_gradient": case(
         check.check_gradient,
@@ -766,20 +805,27 @@ EXEMPT_REASONS = {
         planners.act planners.play_mdps planners.planned_values planners.optimistic
         planners.greedy_plan planners.beb planners.opsrl planners.ucrl2 bayes.bayes_optimal
         bayes.dependent_optimal""",
+    "its input is seen to in tests/check": """
+        advantages.explain_advantages inputs.explain_inputs inputs.explain_clipped""",
     "its input is seen to in tests/meta": """
         values.value_step values.value_error values.adapt_values values.meta_value_objective
         values.train_values rl2_trpo.RecurrentTRPO enumeration.enumerate_bandit_trials""",
     "a record that a function returns or takes": """
-        diagnosis.Verdict estimators.RecordedEpisodes maml.Adaptation maml.Iteration
+        advantages.AdvantagesExplanation inputs.Column
+        inputs.InputsExplanation inputs.ClippedExplanation
+        diagnosis.Verdict diagnosis.Diagnosis diagnosis.Alternative diagnosis.Step
+        estimators.Explanation records.RecordedEpisodes maml.Adaptation maml.Iteration
         rl2_training.RecurrentIteration alias.SamplingTables reinforce.RecordedSteps ppo.PPOData
         trpo.TRPOData beliefs.Counts beliefs.Transitions strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
-        mdp.per_state mdp.rounding mdp.for_each_task surrogates.stop surrogates.magic_box
-        policies.sum_last policies.log_softmax policies.entropy returns.discounts
-        returns.discounted_return
+        estimators.LinearSteps estimators.OwnSteps estimators.Data estimators.average_weights
+        estimators.decayed_sum estimators.bootstrapped_returns mdp.per_state mdp.rounding
+        mdp.for_each_task surrogates.stop surrogates.magic_box policies.sum_last
+        policies.log_softmax policies.entropy returns.discounts returns.discounted_return
         returns.reward_to_go returns.no_baseline returns.time_mean_baseline rl2.log_probs
         rl2.outputs surrogates.log_likelihood advantages.td_errors advantages.advantages
+        advantages.standardise
         advantages.at_states advantages.fold_states advantages.visits maml.centred_returns
         maml.closed_form rl2_training.taken_log_probs reinforce.reinforce_table
         trpo.natural_direction optim.conjugate_gradient rl2_training.trial_gradient
@@ -853,6 +899,7 @@ OTHER_TASKS = [np.ones((3, 3, 2)), np.ones((2, 2, 3, 2)), np.ones(2), np.ones((1
 SPECIAL = {  # kind: bad values, made from the good one
     "steps": bad_steps,
     "integer steps": bad_steps,
+    "values": lambda good: NO_ARRAY + [good[:-1], good[None, None], good + INF],  # NaN: not given
     "successors": bad_successors,
     "theta": bad_theta,
     "traced": lambda good: [x for x in bad_values("array", good) if isinstance(x, np.ndarray)],

@@ -16,17 +16,19 @@ This is the whole catalogue, with the file where each is caught: "here" in this 
     12  held-out tasks are drawn with the training seed                  here
     13  zero observations, biases and ReLU: no unit lives                no such network here
     14  each trajectory is weighted by 1/length                          here
-    15  RL²: the last step of an episode is never shown                  meta/test_rl2.py
-    16  RL²: the hidden state is cleared in every episode                meta/test_rl2.py
+    15  RL²: the last step of an episode is never shown                  meta/test_rl2.py **
+    16  RL²: the hidden state is cleared in every episode                meta/test_rl2.py **
         RL²: back-propagation goes through one step only                 meta/test_gru.py
-    17  RL²: value targets come from standardised advantages             meta/test_rl2_training.py
-    18  RL²: the first input says "arm 0, reward 0"                      meta/test_rl2.py
-    19  GAE runs across two tasks that are neighbours in a buffer        meta/test_rl2_training.py
+    17  RL²: value targets come from standardised advantages             meta/test_rl2_training.py *
+    18  RL²: the first input says "arm 0, reward 0"                      meta/test_rl2.py **
+    19  GAE runs across two tasks that are neighbours in a buffer        meta/test_rl2_training.py *
     20  γᵗ is dropped                                                    here
     21  the score term is added to DiCE or LVC                           here
     22  a second inner step does nothing, or has the first one's data    here
     23  `dones`, or an inverted mask, where a mask belongs               here
     24  means over steps in the inner loss, over episodes in the outer   here
+
+    * and in check/test_advantages.py, ** and in check/test_inputs.py
 
 Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the
 random MDPs of 9 and 12). An error is the largest absolute difference over the largest component of
@@ -39,8 +41,10 @@ from functools import cache
 from itertools import product
 
 import autograd.numpy as np
+import own_maml
 import pytest
 from autograd import grad
+from own_maml import Code
 
 from metarl_np import check, enumeration, exact, maml, meta_gradients, surrogates
 from metarl_np.check.diagnosis import check_gradient
@@ -832,3 +836,43 @@ def test_24_means_over_steps_in_the_inner_loss():
     answer = return_gradient()
     assert_caught(24, f"length of the step, T={T}", g, answer, expected_gradient(surrogates.naive))
     assert_unchanged(24, "its direction: the factor is the number of steps", T * g, answer)
+
+
+# ---- and what `check.diagnose` calls them, in two inner steps of a user's own code
+
+CALLED = {
+    "1 no score term": (Code(), "add the score of the inner data"),
+    "2 naive, differentiated twice": (Code(), "lacks H1 and H12"),
+    "3 score of means": (Code(score="means"), "a score term with the coefficients"),
+    "3 score of the first step": (Code(score="first"), "of the first inner step only"),
+    "4 baseline inside DiCE's product": (Code(estimator="inside"), "inside DiCE's product"),
+    "5 index -1": (Code(estimator="wraps", lam=0.25), "index -1 wraps around"),
+    "5 divided by K twice": (Code(factor=1 / own_maml.K), "1/K, K being the episodes"),
+    "6 outer step size inside": (Code(step_size=own_maml.BETA), "is it the outer one?"),
+    "8 variance": (Code(inner_kind="variance", outer_kind="variance"), "by the variance"),
+    "11 mean of the very episodes": (
+        Code(inner_kind="own mean", outer_kind="own mean"),
+        "which contains the episode itself",
+    ),
+    "14 1/length": (Code(inner_mean="lengths", outer_mean="lengths"), "divided by its length"),
+    "20 gamma^t dropped": (Code(inner_gamma=False, outer_gamma=False), "gamma^t is dropped"),
+    "21 LVC and the score": (Code(estimator="lvc", score="all"), "a part of the score twice"),
+    "21 DiCE and the score": (Code(estimator="dice", score="all"), "a part of the score twice"),
+    "22 no second step": (Code(skip=(1,)), "inner step 1 has no effect"),
+    "22 second step on the first's data": (Code(order=(0, 0, 2)), "step 1 takes the data set 0"),
+    "23 dones for the mask": (Code(inner_kind="dones", outer_kind="dones"), "where a mask belongs"),
+    "24 means over steps inside": (Code(inner_mean="steps"), "the inner loss is the mean over all"),
+}
+
+
+@pytest.mark.parametrize("mistake", CALLED)
+def test_diagnose_calls_each_mistake_what_it_is(mistake):
+    code, said = CALLED[mistake]
+    rng = np.random.default_rng(3)
+    batches = [own_maml.batch(rng) for _ in range(3)]
+    theta = rng.normal(size=(own_maml.S, own_maml.A))
+    g = own_maml.meta_gradient(code, theta, batches)
+    records = [check.record(b.states, b.actions, b.rewards, mask=b.mask) for b in batches]
+    settings = dict(step_size=own_maml.ALPHA, discount=own_maml.GAMMA)
+    found = check.diagnose(g, theta, records[:-1], records[-1], **settings)
+    assert said in str(found)

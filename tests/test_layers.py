@@ -14,7 +14,8 @@ tasks.mdp tasks.gymnasium tasks.gridworld tasks.bandits tasks.random_mdps tasks.
 learner.policies learner.alias learner.rollouts learner.returns learner.surrogates
 learner.reinforce learner.optim learner.advantages learner.ppo learner.trpo
 meta.maml meta.values meta.gru meta.rl2 meta.rl2_training meta.rl2_trpo
-check.differences check.enumeration check.meta_gradients check.estimators check.diagnosis
+check.differences check.enumeration check.meta_gradients
+check.records check.advantages check.inputs check.estimators check.diagnosis
 compare.beliefs compare.priors compare.strategies compare.planners compare.bayes
 runs.checkpoint runs.study
 plots

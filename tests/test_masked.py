@@ -19,7 +19,7 @@ from metarl_np.check.enumeration import (
     enumerated_return,
     enumerated_trial_return,
 )
-from metarl_np.check.estimators import RecordedEpisodes
+from metarl_np.check.records import RecordedEpisodes
 from metarl_np.compare.beliefs import DirichletBelief, FiniteBelief, Prior, counts, transitions
 from metarl_np.compare.priors import fit_slip
 from metarl_np.learner import advantages, returns, surrogates
@@ -636,7 +636,8 @@ NUMBERS_OF_EPISODES = """
 THE_MASK_ITSELF = ["require_mask", "harmless", "unmasked"]
 IN_OTHER_ROWS = """
     estimator_gradients replay no_baseline time_mean_baseline leave_one_out_baseline
-    naive lvc dice loaded_dice gae record fit_slip meta_objective""".split()
+    naive lvc dice loaded_dice gae record fit_slip meta_objective
+    diagnose standardise""".split()
 TAKES_RECORDS = {"mask", "episodes", "trials", "recorded", "support"}
 
 

@@ -35,3 +35,13 @@ def test_the_meta_gradient_is_that_of_usual_maml_code():
     mine = known["naive"]  # yours: your meta-gradient on these data, its mean over the tasks
     verdict = check.check_gradient(mine, known)
     assert verdict.names == ("naive",), verdict
+
+
+def test_the_meta_gradient_is_what_it_is_meant_to_be():
+    """The same in one line, where signs, means and what is dropped need not be those of `check`."""
+    support = data()
+    query = data()
+    settings = dict(step_size=0.1, discount=0.95)
+    mine = -check.estimator_gradients(theta, [support], query, **settings)["naive"]  # yours
+    found = check.diagnose(mine, theta, [support], query, **settings)
+    found.require("naive", factor=-1, average="episodes", discounted=True, steps=(0,))

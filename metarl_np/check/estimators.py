@@ -1,87 +1,376 @@
 """What each estimator must give on recorded data, and what it converges to.
 
-For arrays from PyTorch, JAX or anything else. The functions here return {name: gradient}, the
-candidates that `diagnosis.check_gradient` compares a gradient with.
+For arrays from PyTorch, JAX or anything else. `estimator_gradients`, `exact_gradients` and
+`expected_gradients` return {name: gradient}, the candidates that `diagnosis.check_gradient`
+compares a gradient with. `Explanation` and `meta_gradient_of` are what `diagnosis.diagnose` tries.
+
+Of the policy they need three operations on the steps of data set j at parameters θ_j, one for each
+task. With f_t = ∇log π(a_t|s_t), weights w_t and a direction v these are
+
+    gradient    Σ w_t f_t                      along    f_t · v
+    hvp         Σ w_t ∇²log π(a_t|s_t) v       (Hessian-vector product)
+
+and the Hessians Ĥ of the surrogates follow, c_t = λ c_{t−1} + f_t being the sum of the scores up to
+t:
+
+    naive          hvp of w
+    lvc            naive's + Σ w_t f_t (f_t·v)
+    loaded_dice    naive's + Σ w_t [c_t (c_t·v) − (c_t − f_t)((c_t − f_t)·v)]
+    dice           Σ ρ_t [c_t (c_t·v) + ∇c_t v] − Σ β_t [f_t (f_t·v) + ∇f_t v]
+
+ρ_t are the weights of the rewards, β_t those of the baseline, w_t = Σ_{u≥t} ρ_u − β_t. All are sums
+Σ x_t f_t with numbers x_t, hence a `gradient`: no array is larger than the data.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
+from math import prod
 
 import numpy as np
 
-from metarl_np.arguments import (
-    harmless,
-    require,
-    require_array,
-    require_mask,
-    set_fields,
-    unmasked,
-    validate,
-)
+from metarl_np.arguments import require, require_array, require_finite, validate
 from metarl_np.check import meta_gradients
+from metarl_np.check.records import RecordedEpisodes
 from metarl_np.learner.policies import SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
-from metarl_np.learner.returns import leave_one_out_baseline
-from metarl_np.learner.rollouts import Episodes
+from metarl_np.learner.returns import discounts, gae, leave_one_out_baseline, reward_to_go
 from metarl_np.meta.maml import centred_returns, meta_gradient, replay
 from metarl_np.tasks import exact
 
-
-@dataclass(frozen=True, eq=False)
-class RecordedEpisodes(Episodes):
-    """Episodes of a user's, who may have kept log-probabilities and baselines, (T, N, K)."""
-
-    log_probs: np.ndarray = None  # log π(a_t|s_t) when it was sampled
-    baseline: np.ndarray = None  # b_t
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("log_probs", "baseline"):
-            x = getattr(self, name)
-            if x is not None:
-                x = require_array(name, x, self.mask.shape)
-                set_fields(self, **{name: harmless(x, self.mask)})
+# ---- policies: θ (N, P), flat, and steps (T, N, K) of data set j
 
 
-def record(states, actions, rewards, mask=None, log_probs=None, baseline=None):
-    """One data set for `estimator_gradients`, of arrays (T, K) for one task or (T, N, K) for N.
+class LinearSteps:
+    """The operations for a LinearPolicy π ∝ exp(φ(s)ᵀ θ f(a)), through tables (N, S, A).
 
-    mask: the steps that were really taken, booleans or 0 and 1; all by default. What stands in
-    another place does not matter, and becomes 0. log_probs: log π(a_t|s_t) of your policy when it
-    acted, to be checked. baseline: b_t. Returns RecordedEpisodes. Raises ValueError on other
-    shapes, on what is no mask, as `dones`, and on what is not finite in unmasked places.
+    See `LinearPolicy` and `Reinforce.pullback` for the formulas. A search asks for the same θ many
+    times; so π is kept here.
     """
-    states = require_array("states", states)
-    shape = states.shape
-    fits = len(shape) in (2, 3) and states.size
-    require(fits, "states", f"expected shape (T, K) or (T, N, K), not empty, got {shape}")
-    mask = _like(states, "mask", np.ones(shape, bool) if mask is None else mask)
-    mask = require_mask(mask, shape)
 
-    def steps(name, x, kinds="biuf"):
-        """(T, N, K), checked, and 0 where masked."""
-        x = _like(states, name, x, kinds)
-        x = unmasked(x, mask)
-        require(np.isfinite(x).all(), name, "not finite")
-        return x.reshape(len(x), -1, shape[-1])
+    def __init__(self, policy, records):
+        self.policy = policy
+        features = policy.features
+        self.phi = np.eye(policy.n_states) if features is None else features
+        self.bits = np.eye(policy.n_actions) if policy.bits is None else policy.bits
+        self.ones = np.ones((policy.n_actions, 1))
+        self.entries = [self._entries(r) for r in records]  # of a table (N, S, A), (T, N, K)
+        self.kept = {}  # j → (θ, π)
 
-    return RecordedEpisodes(
-        states=steps("states", states, "iu"),
-        actions=steps("actions", actions, "iu"),
-        rewards=steps("rewards", rewards),
-        mask=steps("mask", mask),
-        log_pi=None,
-        last_states=None,
-        truncated=None,
-        log_probs=None if log_probs is None else steps("log_probs", log_probs),
-        baseline=None if baseline is None else steps("baseline", baseline),
+    def gradient(self, j, thetas, w):
+        """Σ w f: (N, P)."""
+        return self._score(self._folded(j, w), self._pi(j, thetas))
+
+    def along(self, j, thetas, v):
+        """f·v: (T, N, K)."""
+        return self._tangent(self._pi(j, thetas), v).ravel()[self.entries[j]]
+
+    def hvp(self, j, thetas, w, v):
+        """Σ w ∇²log π v: (N, P)."""
+        pi = self._pi(j, thetas)
+        in_state = self._folded(j, w) @ self.ones
+        return self._score(-in_state * pi * self._tangent(pi, v), pi)
+
+    def log_probs(self, j, thetas):
+        """log π(a_t|s_t): (T, N, K)."""
+        return np.log(self._pi(j, thetas)).ravel()[self.entries[j]]
+
+    def _pi(self, j, thetas):
+        known, pi = self.kept.get(j, (None, None))
+        if known is not thetas:
+            log_pi = self.policy.log_pi(thetas.reshape(-1, *self.policy.shape))
+            pi = np.exp(log_pi)
+            self.kept[j] = thetas, pi
+        return pi
+
+    def _entries(self, r):
+        n_states, n_actions = self.policy.n_states, self.policy.n_actions
+        row = np.arange(r.mask.shape[1])[:, None] * n_states + r.states
+        return row * n_actions + r.actions
+
+    def _folded(self, j, w):
+        """Σ w [s_t = s, a_t = a]: (N, S, A)."""
+        shape = w.shape[1], self.policy.n_states, self.policy.n_actions
+        table = np.bincount(self.entries[j].ravel(), w.ravel(), prod(shape))
+        return table.reshape(shape)
+
+    def _score(self, table, pi):
+        x = table - pi * (table @ self.ones)
+        return (self.phi.T @ x @ self.bits).reshape(len(x), -1)
+
+    def _tangent(self, pi, v):
+        x = self.phi @ v.reshape(-1, *self.policy.shape) @ self.bits.T
+        return x - (pi * x) @ self.ones
+
+
+class OwnSteps:
+    """The operations through two functions of the user's, `scores` and `hvp`."""
+
+    log_probs = None  # they do not say them
+
+    def __init__(self, policy, records):
+        self.policy = policy
+        self.masks = [r.mask for r in records]
+        self.last = {}  # j → (θ, scores): they are asked for at the same θ many times
+
+    def gradient(self, j, thetas, w):
+        """Σ w f: (N, P)."""
+        return np.einsum("tnk,tnkp->np", w, self._scores(j, thetas))
+
+    def along(self, j, thetas, v):
+        """f·v: (T, N, K)."""
+        return np.einsum("tnkp,np->tnk", self._scores(j, thetas), v)
+
+    def hvp(self, j, thetas, w, v):
+        """Σ w ∇²log π v: (N, P)."""
+        result = require_array("policy.hvp", self.policy.hvp(j, thetas, w, v), thetas.shape)
+        require_finite(result, "policy.hvp: Hessian-vector products")
+        return result
+
+    def _scores(self, j, thetas):
+        known, scores = self.last.get(j, (None, None))
+        if known is None or not np.array_equal(known, thetas):
+            shape = self.masks[j].shape + thetas.shape[1:]
+            scores = require_array("policy.scores", self.policy.scores(j, thetas), shape)
+            scores = np.where(self.masks[j][..., None], scores, 0.0)
+            require_finite(scores, "policy.scores: scores")
+            self.last[j] = thetas, scores
+        return scores
+
+
+# ---- the weights of the steps
+
+AVERAGES = ("episodes", "steps", "lengths", "sum")
+
+
+def average_weights(record, average):
+    """What the sum over a task's steps is multiplied with: (N, K).
+
+    "episodes" is the mean over episodes of sums over time, "steps" the mean over all steps of a
+    task, "lengths" the mean over episodes of means over time, "sum" the sum over all.
+    """
+    mask = record.mask
+    episodes = np.maximum(record.count, 1.0)[:, None]
+    if average == "lengths":
+        return 1 / (np.maximum(mask.sum(0), 1.0) * episodes)
+    total = {
+        "episodes": lambda: episodes,
+        "steps": lambda: np.maximum(mask.sum((0, 2)), 1.0)[:, None],
+        "sum": lambda: 1.0,
+        "padding": lambda: len(mask) * episodes,
+    }
+    return np.ones(mask.shape[1:]) / total[average]()
+
+
+def bootstrapped_returns(record, discount):
+    """G_t with V(s_T) behind the last step: (T, N, K)."""
+    nothing = 0.0 * record.rewards
+    last = record.last_values
+    return gae(record.rewards, nothing, record.mask, last, discount=discount, lam=1.0)
+
+
+def decayed_sum(x, lam):
+    """c_t = λ c_{t−1} + x_t: (T, …) → (T, …)."""
+    return x.cumsum(0) if lam == 1 else reward_to_go(x[::-1], lam)[::-1]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a code may do: one point of the space that `diagnosis` searches."""
+
+    estimator: str = "naive"
+    advantages: int = 0  # which of the alternatives, in the support sets
+    query_advantages: int = 0
+    average: str = "episodes"  # of the query
+    inner_average: str = "episodes"
+    discounted: bool = True  # is γᵗ kept in the query
+    inner_discounted: bool = True
+    acts: tuple = ()  # for each inner step: has it an effect?
+    differentiated: tuple = ()  # is it differentiated through?
+    sign: int = 1  # of the inner steps: −1 descends
+    data: tuple = ()  # which data set each inner step takes, and last the query
+    score: str = ""  # "+score" adds (J − c) ∇log p of the inner data, "+raw" J, "+first" of step 0
+    scale: float = 1.0  # of the step size
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    lam: float = 1.0  # λ of loaded_dice, and of the product
+    baseline: str = "stopped"  # dice's is G less the advantages, where G may be "bootstrapped"
+    inside: bool = False  # dice: do the advantages stand inside the product?
+    wraps: bool = False  # is index −1 taken for the one before 0?
+
+
+class Data:
+    """The recorded data sets with what can be computed from them once.
+
+    steps: LinearSteps or OwnSteps. records: J support sets and the query. alternatives: what
+    advantages may be, each with a function of a record, `of_record`, that gives (T, N, K).
+    """
+
+    def __init__(self, steps, theta, records, alternatives, step_size, discount):
+        self.steps = steps
+        self.theta = theta  # (N, P)
+        self.records = records
+        self.alternatives = alternatives
+        self.step_size = step_size
+        self.discount = discount
+        self.returns = [reward_to_go(r.rewards, discount) for r in records]
+        self.weights = lru_cache(4)(self._weights)
+        self.factors = lru_cache(4)(self._factors)
+        self.path = lru_cache(4)(self._path)
+        self.slope = lru_cache(4)(self._slope)
+
+    def _weights(self, j, advantages, average, discounted):
+        """w_t = Â_t × γᵗ, if that is kept, × the average's: (T, N, K)."""
+        of_record = self.alternatives[advantages].of_record
+        return self.factors(j, average, discounted) * of_record(self.records[j])
+
+    def _factors(self, j, average, discounted):
+        """γᵗ, if that is kept, × the average's weights, 0 where masked: (T, N, K)."""
+        mask = self.records[j].mask
+        factors = mask * average_weights(self.records[j], average)
+        return factors * discounts(self.discount, len(mask), mask) if discounted else factors
+
+    def first(self, j, thetas, w, e):
+        """The first derivative of the surrogate: (N, P)."""
+        return self.steps.gradient(j, thetas, self._summed(j, w, e) if e.inside else w)
+
+    def _product(self, j, x, e):
+        """c_t·v of f_t·v, the sums in DiCE's product; the first may wrap around to the last."""
+        if e.wraps:
+            x = x.copy()
+            x[0, :, 0] += e.lam * x[self._last(j)]
+        return decayed_sum(x, e.lam)
+
+    def _summed(self, j, w, e):
+        """The transpose of `_product`: Σ_t w_t c_t = Σ_t x_t f_t, w → x."""
+        x = decayed_sum(w[::-1], e.lam)[::-1]
+        if e.wraps:
+            x[self._last(j)] += e.lam * x[0, :, 0]
+        return x
+
+    def _last(self, j):
+        """Where the last step of each task's last episode stands."""
+        mask = self.records[j].mask
+        return mask[:, :, -1].sum(0) - 1, np.arange(mask.shape[1]), -1
+
+    def curvature(self, j, thetas, w, v, e):
+        """Ĥ v of the estimator: (N, P)."""
+        steps = self.steps
+        if e.estimator == "first_order":
+            return 0 * v
+        if e.estimator == "naive":
+            return steps.hvp(j, thetas, w, v)
+        along = steps.along(j, thetas, v) * self.records[j].mask
+        if e.estimator == "lvc":
+            return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, w * along)
+        if e.estimator == "loaded_dice":
+            so_far = decayed_sum(along, e.lam)
+            x = w * (so_far - along) + reward_to_go(w * along, e.lam)
+            return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, x)
+        beta = 0.0 if e.inside else self._baseline_weights(j, w, e)
+        rho = w
+        if not e.inside:
+            rho = w + beta
+            rho[:-1] -= rho[1:].copy()
+        x = self._summed(j, rho * self._product(j, along, e), e) - beta * along
+        w = self._summed(j, w, e) if e.inside else w
+        return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, x)
+
+    def _baseline_weights(self, j, w, e):
+        """β, the weights of DiCE's baseline: (T, N, K)."""
+        factors = self.factors(j, e.inner_average, e.inner_discounted)
+        returns = self.returns[j]
+        if e.baseline == "bootstrapped":
+            returns = bootstrapped_returns(self.records[j], self.discount)
+        return factors * returns - w
+
+    def _path(self, e):
+        """The θ_j (N, P) before each inner step and after the last, and the weights' keys."""
+        thetas = [self.theta]
+        moved = 0.0
+        for i, acts in enumerate(e.acts):
+            if acts:
+                j = e.data[i]
+                w = self.weights(j, e.advantages, e.inner_average, e.inner_discounted)
+                step = e.sign * self.first(j, thetas[i], w, e) - e.weight_decay * thetas[i]
+                moved = e.momentum * moved + step
+            thetas.append(thetas[i] + acts * e.scale * self.step_size * moved)
+        return thetas
+
+    def _slope(self, e):
+        """The query's gradient at θ_J: (N, P)."""
+        w = self.weights(e.data[-1], e.query_advantages, e.average, e.discounted)
+        return self.first(e.data[-1], self.path(_inner(e))[-1], w, e)
+
+    def back(self, e, v, with_scores=False):
+        """v at θ_J brought back to θ: (N, P); and the score of the inner data, if asked for.
+
+        With m the momentum's memory, θ_{j+1} = θ_j + α m_{j+1}, m_{j+1} = μ m_j + g_j(θ_j) − ω θ_j.
+        """
+        thetas = self.path(_inner(e))
+        memory = 0.0 * v
+        scores = 0.0 * v
+        for i in reversed(range(len(e.acts))):
+            if e.acts[i]:
+                j = e.data[i]
+                w = self.weights(j, e.advantages, e.inner_average, e.inner_discounted)
+                v, memory = self._back_one(j, thetas[i], w, v, memory, e, i)
+                if with_scores:
+                    scores, _ = self._back_one(j, thetas[i], w, scores, 0.0 * v, e, i)
+            if with_scores and (i == 0 or e.score != "+first"):
+                w = self.factors(i, "steps" if "means" in e.score else "sum", False)
+                scores = scores + self.steps.gradient(i, thetas[i], w)
+        return (v, scores) if with_scores else v
+
+    def _back_one(self, j, thetas, w, v, memory, e, i):
+        memory = memory + e.scale * self.step_size * v
+        through = v - e.weight_decay * memory
+        if e.differentiated[i]:
+            through = through + e.sign * self.curvature(j, thetas, w, memory, e)
+        return through, e.momentum * memory
+
+    def estimate(self, e):
+        """The meta-gradient of an Explanation, mean over tasks: (P,)."""
+        v = self.slope(replace(_inner(e), **_of_query(e)))
+        if not e.score:
+            return self.back(e, v).mean(0)
+        v, scores = self.back(e, v, with_scores=True)
+        factor = self.query_returns() if e.score == "+raw" else self.query_returns(centred_returns)
+        return (v + factor[:, None] * scores).mean(0)
+
+    def query_returns(self, centred=lambda x: x):
+        """J (N,): mean discounted return of the query's episodes."""
+        query = self.records[-1]
+        return centred(self.returns[-1][0].sum(-1) / query.count)
+
+
+def _inner(e):
+    """The Explanation without what does not change the path of the inner steps."""
+    start = Explanation()
+    return replace(
+        e,
+        estimator=start.estimator,
+        query_advantages=start.query_advantages,
+        average=start.average,
+        discounted=start.discounted,
+        differentiated=start.differentiated,
+        score=start.score,
+        baseline=start.baseline,
+        data=e.data[:-1],
+        lam=e.lam if e.inside else start.lam,
     )
 
 
-def _like(states, name, x, kinds="biuf"):
-    x = require_array(name, x, kinds=kinds)
-    require(x.shape == states.shape, name, f"{x.shape} is not the shape of states, {states.shape}")
-    return x
+def _of_query(e):
+    return dict(
+        query_advantages=e.query_advantages,
+        average=e.average,
+        discounted=e.discounted,
+        data=e.data,
+    )
+
+
+# ---- candidates of `check_gradient`
 
 
 def estimator_gradients(
@@ -103,9 +392,10 @@ def estimator_gradients(
     public code drops it. baseline: b of (returns, episodes), by default leave-one-out, the mean of
     the task's other episodes; a recorded baseline goes before it. lam: λ of loaded_dice. policy: a
     SoftmaxPolicy by default. The score's J is the query's mean return less that of the other tasks.
+    With no inner step all of them are one array, which has "policy gradient" as its first name.
     Raises ValueError if recorded log-probabilities are not those of θ adapted so far.
     """
-    theta = require_array("theta", theta) * 1.0
+    theta = require_array("theta", theta).astype(float)
     require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
     good = isinstance(support, (list, tuple))
     good = good and all(isinstance(e, RecordedEpisodes) for e in (*support, query))
@@ -127,6 +417,8 @@ def estimator_gradients(
         with_score = meta_gradient(policy, path, inner, score_factor=factor)
         plain[estimator] = meta_gradient(policy, path, inner).mean(0)
         scored[f"{estimator}+score"] = with_score.mean(0)
+    if not support:
+        return dict.fromkeys(["policy gradient", *plain, *scored], plain["naive"])
     return plain | scored
 
 
