@@ -34,8 +34,10 @@ from metarl_np import (
     bandits,
     bayes,
     beliefs,
+    enumeration,
     exact,
     gridworld,
+    gru,
     mdp,
     optim,
     planners,
@@ -43,9 +45,11 @@ from metarl_np import (
     ppo,
     priors,
     returns,
+    rl2,
     rl2_training,
     rollouts,
     strategies,
+    study,
     surrogates,
     trpo,
     values,
@@ -159,7 +163,7 @@ ROOMS = {
     ("mdp.MDP.__getitem__ ", "tasks"),
     ("checkpoint.resumable ", "theta"),
 }
-ALL = {f"{name} ": row for name, row in CASES.items() if not name.startswith("gru")} | MORE
+ALL = {f"{name} ": row for name, row in CASES.items()} | MORE
 
 
 class WithArray:
@@ -389,3 +393,15 @@ def test_autograd_goes_through_parameters_of_any_type():
 
     expected = grad(total)(np.ones((3, 2)))
     np.testing.assert_allclose(grad(total)(np.ones((3, 2), int)), expected)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint64])
+def test_sizes_of_narrow_types_do_not_overflow(kind):
+    assert gru.GRU(kind(20), kind(30), kind(20)).size == gru.GRU(20, 30, 20).size
+    _, probability = enumeration.enumerate_bandit_trials(rl2.RecurrentPolicy(1, 2, 2), kind(5))
+    assert probability.shape == (4**5,)
+
+
+def test_an_array_without_axes_is_no_seed():
+    with pytest.raises(ValueError, match="^seeds: .*expected integers"):
+        study.study(print, [np.array(4)])

@@ -187,7 +187,7 @@ def enumerate_bandit_trials(policy, pulls, dtype=float):
     Π π(a_t|…). dtype: of the inputs. Raises ValueError unless n ≥ 1 and (2k)ⁿ is at most a million.
     """
     arms = policy.n_actions
-    validate(pulls=pulls)
+    pulls = validate(pulls=pulls)
     few = pulls < 20 and (2 * arms) ** pulls <= 1_000_000
     require(few, "pulls", f"{pulls} of {arms} arms: no history, or above a million")
     actions, rewards = np.divmod(_sequences(2 * arms, pulls), 2)

@@ -56,9 +56,9 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     default 4 per unknown, starting afresh after 2. Then a residual above 1e-4 · |b| raises
     ValueError. So do, always, a b or A v that is not finite, and a vᵀA v that is not positive.
     """
-    validate(tolerance=tolerance)
+    tolerance = validate(tolerance=tolerance)
     if max_iterations is not None:
-        validate(max_iterations=max_iterations)
+        max_iterations = validate(max_iterations=max_iterations)
     b = require_floats("b", b)
     require(b.ndim > 0, "b", "expected (n,) or (N, …), got a number")
     require_finite(b, "b: numbers")

@@ -34,6 +34,7 @@ from metarl_np.arguments import (
     require_finite,
     require_memory,
     validate,
+    validate_fields,
 )
 
 
@@ -77,7 +78,7 @@ class GRU:
     outputs: int  # O
 
     def __post_init__(self):
-        validate(**vars(self))
+        validate_fields(self)
         require_memory(8, self.size)
 
     @property
@@ -110,7 +111,7 @@ class GRU:
         memory: for how many steps the units remember, at least 1. b_z is log U[1, memory], so
         that some units forget at once and some remember for that long (Tallec & Ollivier 2018).
         """
-        validate(rng=rng, memory=memory)
+        rng, memory = validate(rng=rng, memory=memory)
         known = dtype in (float, np.float32, np.float64)
         require(known, "dtype", f"{dtype!r:.99} is neither float32 nor float64")
         h = self.units

@@ -122,7 +122,7 @@ def _jobs(experiment, seeds, settings, folder):
 
 def _seed_name(seed):
     """A seed as it stands in the name of a file: 7, or 7_1 for (7, 1), or 7_ for (7,)."""
-    single = isinstance(seed, Integral)
+    single = isinstance(seed, Integral) or getattr(seed, "shape", None) == ()
     parts = [seed] if single else list(seed) if isinstance(seed, (tuple, list, np.ndarray)) else []
     whole = [isinstance(x, Integral) and not isinstance(x, bool) and x >= 0 for x in parts]
     good = bool(whole) and all(whole)
