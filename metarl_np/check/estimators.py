@@ -171,7 +171,10 @@ def bootstrapped_returns(record, discount):
 
 def decayed_sum(x, lam):
     """c_t = λ c_{t−1} + x_t: (T, …) → (T, …)."""
-    return x.cumsum(0) if lam == 1 else reward_to_go(x[::-1], lam)[::-1]
+    c = np.array(x, float)
+    for t in range(1, len(c)):
+        c[t] += lam * c[t - 1]
+    return c
 
 
 @dataclass(frozen=True)
