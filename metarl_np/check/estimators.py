@@ -268,7 +268,7 @@ class Data:
             return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, w * along)
         if e.estimator == "loaded_dice":
             so_far = decayed_sum(along, e.lam)
-            x = w * (so_far - along) + reward_to_go(w * along, e.lam)
+            x = w * (so_far - along) + decayed_sum((w * along)[::-1], e.lam)[::-1]
             return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, x)
         beta = 0.0 if e.inside else self._baseline_weights(j, w, e)
         rho = w
