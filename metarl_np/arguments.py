@@ -211,18 +211,8 @@ def require_array(argument, x, *shapes, kinds="biuf", traced=False):
     masked. traced: what autograd traces is given back as it is; else it is refused.
     """
     is_traced = traced and isbox(x)
-    if not is_traced:
-        require_plain(**{argument: x})
-        rows = x if isinstance(x, (list, tuple)) else [x]
-        masked = any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows)
-        require(not masked, argument, "has masked entries: fill them in first")
-        try:
-            x = np.asarray(x)
-        except ValueError as error:
-            raise ValueError(f"{argument}: {error}") from error
-        except (TypeError, RuntimeError) as error:  # of a framework's tensor
-            hint = "no plain array; of a tensor hand in x.detach().cpu().numpy()"
-            raise ValueError(f"{argument}: {hint} ({error})") from error
+    if type(x) is not np.ndarray and not is_traced:
+        x = _as_array(argument, x)
     if x.dtype.kind not in kinds:
         raise ValueError(f"{argument}: expected {KINDS[kinds]}, got {x.dtype}")
     if x.dtype not in TYPES and not is_traced:
@@ -230,6 +220,21 @@ def require_array(argument, x, *shapes, kinds="biuf", traced=False):
             x = x.astype(float if x.dtype.kind == "f" else int)
     require_shapes(*shapes, **{argument: x})
     return x
+
+
+def _as_array(argument, x):
+    """What is no plain array yet as one; ValueError if it is nothing that can be one."""
+    require_plain(**{argument: x})
+    rows = x if isinstance(x, (list, tuple)) else [x]
+    masked = any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows)
+    require(not masked, argument, "has masked entries: fill them in first")
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
+    except (TypeError, RuntimeError) as error:  # of a framework's tensor
+        hint = "no plain array; of a tensor hand in x.detach().cpu().numpy()"
+        raise ValueError(f"{argument}: {hint} ({error})") from error
 
 
 def require_floats(argument, x, *shapes, single=False, traced=True):
@@ -255,8 +260,8 @@ def require_index(argument, index, size):
         except (TypeError, ValueError) as error:
             raise ValueError(f"{argument}: {index}: {error}") from error
         return index
-    # a tuple would be an index of several axes, as in NumPy
-    require(not isinstance(index, tuple), argument, f"{expected}, got the tuple {index!r:.99}")
+    if isinstance(index, tuple):  # an index of several axes, as in NumPy
+        raise ValueError(f"{argument}: {expected}, got the tuple {index!r:.99}")
     if isinstance(index, list) and not index:
         return np.zeros(0, int)  # NumPy would make floats of it
     chosen = require_array(argument, index, kinds="biu")
