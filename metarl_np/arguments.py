@@ -21,7 +21,7 @@ NO_TRACE = (
     "functions of a finite horizon, the surrogates and the inner updates"
 )
 MAX_BYTES = 2**33  # 8 GiB; set arguments.MAX_BYTES to allow more or less
-LARGEST_FLOAT = np.finfo(float).max
+LARGEST_FLOAT = float(np.finfo(float).max)  # as NumPy's own it could not meet long integers
 # of arrays, in the machine's own byte order
 TYPES = {np.dtype(x) for x in ("bool", "int32", "int64", "float16", "float32", "float64")}
 
@@ -93,6 +93,11 @@ def _has(attribute):
     return _if(lambda x: hasattr(x, attribute))
 
 
+def _is_path(x):
+    """A path that is not empty, and has no zero byte, which no system takes."""
+    return isinstance(x, (str, os.PathLike)) and str(x) and "\0" not in str(x)
+
+
 # what an argument with one of these names is, everywhere in the package
 _RULES = [
     ("a numpy.random.Generator", "rng", _if(lambda x: isinstance(x, np.random.Generator))),
@@ -102,10 +107,10 @@ _RULES = [
     ("a policy", "policy", _has("n_actions")),
     ("an inner update", "inner", _has("prepare")),
     ("Trials", "trials", _has("outputs")),
-    ("a path", "path folder", _if(lambda x: isinstance(x, (str, os.PathLike)) and str(x))),
+    ("a path", "path folder", _if(_is_path)),
     (
         "a function",
-        "sample_tasks optimiser update payoffs baseline train plan strategy",
+        "sample_tasks optimiser update payoffs baseline train plan strategy play matvec",
         _if(callable),
     ),
     (
@@ -117,7 +122,7 @@ _RULES = [
     ),
     (
         "a whole number of at least 0",
-        "steps iterations max_iterations first n_held_out max_backtracks",
+        "t steps iterations max_iterations first n_held_out max_backtracks",
         _whole(0),
     ),
     (
@@ -133,7 +138,7 @@ _RULES = [
     ("a finite number of at least 1", "memory", _number(1)),
     (
         "a finite number above 0",
-        "clip radius damping max_norm goal_reward concentration std noise",
+        "clip radius damping max_norm goal_reward concentration std noise eps",
         _number(above=0),
     ),
     ("a number above 0", "target_kl", _positive_or_infinite),

@@ -18,8 +18,10 @@ if os.environ.get("MPLBACKEND", "").startswith("module://"):
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import PillowWriter
+from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
+from metarl_np.arguments import require, require_floats
 from metarl_np.tasks.gridworld import MOVES, PIT, START, WALL
 
 COLOURS = dict(
@@ -98,6 +100,23 @@ def animate(fig, draw, frames, folder, name, *, fps, dpi):
 # ---- curves
 
 
+def _require_axes(ax):
+    require(isinstance(ax, Axes), "ax", f"{ax!r:.99} is no matplotlib Axes")
+
+
+def _colour(name):
+    known = isinstance(name, str) and name in COLOURS
+    require(known, "colour", f"{name!r:.99} is not one of {', '.join(COLOURS)}")
+    return COLOURS[name]
+
+
+def _points(name, x, *shapes):
+    """x as floats, of one of the shapes, or (P,) if none is given."""
+    x = require_floats(name, x, *shapes, traced=False)
+    require(bool(shapes) or x.ndim == 1, name, f"expected shape (P,), got {x.shape}")
+    return x
+
+
 def curve(ax, x, mean, spread=None, *, colour, label=None, marker="o", line="-", width=1.5):
     """One line through P points, with a band of mean ± spread if a spread is given.
 
@@ -106,13 +125,15 @@ def curve(ax, x, mean, spread=None, *, colour, label=None, marker="o", line="-",
     marker, line: as matplotlib writes them. More than 30 points have no markers.
     width: of the line, in points of 1/72 inch.
     """
-    x = np.asarray(x)
-    mean = np.asarray(mean)
-    colour = COLOURS[colour]
+    _require_axes(ax)
+    x = _points("x", x)
+    mean = _points("mean", mean, x.shape)
+    colour = _colour(colour)
     size = 5 if len(x) <= 30 else 0
     look = dict(color=colour, linewidth=width, marker=marker, markersize=size)
     ax.plot(x, mean, line, label=label, **look)
     if spread is not None:
+        spread = _points("spread", spread, x.shape, ())
         band = dict(color=colour, alpha=0.2, linewidth=0)
         ax.fill_between(x, mean - spread, mean + spread, **band)
 
@@ -130,10 +151,11 @@ def bias(ax, x, size, error=0.0, *, colour, label=None, marker="o", line="-"):
     x: (P,), such as numbers of episodes.
     size, error: (P,), of the bias and of its standard error; no marker is hollow without an error.
     """
-    x = np.asarray(x)
-    size = np.asarray(size)
-    hollow = size < 2 * np.asarray(error)
-    look = dict(color=COLOURS[colour], linewidth=1.3, markersize=6)
+    _require_axes(ax)
+    x = _points("x", x)
+    size = _points("size", size, x.shape)
+    hollow = size < 2 * _points("error", error, x.shape, ())
+    look = dict(color=_colour(colour), linewidth=1.3, markersize=6)
     ax.plot(x, size, line, label=label, **look)
     ax.plot(x[~hollow], size[~hollow], marker, **look)
     ax.plot(x[hollow], size[hollow], marker, markerfacecolor="white", **look)
@@ -147,6 +169,7 @@ def regret(ax, regrets, looks, *, unit="pull"):
     unit: what is counted along x, a string.
     """
     for method, (label, colour, line) in looks.items():
+        require(method in regrets, "regrets", f"there are none of {method!r}, which looks names")
         so_far = regrets[method]
         pulls = np.arange(1, len(so_far) + 1)
         curve(ax, pulls, so_far, colour=colour, label=label, line=line, marker=None)

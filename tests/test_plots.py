@@ -216,3 +216,19 @@ def test_same_frames_are_the_same_bytes(tmp_path):
     one = animation(tmp_path / "a", [1, 3])
     two = animation(tmp_path / "b", [1, 3])
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("colour", dict(colour="pink")),
+        ("x", dict(x=1)),
+        ("mean", dict(mean=[1, 2, 3])),
+        ("spread", dict(spread=[1, 2, 3])),
+        ("ax", dict(ax=None)),
+    ],
+)
+def test_a_curve_names_its_bad_arguments(ax, name, change):
+    arguments = dict(ax=ax, x=[1, 2], mean=[1, 2], colour="blue") | change
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        plots.curve(**arguments)

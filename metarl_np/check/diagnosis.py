@@ -91,6 +91,8 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     tolerance, confidence = validate(tolerance=tolerance, confidence=confidence)
     some = isinstance(candidates, dict) and candidates
     require(some, "candidates", f"expected a dictionary, not empty, got {candidates!r:.99}")
+    for name in candidates:
+        require(isinstance(name, str), "candidates", f"{name!r:.99} is no name: expected strings")
     gradient = require_array("gradient", gradient)
     require(gradient.size, "gradient", f"it has no components: shape {gradient.shape}")
     first_names = {id(x): name for name, x in reversed(candidates.items())}

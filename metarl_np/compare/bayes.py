@@ -77,7 +77,8 @@ def dependent_optimal(difficulty, pulls):
     pulls = validate(pulls=pulls)
     require_memory(8, pulls, pulls)
     known = ("uniform", *DEPENDENT)
-    require(difficulty in known, "difficulty", f"{difficulty!r} is not one of {', '.join(known)}")
+    is_known = isinstance(difficulty, str) and difficulty in known
+    require(is_known, "difficulty", f"{difficulty!r:.99} is not one of {', '.join(known)}")
     if difficulty == "uniform":
         x, weights = np.polynomial.legendre.leggauss(pulls)  # on [−1, 1]
     else:

@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import require, require_floats, require_memory, validate
+from metarl_np.arguments import require, require_array, require_floats, require_memory, validate
 
 
 class Strategy(NamedTuple):
@@ -25,6 +25,9 @@ def tune(rng, play, grid):
 
     play(rng, value) → earned (n, N) on tuning tasks; each value is given the same random numbers.
     """
+    rng, play = validate(rng=rng, play=play)
+    listed = isinstance(grid, (list, tuple, np.ndarray)) and np.ndim(grid) > 0
+    require(listed, "grid", f"expected a list of values, got {grid!r:.99}")
     require(len(grid) > 0, "grid", "no value to choose from")
     seed = rng.integers(2**63)
     means = {}
@@ -41,8 +44,7 @@ def play_bandits(rng, means, pulls, strategy, value, *, random_ties=False):
     first is pulled, or a random one, which explores more: greedy gets 77.7 or 79.1 at n = 100, k =
     10, where Duan et al. (2016) print 77.1. Raises ValueError on means that are no probabilities.
     """
-    validate(strategy=strategy)
-    pulls = validate(pulls=pulls)
+    strategy, pulls = validate(strategy=strategy, pulls=pulls)
     means = require_floats("means", means, traced=False)
     two_axes = f"expected shape (N, k), not empty, got {means.shape}"
     require(means.ndim == 2 and means.size, "means", two_axes)
@@ -53,7 +55,7 @@ def play_bandits(rng, means, pulls, strategy, value, *, random_ties=False):
     b = np.ones(means.shape)
     earned = np.empty((pulls, len(means)))
     for t in range(pulls):
-        index = strategy(rng, a, b, t, value)
+        index = require_array("strategy: its index", strategy(rng, a, b, t, value), means.shape)
         arm = (index + 1e-9 * random_ties * rng.random(index.shape)).argmax(1)
         earned[t] = means[task, arm]
         wins = rng.random(len(means)) < earned[t]
@@ -63,7 +65,13 @@ def play_bandits(rng, means, pulls, strategy, value, *, random_ties=False):
 
 
 def _counts(a, b):
-    return require_floats("a", a), require_floats("b", b)
+    """The parameters of Beta(a, b) as floats (N, k); raises ValueError if they are none."""
+    a = require_floats("a", a, traced=False)
+    require(a.ndim == 2, "a", f"expected shape (N, k), got {a.shape}")
+    b = require_floats("b", b, a.shape, traced=False)
+    for name, x in (("a", a), ("b", b)):
+        require((x > 0) & (x < np.inf), name, "not finite and above 0", ("task", "arm"))
+    return a, b
 
 
 def egreedy(rng, a, b, t, epsilon):
@@ -82,7 +90,7 @@ def ucb1(rng, a, b, t, c):
 
     As in Duan et al. (2016) the prior's counts count as pulls.
     """
-    c = validate(c=c)
+    t, c = validate(t=t, c=c)
     a, b = _counts(a, b)
     return a / (a + b) + c * np.sqrt(2 * np.log(t + 1) / (a + b))
 
@@ -142,10 +150,15 @@ def _gittins_table(discount, pulls):
 def gittins(rng, a, b, t, discount):
     """The Gittins index of each arm: (N, k).
 
-    The discount is a hyperparameter, since a trial has a horizon and no discount.
+    The discount is a hyperparameter, since a trial has a horizon and no discount. Raises ValueError
+    unless a and b are whole numbers, as the tables are made for the prior U[0, 1].
     """
+    t = validate(t=t)
     a, b = _counts(a, b)
-    pulls = max(128, 1 << int(t).bit_length())  # so few tables are made
+    for name, x in (("a", a), ("b", b)):
+        require(x == np.floor(x), name, "not a whole number", ("task", "arm"))
+    most = int((a + b).max(initial=2)) - 2  # pulls of an arm; more than t if it was known before
+    pulls = max(128, 1 << max(t, most).bit_length())  # so few tables are made
     return gittins_index(discount, pulls)[a.astype(int) - 1, b.astype(int) - 1]
 
 

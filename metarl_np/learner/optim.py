@@ -29,8 +29,10 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
     """
     theta, gradient = _as_floats(theta, gradient)
     step_size = validate(step_size=step_size)
-    decay = tuple(map(float, decay))
-    eps = float(eps)
+    eps = validate(eps=eps)
+    decay = require_floats("decay", decay, (2,), traced=False)
+    require((decay >= 0) & (decay < 1), "decay", "expected numbers in [0, 1)", ("moment",))
+    decay = decay.tolist()  # numbers of Python's, which leave float32 as it is
     if state is None:
         state = np.zeros_like(theta), np.zeros_like(theta), 0
     m, v, t = state
@@ -54,18 +56,20 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     matvec: v → A v, of the shape of b. Hestenes & Stiefel (1952); Nocedal & Wright (2006),
     Algorithm 5.2. It ends when all residuals are below tolerance · |b|, or after max_iterations: by
     default 4 per unknown, starting afresh after 2. Then a residual above 1e-4 · |b| raises
-    ValueError. So do, always, a b or A v that is not finite, and a vᵀA v that is not positive.
+    ValueError. So do, always, a b or A v that is not finite, and a vᵀA v that is not positive. A
+    tolerance below 1e-16 means 1e-16: what is smaller is rounding.
     """
-    tolerance = validate(tolerance=tolerance)
+    validate(matvec=matvec)
+    tolerance = max(validate(tolerance=tolerance), 1e-16)
     if max_iterations is not None:
         max_iterations = validate(max_iterations=max_iterations)
-    b = require_floats("b", b)
+    b = require_floats("b", b, traced=False)
     require(b.ndim > 0, "b", "expected (n,) or (N, …), got a number")
     require_finite(b, "b: numbers")
     if b.ndim == 1:
 
         def of_one(v):
-            return np.asarray(matvec(v[0]))[None]
+            return require_floats("matvec: A v", matvec(v[0]), b.shape, traced=False)[None]
 
         options = dict(tolerance=tolerance, max_iterations=max_iterations)
         return conjugate_gradient(of_one, b[None], **options)[0]
@@ -79,6 +83,9 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     def dot(u, v):
         return np.sum(u * v, axis=tuple(range(1, b.ndim)), keepdims=True)
 
+    def times_a(v):
+        return require_floats("matvec: A v", matvec(v), b.shape, traced=False)
+
     unknowns = math.prod(b.shape[1:])
     x = np.zeros(b.shape)
     residual = np.array(b, float)
@@ -87,12 +94,12 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
     size = dot(residual, residual)
     for i in range(4 * unknowns if max_iterations is None else max_iterations):
         if i and i % (2 * unknowns) == 0:
-            residual = direction = b - matvec(x)
+            residual = direction = b - times_a(x)
             squared = dot(residual, residual)
         active = squared > tolerance**2 * size
         if not active.any():
             break
-        a_direction = matvec(direction)
+        a_direction = times_a(direction)
         curvature = np.where(active, dot(direction, a_direction), 1.0)
         if not (0 < curvature.min(initial=1) <= curvature.max(initial=1) < np.inf):
             require_finite(a_direction, "matvec: products A v")
@@ -103,10 +110,11 @@ def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):
         before = np.where(active, squared, 1.0)
         squared = np.where(active, dot(residual, residual), squared)
         direction = residual + np.where(active, squared / before, 0.0) * direction
-    residual = b - matvec(x)
+    residual = b - times_a(x)
     solved = dot(residual, residual) <= max(1e-8, 4 * tolerance**2) * size
     if max_iterations is None and not solved.all():
         raise ValueError(CANNOT)
-    x = x * unit
+    with np.errstate(over="ignore"):  # refused in the next line
+        x = x * unit
     require_finite(x, "conjugate gradient: solutions")
     return x

@@ -112,7 +112,7 @@ class GRU:
         that some units forget at once and some remember for that long (Tallec & Ollivier 2018).
         """
         rng, memory = validate(rng=rng, memory=memory)
-        known = dtype in (float, np.float32, np.float64)
+        known = not isinstance(dtype, np.ndarray) and dtype in (float, np.float32, np.float64)
         require(known, "dtype", f"{dtype!r:.99} is neither float32 nor float64")
         h = self.units
         drawn = self.shapes[:3] + self.shapes[4:]  # all but b_hn

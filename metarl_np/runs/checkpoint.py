@@ -37,6 +37,9 @@ def save(path, kind, /, **entries):
     """
     validate(path=path)
     require(isinstance(kind, str), "kind", f"{kind!r:.99} is no string")
+    there = pathlib.Path(path)
+    device = there.exists() and not there.is_file() and not there.is_dir()
+    require(not device, path, "no ordinary file, which the renamed file would replace")
     arrays = {}
     packed = [[name, _pack(x, name, arrays)] for name, x in entries.items()]
     text = json.dumps({"dict": packed})

@@ -79,6 +79,7 @@ def _listed(name, x):
     """The list of an iterable that is no single thing; ValueError names the argument."""
     require_plain(**{name: x})
     several = isinstance(x, Iterable) and not isinstance(x, (str, bytes, dict))
+    several = several and getattr(x, "shape", None) != ()  # an array without axes is one thing
     require(several, name, f"{x!r:.99} is not a list")
     return list(x)
 
@@ -114,8 +115,7 @@ def _jobs(experiment, seeds, settings, folder):
         for options in settings:
             text = _settings_text(options)
             title = f"{where}, seed {name}, settings {text}"
-            digest = sha256(text.encode()).hexdigest()[:12]
-            path = Path(folder, f"{name}-{digest}.npz") if folder is not None else None
+            path = Path(folder, _file_name(name, text)) if folder is not None else None
             jobs.append(_Job(experiment, seed, deepcopy(options), title, code, path))
     return jobs
 
@@ -129,6 +129,17 @@ def _seed_name(seed):
     require(good, "seeds", f"{seed!r:.99}: expected integers ≥ 0, or tuples of such")
     name = "_".join(str(int(x)) for x in parts)
     return name if single or len(parts) > 1 else name + "_"
+
+
+def _file_name(name, text):
+    """The name of the file of a seed of this name and settings of this text.
+
+    A seed whose name is longer than those of files may be is named by its digest.
+    """
+    if len(name) > 150:
+        name = "seed-" + sha256(name.encode()).hexdigest()
+    digest = sha256(text.encode()).hexdigest()[:12]
+    return f"{name}-{digest}.npz"
 
 
 def _settings_text(options):

@@ -20,6 +20,7 @@ from metarl_np.arguments import (
 )
 from metarl_np.tasks.mdp import for_each_task, require_log_pi
 
+LONGEST = 1e11  # steps: rounding spoils 2e-16 of a value for each step that an episode lasts
 # states whose action values stay in a core's cache until a sweep has reduced them to one number
 BLOCK = 16_384
 
@@ -148,6 +149,8 @@ def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000):
 
     Solved densely, with S² numbers per task, which at γ = 1 needs a policy that surely ends; or,
     where a tolerance is given, by sweeps as in `stationary_optimal_values`, at a cost linear in S.
+    Raises ValueError where Σ_t γᵗ Pr(not ended at t), the steps that count, are so many that
+    rounding would spoil the fourth digit of what a reward of 1 at each of them is worth.
     """
     log_pi = require_log_pi(log_pi, mdps)
     n_tasks, n_states, _ = mdps.shape
@@ -167,7 +170,16 @@ def stationary_values(mdps, log_pi, *, tolerance=None, max_sweeps=100_000):
             _reaches_end(mdps, p_pi > 0), "discount", f"{surely_ends}; this policy may never end"
         )
     r_pi = np.sum(pi * mdps.expected_rewards, -1)
-    return np.linalg.solve(np.eye(n_states) - mdps.discount * p_pi, r_pi[..., None])[..., 0]
+    # (I − γ P_π)⁻¹ has no negative entries, so its norm is the largest of what it makes of ones
+    steps_and_values = np.stack([np.ones(r_pi.shape), r_pi], -1)
+    try:
+        solved = np.linalg.solve(np.eye(n_states) - mdps.discount * p_pi, steps_and_values)
+    except np.linalg.LinAlgError:
+        solved = np.full(steps_and_values.shape, np.inf)
+    steps = solved[..., 0]
+    too_long = f"episodes last for more than {LONGEST:.0e} discounted steps: too many for float64"
+    require((steps >= 0) & (steps < LONGEST), "discount", too_long)
+    return solved[..., 1]
 
 
 def _reaches_end(mdps, can_follow):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl_np.arguments import misplaced, require
+from metarl_np.arguments import LARGEST_FLOAT, misplaced, plain_number, require
 from metarl_np.tasks.mdp import LARGEST, MDP, ROUNDING, per_state
 
 
@@ -81,7 +81,8 @@ def _outcomes(n, table, rows, starts):
     goes_on |= starts
     copy = {z: len(table) + i for i, z in enumerate(sorted(ends & goes_on))}
     terminal = (ends - goes_on) | set(copy.values())
-    outcomes = {(s, a): defaultdict(float) for s in table for a in table[s]}
+    actions = range(len(table[0]))
+    outcomes = {(s, a): defaultdict(float) for s in range(len(table)) for a in actions}
     for row in rows:
         if row.state in terminal:  # what a table says about a state that is an end does not matter
             continue
@@ -141,7 +142,9 @@ def _rows(n, table):
                     raise _error(why, task=n, state=s, action=a, entry=i)
                 p, z, r, done = entry
                 if p > 0:
-                    rows.append(_Row(s, a, i, float(p), int(z), float(r), bool(done)))
+                    # an integer beyond floats is refused later, unless its state is an end
+                    reward = float(r) if abs(r) <= LARGEST_FLOAT else np.inf
+                    rows.append(_Row(s, a, i, float(p), int(z), reward, bool(done)))
     return rows
 
 
@@ -156,7 +159,7 @@ def _what_is_wrong(entry, n_states):
             return misplaced(x) or f"expected a number as {what}, got {x!r:.99}"
         if p == 0:  # what never happens need not be a number
             return ""
-    if not 0 <= p < np.inf:
+    if not 0 <= p <= LARGEST_FLOAT:
         return "a probability that is negative, infinite or NaN"
     if z not in range(n_states):
         return f"a successor outside 0..{n_states - 1}"
@@ -166,5 +169,6 @@ def _what_is_wrong(entry, n_states):
 
 
 def _is_number(x):
-    is_array = isinstance(x, np.ndarray) and x.ndim == 0 and x.dtype.kind in "biuf"
-    return is_array or isinstance(x, (Real, np.bool_))
+    """Is it a number of Python's or NumPy's? NumPy calls a span of time an integer, too."""
+    is_numpy = hasattr(x, "__array__")
+    return plain_number(x) is not None if is_numpy else isinstance(x, Real)

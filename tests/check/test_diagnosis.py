@@ -546,3 +546,9 @@ def test_too_many_data_sets_are_refused_with_what_to_lower(rng):
     mdps = random_mdps(rng, 1, 3, 3, horizon=4, reward_noise=0.0)
     with pytest.raises(ValueError, match="max_datasets.*lower"):
         check.expected_gradients(mdps, np.zeros((3, 3)), step_size=1.0, episodes=2)
+
+
+@pytest.mark.parametrize("name", [0, None, ("lvc", 1)])
+def test_names_of_candidates_are_strings(name):
+    with pytest.raises(ValueError, match="^candidates: .* is no name"):
+        diagnosis.check_gradient(np.ones(2), {name: np.ones(2)})

@@ -299,7 +299,17 @@ MEANS = np.full((2, 3), 0.5)
         ("scale", lambda rng, m, b: play_mdps(rng, m, b, 1, ucrl2, -1)),
         ("epsilon", lambda rng, m, b: play_mdps(rng, m, b, 1, greedy_plan, 2)),
         ("beta", lambda rng, m, b: MDPS["beb"][0](rng, b, np.nan)),
-        ("grid", lambda rng, m, b: tune(rng, None, ())),
+        ("grid", lambda rng, m, b: tune(rng, print, ())),
+        ("grid", lambda rng, m, b: tune(rng, print, 3)),
+        ("play", lambda rng, m, b: tune(rng, None, (1,))),
+        ("rng", lambda rng, m, b: tune(0, print, (1,))),
+        ("difficulty", lambda rng, m, b: dependent_optimal(np.array(["easy", "hard"]), 3)),
+        ("strategy: its index", lambda rng, m, b: play_bandits(rng, MEANS, 1, print, 0)),
+        ("a", lambda rng, m, b: BANDITS["gittins"][0](rng, [[0, 1]], [[1, 1]], 0, 0.5)),
+        ("a", lambda rng, m, b: BANDITS["gittins"][0](rng, [[1.5, 1]], [[1, 1]], 0, 0.5)),
+        ("b", lambda rng, m, b: egreedy(rng, [[1, 1]], [[1, np.nan]], 0, 0.5)),
+        ("b", lambda rng, m, b: egreedy(rng, [[1, 1]], [[1]], 0, 0.5)),
+        ("t", lambda rng, m, b: ucb1(rng, [[1, 1]], [[1, 1]], -1, 0.5)),
     ],
 )
 def test_bad_input(rng, argument, call):
@@ -338,3 +348,8 @@ def test_chance_is_drawn_anew_at_every_step_and_the_best_of_samples_is_taken(rng
 def test_gittins_index_names_what_no_cache_can_hold(argument, bad):
     with pytest.raises(ValueError, match=f"^{argument}: "):
         strategies.gittins_index(**dict(discount=0.9, pulls=3) | {argument: bad})
+
+
+def test_gittins_takes_arms_that_were_known_before_the_first_pull(rng):
+    index = BANDITS["gittins"][0](rng, [[200, 3]], [[100, 1]], 0, 0.5)
+    np.testing.assert_allclose(index, [[2 / 3, gittins_index(0.5, 3)[2, 0]]], atol=3e-3)

@@ -217,3 +217,25 @@ def test_optimizers_take_lists(optimizer):
     of_lists, _ = optimizer([0.0, 1], [1, -1], step_size=2)
     of_arrays, _ = optimizer(np.array([0.0, 1]), np.array([1, -1]), step_size=2)
     np.testing.assert_array_equal(of_lists, of_arrays)
+
+
+def test_conjugate_gradient_without_a_tolerance_does_not_go_on_into_underflow():
+    d = np.repeat([1e-30, 2e-30], 50)
+    x = conjugate_gradient(lambda v: d * v, np.ones(100), tolerance=0)
+    np.testing.assert_allclose(d * x, 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "matvec", [None, np.eye(2), lambda v: None, lambda v: 3.0, lambda v: v * 1j]
+)
+def test_conjugate_gradient_names_a_matvec_that_is_none(matvec):
+    with pytest.raises(ValueError, match="^matvec: "):
+        conjugate_gradient(matvec, np.ones(2))
+
+
+@pytest.mark.parametrize(
+    "name, bad", [("decay", 0.9), ("decay", (0.9,)), ("decay", (0.9, 1)), ("eps", -1), ("eps", "x")]
+)
+def test_adam_names_its_bad_options(name, bad):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        adam(np.ones(2), np.ones(2), step_size=0.1, **{name: bad})

@@ -819,3 +819,12 @@ def test_killed_at_random_moments_it_loses_nothing(kill_after, tmp_path, rng):
 
 if __name__ == "__main__":
     nursery(sys.argv[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
+def test_what_is_no_ordinary_file_is_not_replaced(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="no ordinary file"):
+        checkpoint.save(path, "training", x=1)
+    assert path.is_fifo()

@@ -585,3 +585,14 @@ def test_a_bad_argument_is_named_at_the_call(argument, bad):
     good = dict(experiment=walk, seeds=[1], settings=SETTINGS[:1])
     with pytest.raises(ValueError, match=f"^{argument}: "):
         study(**good | {argument: bad})
+
+
+def test_seeds_and_folders_beyond_what_files_can_be_named(tmp_path):
+    for seed in (10**300, (10**4000, 1)):
+        for loaded in (False, True):
+            (result,) = study(walk, [seed], SETTINGS[:1], folder=tmp_path)
+            assert not result.error and result.loaded is loaded
+    with pytest.raises(ValueError, match="^seeds: "):
+        study(walk, np.array(5), SETTINGS)
+    with pytest.raises(ValueError, match="^folder: "):
+        study(walk, [1], SETTINGS, folder="a\0b")

@@ -715,3 +715,16 @@ def test_nearly_is_not_a_policy(rng):
     exact.values(mdps, np.log([[0.5, 0.5]] * 3))
     with pytest.raises(ValueError, match="log_pi: .*at task 0, state 1"):
         exact.values(mdps, np.log([[0.5, 0.5], [0.5, 0.501], [0.5, 0.5]]))
+
+
+@pytest.mark.parametrize("discount, stay", [(1 - 2.0**-53, 1.0), (1 - 1e-14, 1.0), (1, 1 - 1e-15)])
+def test_stationary_values_say_when_episodes_are_too_long_for_float64(discount, stay):
+    P = np.zeros((3, 1, 3))
+    P[0, 0, :2] = 0.3, 0.7
+    P[1, 0] = 0.7 * stay, 0.3 * stay, 1 - stay
+    P[2, 0, 2] = 1
+    end = [False, False, True]
+    R = [[1.0], [1.0], [0.0]]
+    mdps = MDP.from_dense(P, R, 0, terminal=end, discount=discount, horizon=1)
+    with pytest.raises(ValueError, match="^discount: episodes last"):
+        exact.stationary_values(mdps, np.zeros((3, 1)))

@@ -198,6 +198,10 @@ def test_from_gymnasium_refuses_no_table_or_start(tables, start, why):
         (two_states([(1.0, 1, "x", False)]), "state 1, action 0, entry 0"),
         (two_states([(1.0, 1, np.array([2.0]), False)]), "state 1, action 0, entry 0"),
         (two_states([(1.0, 1, 1j, False)]), "state 1, action 0, entry 0"),
+        (two_states([(1.0, 1, 10**400, False)]), "state 1, action 0, entry 0"),
+        (two_states([(10**400, 1, 1.0, False)]), "state 1, action 0, entry 0"),
+        (two_states([(np.timedelta64(1), 1, 1.0, False)]), "state 1, action 0, entry 0"),
+        (two_states([(1.0, 1, np.ma.masked, False)]), "state 1, action 0, entry 0"),
         (two_states([("1", 1, 1.0, False)]), "state 1, action 0, entry 0"),
         (two_states([(None, 1, 1.0, False)]), "state 1, action 0, entry 0"),
         (two_states([(INF, 1, 1.0, False)]), "state 1, action 0, entry 0"),
@@ -216,3 +220,9 @@ def test_from_gymnasium_refuses_no_table_or_start(tables, start, why):
 def test_what_is_no_entry_is_named_with_its_place(bad, place):
     with pytest.raises(ValueError, match=rf"^tables: .*\(at (task 0, )?{place}\)$"):
         mdp_from_gymnasium(bad, 0, discount=1, horizon=2)
+
+
+def test_keys_that_are_equal_to_integers_are_integers():
+    table = {0.0: {False: [(1, 1, 2.0, True)]}, True: {0.0: [(1, 1, 0.0, True)]}}
+    mdps = mdp_from_gymnasium(table, 0, discount=1, horizon=2)
+    assert mdps.expected_rewards[0, :, 0].tolist() == [2, 0]
