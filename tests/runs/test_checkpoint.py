@@ -819,3 +819,16 @@ def test_killed_at_random_moments_it_loses_nothing(kill_after, tmp_path, rng):
 
 if __name__ == "__main__":
     nursery(sys.argv[1])
+
+
+@pytest.mark.parametrize("name", ["rng", "shape of theta"])
+def test_a_setting_under_a_name_that_is_taken_is_refused(name, tmp_path):
+    """It would be overwritten, and another run be taken for this one."""
+    rng = np.random.default_rng(0)
+    configuration = {name: 1}
+    with pytest.raises(ValueError, match=f"configuration: .*{name}"):
+        next(
+            checkpoint.resumable(
+                tmp_path / "file", growing, rng, np.zeros(2), configuration=configuration
+            )
+        )
