@@ -22,6 +22,7 @@ NO_TRACE = (
 )
 MAX_BYTES = 2**33  # 8 GiB; set arguments.MAX_BYTES to allow more or less
 LARGEST_FLOAT = float(np.finfo(float).max)  # as NumPy's own it could not meet long integers
+LARGEST_INT = int(np.iinfo(int).max)
 # of arrays, in the machine's own byte order
 TYPES = {np.dtype(x) for x in ("bool", "int32", "int64", "float16", "float32", "float64")}
 
@@ -212,15 +213,22 @@ def require_array(argument, x, *shapes, kinds="biuf", traced=False):
     """x as an array of numbers, of one of the shapes if any are given; raises ValueError.
 
     kinds: NumPy's letters of what is allowed, a key of KINDS. The array is of one of TYPES: other
-    integers become int64, other floats float64. A masked array is refused if anything in it is
-    masked. traced: what autograd traces is given back as it is; else it is refused.
+    integers become int64, other floats float64. What no int64 can hold stays uint64 where floats
+    are allowed too; else it is an index, which becomes the largest int64, one of nothing. A masked
+    array is refused if anything in it is masked. traced: what autograd traces is given back as it
+    is; else it is refused.
     """
     is_traced = traced and isbox(x)
     if type(x) is not np.ndarray and not is_traced:
         x = _as_array(argument, x)
     if x.dtype.kind not in kinds:
         raise ValueError(f"{argument}: expected {KINDS[kinds]}, got {x.dtype}")
-    if x.dtype not in TYPES and not is_traced:
+    too_large = x.dtype.kind == "u" and x.max(initial=0) > LARGEST_INT
+    if too_large and "f" in kinds:
+        x = x.astype(np.uint64)
+    elif too_large:  # it must not become -1, the last one
+        x = np.minimum(x, LARGEST_INT).astype(int)
+    elif x.dtype not in TYPES and not is_traced:
         with np.errstate(over="ignore"):  # a longdouble may become infinite
             x = x.astype(float if x.dtype.kind == "f" else int)
     require_shapes(*shapes, **{argument: x})
@@ -392,21 +400,28 @@ class Record:
     """
 
     def __getstate__(self):
-        """The values of the fields, and the names of those that are read-only arrays."""
+        """The values of the fields, and which of the arrays in them are read-only."""
         values = {}
-        locked = []
         for name, x in vars(self).items():
             if not isinstance(getattr(type(self), name, None), cached_property):
                 values[name] = x
-                if isinstance(x, np.ndarray) and not x.flags.writeable:
-                    locked.append(name)
-        return values, locked
+        return values, [not array.flags.writeable for array in _arrays_in(values)]
 
     def __setstate__(self, state):
         values, locked = state
         set_fields(self, **values)
-        for name in locked:
-            read_only(values[name])
+        for array, is_locked in zip(_arrays_in(values), locked):
+            if is_locked:
+                read_only(array)
+
+
+def _arrays_in(x):
+    """The arrays in dictionaries, lists and tuples, to any depth; a Record looks after its own."""
+    if isinstance(x, np.ndarray):
+        yield x
+    elif isinstance(x, (dict, list, tuple)):
+        for part in x.values() if isinstance(x, dict) else x:
+            yield from _arrays_in(part)
 
 
 # ---- what autograd is to know of a function

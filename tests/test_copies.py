@@ -14,7 +14,7 @@ from helpers import dataclasses_of_the_package, random_tasks
 
 from metarl_np import check
 from metarl_np.arguments import Record
-from metarl_np.compare.beliefs import DirichletBelief, FiniteBelief, Prior
+from metarl_np.compare.beliefs import Counts, DirichletBelief, FiniteBelief, Prior
 from metarl_np.learner.alias import sampling_tables
 from metarl_np.learner.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
 from metarl_np.learner.ppo import PPO
@@ -207,3 +207,39 @@ def test_every_dataclass_with_arrays_is_a_record_in_the_table():
 def test_every_record_is_in_the_table():
     records = {kind for kind in dataclasses_of_the_package() if issubclass(kind, Record)}
     assert records == {type(record) for record in RECORDS.values()}
+
+
+# ---- arrays that stand deeper in a record
+
+
+def locked(x=1.0):
+    array = np.full(2, x)
+    array.flags.writeable = False
+    return array
+
+
+DEEPER = {
+    "list": maml.Adaptation([np.zeros(2), locked()], [EPISODES], [], locked(), None),
+    "tuple": maml.Iteration(0, locked(), locked(), 0.0, (locked(), {"m": [locked()]}, 1)),
+    "dictionary": Result(0, {}, {"array": locked(), "free": np.zeros(2)}),
+    "Counts": DirichletBelief(
+        Prior(1.0, 0.0, 1.0, 1.0), MDPS, Counts(*(locked(x) for x in range(4)))
+    ),
+}
+
+
+def all_arrays(x):
+    if isinstance(x, Record):
+        x = [getattr(x, field.name) for field in fields(x)]
+    if isinstance(x, (dict, list, tuple)):
+        parts = x.values() if isinstance(x, dict) else x
+        return [array for part in parts for array in all_arrays(part)]
+    return [x] if isinstance(x, np.ndarray) else []
+
+
+@EVERY_COPY
+@pytest.mark.parametrize("name", DEEPER)
+def test_what_is_read_only_deep_in_a_record_stays_so(name, way):
+    before = all_arrays(DEEPER[name])
+    after = all_arrays(copied(DEEPER[name], way))
+    assert [x.flags.writeable for x in after] == [x.flags.writeable for x in before]

@@ -657,3 +657,23 @@ def test_every_record_with_a_mask_is_soiled_here():
     masked = {kind for kind in dataclasses_of_the_package() if "mask" in kind.__dataclass_fields__}
     private = {kind for kind in masked if kind.__name__.startswith("_")}
     assert masked - private == {Episodes, RecordedEpisodes, rl2.Trials}
+
+
+@pytest.mark.parametrize("garbage", [-1, 10**6])
+def test_a_state_that_does_not_exist_may_stand_last_and_where_masked(garbage):
+    """Who does not ask how an episode ended may have written the same everywhere."""
+    mask = np.array([[[True, True]], [[True, False]]])
+    states = np.where(mask, 1, garbage)
+    numbers = np.zeros(mask.shape)
+    log_pi = np.log(np.full((1, 2, 2), 0.5))
+    last = np.full((1, 2), garbage)
+    episodes = Episodes(states, states * 0, numbers, mask, log_pi, last, last == 7)
+    np.testing.assert_array_equal(episodes.states, np.where(mask, 1, 0))
+
+
+@pytest.mark.parametrize("state", [-1, 3])
+def test_a_step_in_a_state_that_does_not_exist_is_not_counted_elsewhere(state):
+    states = np.zeros((2, 2, 2), int)
+    states[0, 1, 0] = state
+    with pytest.raises(ValueError, match="^states: outside 0..2"):
+        surrogates.scatter(np.ones(states.shape), states, states * 0, 3, 2)

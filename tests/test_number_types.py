@@ -5,6 +5,7 @@ numbers is given in each of the types below. The values are those that float16 c
 is rounded, or where these are refused (what sums to one may not) those that float32 can.
 """
 
+import dataclasses
 import warnings
 from dataclasses import is_dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from autograd import grad
+from helpers import random_tasks
 from test_bad_input import (
     CASES,
     E,
@@ -38,12 +40,14 @@ from metarl_np import (
     exact,
     gridworld,
     gru,
+    maml,
     mdp,
     optim,
     planners,
     policies,
     ppo,
     priors,
+    reinforce,
     returns,
     rl2,
     rl2_training,
@@ -405,3 +409,94 @@ def test_sizes_of_narrow_types_do_not_overflow(kind):
 def test_an_array_without_axes_is_no_seed():
     with pytest.raises(ValueError, match="^seeds: .*expected integers"):
         study.study(print, [np.array(4)])
+
+
+# ---- what the table does not see
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 2048])
+def test_what_only_uint64_can_hold_does_not_become_negative(number):
+    assert returns.reward_to_go([number], 1.0) == [float(number)]
+    arms = bandits.bernoulli([[0.5]])
+    paid = dataclasses.replace(arms, rewards=np.full((1, 1, 1, 2), number, np.uint64))
+    assert (paid.rewards == float(number)).all()
+
+
+def test_the_largest_uint64_is_not_the_last_task():
+    with pytest.raises(ValueError, match="tasks: .* is outside 0..1"):
+        TASKS[np.uint64(2**64 - 1)]
+
+
+SORTS = dict(
+    list=lambda x: x.tolist(),
+    int=lambda x: x.astype(int),
+    int8=lambda x: x.astype(np.int8),
+    float16=lambda x: x.astype(np.float16),
+    float32=lambda x: x.astype(np.float32),
+    longdouble=lambda x: x.astype(np.longdouble),
+    masked=np.ma.array,
+)
+
+
+@pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)
+@pytest.mark.parametrize("critic", [False, True], ids=["no critic", "critic"])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        *(reinforce.Reinforce(0.1, estimator=name) for name in reinforce.ESTIMATORS),
+        ppo.PPO(0.1),
+        ppo.PPO(0.1, target_kl=0.01, entropy=0.1),
+        trpo.TRPO(),
+    ],
+    ids=lambda inner: getattr(inner, "estimator", type(inner).__name__),
+)
+def test_an_inner_update_takes_parameters_of_every_sort(inner, critic, sort):
+    tasks = random_tasks(np.random.default_rng(0), 2, 3, 2, 2, horizon=4)
+    policy = policies.SoftmaxPolicy(3, 2)
+    policy = policies.ActorCritic(policy) if critic else policy
+    episodes = rollouts.rollout(np.random.default_rng(0), tasks, policy.log_pi(policy.init()), 4)
+    theta = np.random.default_rng(1).integers(-2, 3, (2, *policy.shape)) * 1.0
+
+    def updated(theta):
+        return inner(policy, theta, inner.prepare(policy, theta, episodes, 0.9))
+
+    np.testing.assert_allclose(updated(sort(theta)), updated(theta), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)
+def test_a_fitted_baseline_takes_returns_of_every_sort(sort):
+    whole = np.random.default_rng(2).integers(-3, 4, E.rewards.shape) * 1.0
+    baseline = returns.linear_baseline(np.eye(E.log_pi.shape[1]))
+    np.testing.assert_allclose(baseline(sort(whole), E), baseline(whole, E), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_a_number_of_pulls_does_not_overflow(kind):
+    largest = np.iinfo(kind).max
+    arms = np.ones((1, 2))
+    expected = strategies.ucb1(None, arms, arms, int(largest), 1.0)
+    np.testing.assert_array_equal(strategies.ucb1(None, arms, arms, kind(largest), 1.0), expected)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint64])
+def test_a_step_and_what_a_policy_sees_take_indices_of_every_type(kind):
+    states = np.array([1, 0], kind)
+    table = rollouts.successor_table(TASKS)
+    args = (np.random.default_rng(0), TASKS, table)
+    rewards, _ = rollouts.step(*args, states, states)
+    assert rewards.shape == (2,)
+    policy = rl2.RecurrentPolicy(300, 2, 1)
+    seen = np.zeros((policy.net.inputs, 2))
+    policy.observe(seen, states, states, 0.0, False)
+    assert seen[301, 0] == seen[300, 1] == 1
+
+
+@pytest.mark.parametrize("estimator", ["naive", "dice"])
+def test_a_baseline_that_gives_no_numbers_is_named(estimator):
+    update = reinforce.Reinforce(0.1, estimator=estimator, baseline=lambda returns, episodes: None)
+    with pytest.raises(ValueError, match="^baseline: "):
+        update.prepare(SOFTMAX, np.zeros((2, *SOFTMAX.shape)), E, 0.9)
+
+
+def test_centred_returns_may_be_a_list():
+    np.testing.assert_array_equal(maml.centred_returns([1, 3]), [-2, 2])

@@ -33,7 +33,7 @@ def tune(rng, play, grid):
     means = {}
     for value in grid:
         earned = play(np.random.default_rng(seed), value)
-        means[value] = float(earned.sum(0).mean())
+        means[value] = float(np.sum(earned, 0).mean())
     return max(means, key=means.get), means
 
 
@@ -92,7 +92,7 @@ def ucb1(rng, a, b, t, c):
     """
     t, c = validate(t=t, c=c)
     a, b = _counts(a, b)
-    return a / (a + b) + c * np.sqrt(2 * np.log(t + 1) / (a + b))
+    return a / (a + b) + c * np.sqrt(2 * np.log(float(t) + 1) / (a + b))
 
 
 def thompson(rng, a, b, t, samples):

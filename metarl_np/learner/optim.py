@@ -36,6 +36,7 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
     if state is None:
         state = np.zeros_like(theta), np.zeros_like(theta), 0
     m, v, t = state
+    m, v = (np.asarray(x, theta.dtype) for x in (m, v))
     m = decay[0] * m + (1 - decay[0]) * gradient
     v = decay[1] * v + (1 - decay[1]) * gradient**2
     t = t + 1
@@ -45,9 +46,10 @@ def adam(theta, gradient, state=None, *, step_size, decay=(0.9, 0.999), eps=1e-8
 
 
 def _as_floats(theta, gradient):
+    """Both as arrays of θ's type, float32 or float64."""
     theta = require_floats("theta", theta, single=True)
     gradient = require_floats("gradient", gradient, np.shape(theta), single=True)
-    return theta, gradient
+    return theta, gradient if gradient.dtype == theta.dtype else gradient.astype(theta.dtype)
 
 
 def conjugate_gradient(matvec, b, *, tolerance=1e-10, max_iterations=None):

@@ -6,7 +6,7 @@ from typing import Callable
 import autograd.numpy as np
 from autograd import grad
 
-from metarl_np.arguments import Record, require, unmasked, validate_fields
+from metarl_np.arguments import Record, require, require_floats, unmasked, validate_fields
 from metarl_np.learner import policies
 from metarl_np.learner.advantages import advantages, at_states, mean_kl, visits
 from metarl_np.learner.returns import discounts, leave_one_out_baseline
@@ -52,6 +52,7 @@ class PPO:
 
     def prepare(self, policy, theta, episodes, discount):
         """PPOData of Episodes, at θ (N, F, A): it finds after how many epochs each task stops."""
+        theta = require_floats("theta", theta)
         k = episodes.states.shape[2]
         uneven = f"{self.minibatches} do not divide {k} episodes"
         require(k % self.minibatches == 0, "minibatches", uneven)
@@ -69,6 +70,7 @@ class PPO:
 
     def __call__(self, policy, theta, data):
         """θ' of PPOData, per task: θ (N, F, A) → (N, F, A)."""
+        theta = require_floats("theta", theta)
         advantage = self._advantages(policy, theta, data.episodes, data.discount)
         new = theta
         for epoch in range(data.epochs.max()):

@@ -18,6 +18,7 @@ from autograd import grad
 from metarl_np.arguments import (
     Record,
     require,
+    require_floats,
     unmasked,
     validate,
     validate_fields,
@@ -87,14 +88,17 @@ class Reinforce:
             sizes = (policy.n_states, policy.n_actions)
             return reinforce_table(episodes, discount, *sizes, baseline=self.baseline)
         returns = reward_to_go(unmasked(episodes.rewards, episodes.mask), discount)
-        return RecordedSteps(episodes, self.baseline(returns, episodes), discount)
+        b = require_floats("baseline", self.baseline(returns, episodes), returns.shape, ())
+        return RecordedSteps(episodes, b, discount)
 
     def __call__(self, policy, theta, data):
         """θ' of prepared data, per task: θ (N, F, m) → (N, F, m)."""
+        theta = require_floats("theta", theta)
         return theta + self.step_size * self.gradient(policy, theta, data)
 
     def gradient(self, policy, theta, data):
         """∇L(θ; D) for prepared data, per task: θ (N, F, m) → (N, F, m)."""
+        theta = require_floats("theta", theta)
         if self.estimator == "first_order":
             return stop(policy.weighted_score(theta, data))
         if self.estimator == "naive":

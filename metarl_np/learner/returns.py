@@ -161,6 +161,7 @@ def linear_baseline(features, ridge=1e-6):
     require(good, "features", f"expected finite (S, F), got {features.shape}")
 
     def baseline(returns, episodes):
+        returns = require_floats("returns", returns)
         tau = np.arange(len(returns))[:, None, None, None] / len(returns)
         powers = np.broadcast_to(tau ** np.arange(4), returns.shape + (4,))
         x = np.concatenate([features[episodes.states], powers], -1)

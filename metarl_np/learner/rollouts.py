@@ -72,7 +72,9 @@ class Episodes(Record):
             axes = ("task", "episode")
             truncated = require_flags("truncated", self.truncated, by_episode, axes=axes)
             set_fields(self, truncated=truncated)
-        terminal = (states == self.last_states) & (states >= 0)  # what a rollout records
+        # a rollout records the terminal state; of how many states there are only log π tells
+        n_states = 0 if self.log_pi is None else self.log_pi.shape[-2]
+        terminal = (states == self.last_states) & (states >= 0) & (states < n_states)
         set_fields(
             self,
             states=harmless(states, mask | terminal),
@@ -275,8 +277,8 @@ def step(rng, mdps, table, states, actions):
     `table`, the `successor_table(mdps)`. In a terminal state the reward is 0, without noise.
     """
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
-    state_row = np.arange(n_tasks) * n_states + states
-    row = state_row * n_actions + actions
+    state_row = np.arange(n_tasks) * n_states + np.asarray(states, int)
+    row = state_row * n_actions + np.asarray(actions, int)
     slot = (table[row] <= rng.random((n_tasks, 1))).sum(1)
     entry = row * n_slots + slot
     rewards = mdps.rewards.ravel()[entry]

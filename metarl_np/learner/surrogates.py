@@ -48,7 +48,6 @@ from metarl_np.arguments import (
     require_flags,
     require_floats,
     require_plain,
-    require_shapes,
     unmasked,
     validate,
 )
@@ -103,6 +102,9 @@ def scatter(steps, states, actions, n_states, n_actions):
     steps = require_floats("steps", steps, single=True)
     states, actions = _visited(states, actions, steps.shape)
     n_states, n_actions = validate(n_states=n_states, n_actions=n_actions)
+    for name, x, size in (("states", states, n_states), ("actions", actions, n_actions)):
+        inside = x.min(initial=0) >= 0 and x.max(initial=0) < size  # else another entry got it
+        require(inside, name, f"outside 0..{size - 1}")
     shape = (states.shape[1], n_states, n_actions)
     task = np.arange(shape[0])[:, None]
     entry = states * n_actions + actions + task * (n_states * n_actions)
@@ -151,8 +153,7 @@ def reinforce_weights(episodes, discount, *, baseline=no_baseline, drop_discount
     (Nota & Thomas 2020).
     """
     returns = reward_to_go(unmasked(episodes.rewards, episodes.mask), discount)
-    b = baseline(returns, episodes)
-    require_shapes(returns.shape, (), baseline=b)
+    b = require_floats("baseline", baseline(returns, episodes), returns.shape, ())
     weights = returns - b
     # in place: half the time of a large batch is fresh memory
     weights = unmasked(weights, episodes.mask, out=weights)
@@ -201,7 +202,7 @@ def log_likelihood(log_pi, episodes):
 def _taken(log_probs, mask):
     """log π_t, 0 on masked steps, and the mask as booleans: (T, N, K) each."""
     log_probs = require_floats("log_probs", log_probs, np.shape(mask), single=True)
-    mask = require_flags("mask", mask)
+    mask = require_flags("mask", mask)  # with holes, too
     return unmasked(log_probs, mask), mask
 
 

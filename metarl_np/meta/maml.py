@@ -199,6 +199,7 @@ def centred_returns(returns):
 
     So c_i does not depend on the data of task i.
     """
+    returns = require_floats("returns", returns)
     others = len(returns) - 1
     return returns - (returns.sum() - returns) / others if others else returns
 

@@ -125,7 +125,7 @@ class RecurrentPolicy:
         """
         lanes = np.arange(x.shape[1])
         x[state, lanes] = 1
-        x[self.n_states + previous, lanes] = 1
+        x[self.n_states + np.asarray(previous, int), lanes] = 1
         x[-2] = reward
         x[-1] = ended
 

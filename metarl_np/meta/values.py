@@ -4,6 +4,8 @@ MAML's two levels with regression in both. V (S,) is a table that all tasks shar
 one per task. The policy is fixed.
 """
 
+from copy import deepcopy
+
 import autograd.numpy as np
 from autograd import grad
 
@@ -94,7 +96,9 @@ def train_values(
             return np.sum(meta_value_objective(x, data, discount=mdps.discount, **inner))
 
         g = grad(total)(values[0]).mean(0)
-        v, state = optimiser(v, -g, state, step_size=step_size)
+        # copies: an optimiser that works in place must not change what was yielded before
+        before = deepcopy((v, state))
+        v, state = optimiser(before[0], -g, before[1], step_size=step_size)
         error = value_error(values[-1], data[-1], mdps.discount).mean()
         where = f"iteration {iteration}: value error or values"
         require_finite(error, where)

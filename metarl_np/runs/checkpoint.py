@@ -165,6 +165,7 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
     theta: the parameters to start from if there is no file.
     every: a number of records.
     configuration: a dictionary of the settings and the seed that make this training what it is.
+        The names "rng" and "shape of theta" are taken.
 
     ValueError names the file and the key if the file was made with another configuration.
     """
@@ -174,7 +175,10 @@ def resumable(path, train, rng, theta, *, every=1, configuration=None):
     require(isinstance(given, dict), "configuration", f"{given!r:.99} is no dictionary")
     _pack(rng, "rng", {})  # refuses what no file could hold, before anything is trained
     generator = type(rng.bit_generator).__name__
-    configuration = given | {"shape of theta": np.shape(theta), "rng": generator}
+    own = {"shape of theta": np.shape(theta), "rng": generator}
+    taken = sorted(given.keys() & own.keys())
+    require(not taken, "configuration", f"{taken} are kept here already: give another name")
+    configuration = given | own
     last = None
     start = dict(state=None, first=0)
     if pathlib.Path(path).exists():

@@ -11,7 +11,7 @@ from hashlib import sha256
 from numbers import Integral
 from pathlib import Path
 from traceback import format_exc
-from types import FunctionType
+from types import CodeType, FunctionType
 
 import numpy as np
 
@@ -40,9 +40,10 @@ def study(experiment, seeds, settings=({},), *, executor=None, folder=None):
     with `error`, and the others go on. Closing the generator cancels what has not begun.
 
     Results from the folder come first and have `loaded` = True. A file is found by the experiment's
-    name, the seed and the settings, and it holds a digest of the experiment's source text: where
-    that has changed, the file is refused. The functions and globals that the experiment uses, and
-    its default arguments, are not compared. When they have changed, use another folder.
+    name, the seed and the settings, and it holds a digest of the experiment's source text and of
+    what this version of Python has compiled from it: where one has changed, the file is refused.
+    The functions and globals that the experiment uses, and its default arguments, are not compared.
+    When they have changed, use another folder.
 
     experiment: a function that returns a dictionary of numbers and arrays. Processes and machines
         import it by its name, so it must stand in a module. With a folder everything else is
@@ -155,7 +156,10 @@ def _settings_text(options):
 
 
 def _digest_of_code(experiment):
-    """A digest of the experiment's source text; ValueError if its name does not say what it is."""
+    """A digest of the experiment's code; ValueError if its name does not say what it is.
+
+    The text alone will not do: after an import a file may be edited, and its text is not what runs.
+    """
     named = sys.modules.get(experiment.__module__)
     for part in experiment.__qualname__.split("."):
         named = getattr(named, part, None)
@@ -169,7 +173,18 @@ def _digest_of_code(experiment):
         source = inspect.getsource(experiment)
     except (OSError, TypeError) as error:
         raise ValueError(f"experiment: its source cannot be read: {error}") from error
-    return sha256(source.encode()).hexdigest()
+    return sha256(f"{source}{_compiled(experiment.__code__)}".encode()).hexdigest()
+
+
+def _compiled(code):
+    """What Python runs, without the lines and the file that it comes from, as text."""
+    constants = []
+    for x in code.co_consts:
+        if isinstance(x, CodeType):
+            constants.append(_compiled(x))
+        else:  # the order of a set differs from process to process
+            constants.append(sorted(map(repr, x)) if isinstance(x, frozenset) else repr(x))
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
 
 
 def _submit(executor, jobs):
@@ -204,12 +219,13 @@ class _Job:
         """The Result of the experiment, wherever it runs.
 
         An error becomes text here: an exception that cannot be unpickled would break a pool of
-        processes. What the experiment changes in its settings is not seen in the Result.
+        processes. What the experiment changes in its settings is not seen in the Result, nor what
+        it writes later into the arrays that it gave.
         """
         try:
             rng = np.random.default_rng(self.seed)
             value = dict(self.experiment(rng, **deepcopy(self.settings)))
-            return Result(self.seed, self.settings, value)
+            return Result(self.seed, self.settings, deepcopy(value))
         except (Exception, SystemExit):
             return self.failed()
 

@@ -239,3 +239,17 @@ def test_conjugate_gradient_names_a_matvec_that_is_none(matvec):
 def test_adam_names_its_bad_options(name, bad):
     with pytest.raises(ValueError, match=f"^{name}: "):
         adam(np.ones(2), np.ones(2), step_size=0.1, **{name: bad})
+
+
+@pytest.mark.parametrize("kind", [list, np.int64, np.float16, np.float64, np.longdouble])
+@pytest.mark.parametrize("optimiser", [ascent, adam])
+def test_neither_gradient_nor_state_changes_the_type_of_float32_parameters(optimiser, kind):
+    theta = np.ones(2, np.float32)
+    gradient = [1.0, 2.0] if kind is list else np.array([1.0, 2.0], kind)
+    state = (gradient, gradient, 1) if optimiser is adam else None
+    expected, _ = optimiser(theta, np.array([1, 2], np.float32), state, step_size=0.5)
+    after, state = optimiser(theta, gradient, state, step_size=0.5)
+    assert after.dtype == np.float32
+    np.testing.assert_array_equal(after, expected)
+    if state:
+        assert state[0].dtype == state[1].dtype == np.float32

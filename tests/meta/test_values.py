@@ -14,6 +14,7 @@ from helpers import all_episodes, random_tasks
 from metarl_np.check import finite_differences
 from metarl_np import exact
 from metarl_np.learner.advantages import td_errors
+from metarl_np.learner.optim import ascent
 from metarl_np.learner.rollouts import Episodes, rollout
 from metarl_np.meta.values import (
     adapt_values,
@@ -385,3 +386,22 @@ def test_divergence_names_the_iteration():
     assert (next(run)[0] == -1).all()
     with pytest.raises(FloatingPointError, match="^iteration 1: value"):
         next(run)
+
+
+def test_an_optimiser_in_place_changes_nothing_that_was_yielded_before():
+    def in_place(v, gradient, state, *, step_size):
+        v += step_size * gradient
+        return v, state
+
+    tasks = random_tasks(np.random.default_rng(0), 2, 3, 2, 2, horizon=4)
+    start = np.zeros(3)
+    settings = dict(iterations=3, inner_step_size=0.1, step_size=0.1, steps=1, episodes=4)
+    log_pi = np.log(np.full((3, 2), 0.5))
+
+    def trained(optimiser):
+        rng = np.random.default_rng(0)
+        steps = train_values(rng, lambda rng: tasks, log_pi, start, optimiser=optimiser, **settings)
+        return [v for v, _ in steps]
+
+    np.testing.assert_array_equal(trained(in_place), trained(ascent))
+    assert not start.any()

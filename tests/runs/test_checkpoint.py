@@ -828,3 +828,16 @@ def test_what_is_no_ordinary_file_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="no ordinary file"):
         checkpoint.save(path, "training", x=1)
     assert path.is_fifo()
+
+
+@pytest.mark.parametrize("name", ["rng", "shape of theta"])
+def test_a_setting_under_a_name_that_is_taken_is_refused(name, tmp_path):
+    """It would be overwritten, and another run be taken for this one."""
+    rng = np.random.default_rng(0)
+    configuration = {name: 1}
+    with pytest.raises(ValueError, match=f"configuration: .*{name}"):
+        next(
+            checkpoint.resumable(
+                tmp_path / "file", growing, rng, np.zeros(2), configuration=configuration
+            )
+        )

@@ -596,3 +596,40 @@ def test_seeds_and_folders_beyond_what_files_can_be_named(tmp_path):
         study(walk, np.array(5), SETTINGS)
     with pytest.raises(ValueError, match="^folder: "):
         study(walk, [1], SETTINGS, folder="a\0b")
+
+
+# ---- what came out of one job is not changed by another
+
+
+BUFFER = np.zeros(2)
+
+
+def in_place(rng):
+    BUFFER[:] = rng.random(2)
+    return dict(numbers=BUFFER)
+
+
+def test_an_experiment_that_fills_one_array_again_changes_no_earlier_result():
+    one, two = study(in_place, [0, 1])
+    np.testing.assert_array_equal(one.value["numbers"], np.random.default_rng(0).random(2))
+    np.testing.assert_array_equal(two.value["numbers"], np.random.default_rng(1).random(2))
+
+
+def test_a_file_edited_after_its_import_does_not_name_the_old_results(tmp_path, monkeypatch):
+    text = "def experiment(rng):\n    return dict(number={})\n"
+    file = tmp_path / "edited_after_import.py"
+    file.write_text(text.format(1))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    module = importlib.import_module("edited_after_import")
+    file.write_text(text.format(20))
+    folder = tmp_path / "folder"
+    (old,) = study(module.experiment, [0], folder=folder)
+    assert old.value == dict(number=1)
+    importlib.reload(module)
+    with pytest.raises(ValueError, match="made by other code"):
+        list(study(module.experiment, [0], folder=folder))
+    (path,) = folder.iterdir()
+    path.unlink()
+    (new,) = study(module.experiment, [0], folder=folder)
+    assert new.value == dict(number=20)
