@@ -332,9 +332,10 @@ def unmasked(x, mask, out=None):
     """
     if isbox(x):
         return autograd_numpy.where(mask, x, 0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         product = np.multiply(x, mask, out=out)
-    return product if np.isfinite(product).all() else np.where(mask, x, 0)
+        total = np.sum(product)  # in which a NaN or an infinity is not lost
+    return product if np.isfinite(total) else np.where(mask, x, 0)
 
 
 def harmless(x, mask):
