@@ -188,7 +188,7 @@ def _text_of_none(gradient, candidates, errors, tolerance):
         return "This gradient is zero everywhere, and no candidate is: does the loss reach theta?"
     fits = {name: fit(gradient, x) for name, x in candidates.items()}
     factors = {name: c[0] for name, (c, error) in fits.items() if error <= tolerance}
-    multiples = [_times(c, name) for name, c in factors.items() if abs(c - 1) > 1e-3]
+    multiples = [_times(c, name) for name, c in factors.items() if c and abs(c - 1) > 1e-3]
     if multiples:
         return "\n".join(multiples)
     nearest = min(candidates, key=errors.get)
@@ -429,13 +429,15 @@ def _listed(numbers, form="{}"):
 
 def _idle(x):
     """The inner steps that have no effect, if others have."""
-    return any(x.e.acts) and _listed(i for i, acts in enumerate(x.e.acts) if not acts)
+    idle = _listed(i for i, acts in enumerate(x.e.acts) if not acts)
+    return any(x.e.acts) and idle
 
 
 def _cut(x):
     """The inner steps that are not differentiated through, if others are."""
     pairs = enumerate(zip(x.e.acts, x.e.differentiated))
-    return any(x.e.differentiated) and _listed(i for i, (acts, d) in pairs if acts and not d)
+    cut = _listed(i for i, (acts, through) in pairs if acts and not through)
+    return any(x.e.differentiated) and cut
 
 
 def _dropped(x):
@@ -457,8 +459,8 @@ def _averages(x):
 
 def _moved(x):
     """Which steps take another's data."""
-    moved = [(i, j) for i, j in enumerate(x.e.data[:-1]) if i != j]
-    return ", ".join(f"step {i} takes the data set {j}" for i, j in moved)
+    taken = enumerate(x.e.data[:-1])
+    return ", ".join(f"step {i} takes the data set {j}" for i, j in taken if i != j)
 
 
 def _two_advantages(x):
@@ -751,22 +753,22 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
 
     found = list(_steps_along(data, fits))
     best = min(found, key=lambda step: _oddity_of_step(step, step_size))
-    best = replace(best, advantages=data.alternatives[best.advantages].sentence)
     return _said_of_step(replace(best, tried=len(found)), step_size)
 
 
 def _steps_along(data, fits):
-    """A Step for each way to average, to discount and to take advantages, by their number."""
+    """A Step for each way to take advantages, to average and to discount, the usual ones first."""
     averages = distinct_averages(data.records)
     kept = (True, False) if data.discount != 1 else (True,)
-    for i, average, discounted in product(range(len(data.alternatives)), averages, kept):
+    options = enumerate(data.alternatives)
+    for (i, alternative), average, discounted in product(options, averages, kept):
         g = data.steps.gradient(0, data.theta, data.weights(0, i, average, discounted))
         for (size, *rest), error in fits(g):
             yield Step(
                 step_size=float(size),
                 average=averages[average],
                 discounted=discounted,
-                advantages=i,
+                advantages=alternative.sentence,
                 weight_decay=float(-rest[0] / size) if rest and size else 0.0,
                 error=error,
                 tried=0,
@@ -774,12 +776,16 @@ def _steps_along(data, fits):
             )
 
 
+def _is_another(step, meant):
+    """Is it another step size than the one that was meant, if that is given?"""
+    return meant is not None and not np.isclose(abs(step.step_size), meant, rtol=1e-3)
+
+
 def _oddity_of_step(step, meant):
-    """What the best of several Steps has least of: misfit, and then what is unusual."""
-    another = meant is not None and not np.isclose(abs(step.step_size), meant, rtol=1e-3)
-    unusual = (step.weight_decay != 0, another, step.step_size < 0, step.advantages)
-    also = ("episodes" not in step.average, not step.discounted)
-    return step.error > MISFIT, *unusual, *also, step.error
+    """What the best Step has least of; of those that are equal the first is believed."""
+    if step.error > MISFIT:
+        return True, step.error
+    return False, step.weight_decay != 0, _is_another(step, meant), step.step_size < 0
 
 
 def _of_one_task(theta, policy):
@@ -815,7 +821,7 @@ def _step_to_log_probs(steps, start, g, move, adapted):
     return (size,), float(np.nan_to_num(error, nan=np.inf))
 
 
-MISFIT = 1e-4
+MISFIT = 1e-4  # a step that is so much off, relative to the largest move, is another one
 NO_EFFECT = "The step has no effect: a mistake. Does the optimiser step a copy, or is .grad None?"
 
 
@@ -830,12 +836,13 @@ def _said_of_step(step, meant):
         )
         blank = dict(average=None, discounted=None, advantages="unknown", weight_decay=0.0)
         return replace(step, text=text, **blank)
-    another = meant is not None and not np.isclose(abs(size), meant, rtol=1e-3)
     sentences = {
         f"It is a step of {size:.6g} along {along}, gamma^t {_kept(step.discounted)}.": True,
         f"Advantages: {step.advantages}.": True,
         "It descends: a mistake, its sign is wrong.": size < 0,
-        f"The step size is not {meant}: is it the outer one, or another mean?": another,
+        f"The step size is not {meant}: is it the outer one, or another mean?": _is_another(
+            step, meant
+        ),
         f"It has a weight decay of {step.weight_decay:.4g}.": step.weight_decay,
         f"It agrees to {step.error:.1e} ({step.tried} explanations tried).": True,
     }

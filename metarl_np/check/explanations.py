@@ -376,9 +376,11 @@ class Search:
         """Try a stage after the other until something fits."""
         for stage in self.stages():
             for e in stage:
-                if not self.full and e not in self.trials:
+                if self.full:
+                    return
+                if e not in self.trials:
                     self.trials[e] = self.trial(e)
-            if self.full or self.fits():
+            if self.fits():
                 return
 
     def stages(self):
