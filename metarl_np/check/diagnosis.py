@@ -101,9 +101,7 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     unit = {name: max(x, floor) for name, x in size.items()}
     limit = tolerance
     if standard_error is not None:
-        error = require_array("standard_error", standard_error, (), gradient.shape)
-        good = (error >= 0) & np.isfinite(error)
-        require(good.all(), "standard_error", "negative or not finite")
+        error = _standard_error(standard_error, gradient.shape)
         # A standard error is not taken to be below rounding.
         unit = {name: np.maximum(error, tolerance * x) for name, x in unit.items()}
         limit = -NormalDist().inv_cdf((1 - confidence) / (2 * gradient.size))
@@ -112,8 +110,8 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
 
     if standard_error is not None:
         about = f"largest |z| of {gradient.size} components up to {limit:.2f}"
-        text = f"At {100 * confidence:.16g}% confidence ({about}) this mean\n"
-        text += _text_of_mean(names, distinct, errors)
+        first = f"At {100 * confidence:.16g}% confidence ({about}) this mean"
+        text = _text_of_mean(first, names, distinct, errors)
     elif names:
         text = _text(names, errors)
     else:
@@ -138,6 +136,14 @@ def _comparable(gradient, candidates):
         require(x.shape == gradient.shape, "gradient", other)
         require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
     return gradient, known, rounding
+
+
+def _standard_error(error, shape):
+    """A standard error as an array, of that shape or one number."""
+    error = require_array("standard_error", error, (), shape)
+    good = (error >= 0) & np.isfinite(error)
+    require(good.all(), "standard_error", "negative or not finite")
+    return error
 
 
 def _rounding(gradient):
@@ -218,14 +224,14 @@ def _times(times, name):
     return f"This is {times:.6g} × {name}: {why}.\n  {_named(name)}."
 
 
-def _text_of_mean(names, distinct, errors):
+def _text_of_mean(first, names, distinct, errors):
     """The verdict on a mean of samples."""
     lines = [f"  may be {_named(name, f' (|z| = {errors[name]:.2f})')}" for name in names]
     lines = lines or ["  is none of the candidates."]
     others = [f"{name} (|z| = {errors[name]:.3g})" for name in distinct if name not in names]
     if others:
         lines.append("  is not " + ", ".join(others))
-    return "\n".join(lines)
+    return "\n".join([first, *lines])
 
 
 # ---- what a code does, found by trying explanations

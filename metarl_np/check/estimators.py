@@ -260,7 +260,8 @@ class Data:
     def _last(self, j):
         """Where the last step of each task's last episode stands."""
         mask = self.records[j].mask
-        return mask[:, :, -1].sum(0) - 1, np.arange(mask.shape[1]), -1
+        times = mask[:, :, -1].sum(0) - 1
+        return times, np.arange(mask.shape[1]), -1
 
     def curvature(self, j, thetas, w, v, e):
         """Ĥ v of the estimator: (N, P)."""
@@ -274,7 +275,8 @@ class Data:
             return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, w * along)
         if e.estimator == "loaded_dice":
             so_far = decayed_sum(along, e.lam)
-            x = w * (so_far - along) + decayed_sum((w * along)[::-1], e.lam)[::-1]
+            after = decayed_sum((w * along)[::-1], e.lam)[::-1]
+            x = w * (so_far - along) + after
             return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, x)
         beta = 0.0 if e.inside else self._baseline_weights(j, w, e)
         rho = w
