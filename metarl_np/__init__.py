@@ -17,6 +17,7 @@ from metarl_np.check import (
     differences,
     enumeration,
     estimators,
+    explanations,
     inputs,
     meta_gradients,
     records,

@@ -15,7 +15,8 @@ learner.policies learner.alias learner.rollouts learner.returns learner.surrogat
 learner.reinforce learner.optim learner.advantages learner.ppo learner.trpo
 meta.maml meta.values meta.gru meta.rl2 meta.rl2_training meta.rl2_trpo
 check.differences check.enumeration check.meta_gradients
-check.records check.advantages check.inputs check.estimators check.diagnosis
+check.records check.advantages check.inputs check.estimators
+check.explanations check.diagnosis
 compare.beliefs compare.priors compare.strategies compare.planners compare.bayes
 runs.checkpoint runs.study
 plots

@@ -637,7 +637,7 @@ THE_MASK_ITSELF = ["require_mask", "harmless", "unmasked"]
 IN_OTHER_ROWS = """
     estimator_gradients replay no_baseline time_mean_baseline leave_one_out_baseline
     naive lvc dice loaded_dice gae record fit_slip meta_objective
-    diagnose standardise""".split()
+    diagnose require_records standardise""".split()
 TAKES_RECORDS = {"mask", "episodes", "trials", "recorded", "support"}
 
 

@@ -2,7 +2,8 @@
 
 For arrays from PyTorch, JAX or anything else. `estimator_gradients`, `exact_gradients` and
 `expected_gradients` return {name: gradient}, the candidates that `diagnosis.check_gradient`
-compares a gradient with. `Explanation` and `meta_gradient_of` are what `diagnosis.diagnose` tries.
+compares a gradient with. `Data.columns` gives that of an `Explanation`, of which
+`diagnosis.diagnose` tries many.
 
 Of the policy they need three operations on the steps of data set j at parameters θ_j, one for each
 task. With f_t = ∇log π(a_t|s_t), weights w_t and a direction v these are
@@ -177,6 +178,12 @@ def decayed_sum(x, lam):
     return c
 
 
+# what the score of the inner data, ∇log p, is multiplied with: the mean return J of the query less
+# that of the other tasks, or J; and is it that of step 0 only? Or it has any factor for each task,
+# of the log-likelihood or of the mean over all steps
+SCORES = ("+score", "+raw", "+first", "+fitted", "+fitted means")
+
+
 @dataclass(frozen=True)
 class Explanation:
     """What a code may do: one point of the space that `diagnosis` searches."""
@@ -190,14 +197,13 @@ class Explanation:
     inner_discounted: bool = True
     acts: tuple = ()  # for each inner step: has it an effect?
     differentiated: tuple = ()  # is it differentiated through?
-    sign: int = 1  # of the inner steps: −1 descends
     data: tuple = ()  # which data set each inner step takes, and last the query
-    score: str = ""  # "+score" adds (J − c) ∇log p of the inner data, "+raw" J, "+first" of step 0
-    scale: float = 1.0  # of the step size
+    score: str = ""  # one of SCORES, or none
+    scale: float = 1.0  # of the step size; negative where the inner steps descend
     momentum: float = 0.0
     weight_decay: float = 0.0
     lam: float = 1.0  # λ of loaded_dice, and of the product
-    baseline: str = "stopped"  # dice's is G less the advantages, where G may be "bootstrapped"
+    bootstrapped: bool = False  # dice: its baseline is G less the advantages; is V(s_T) in that G?
     inside: bool = False  # dice: do the advantages stand inside the product?
     wraps: bool = False  # is index −1 taken for the one before 0?
 
@@ -219,8 +225,8 @@ class Data:
         self.returns = [reward_to_go(r.rewards, discount) for r in records]
         self.weights = lru_cache(4)(self._weights)
         self.factors = lru_cache(4)(self._factors)
-        self.path = lru_cache(4)(self._path)
-        self.slope = lru_cache(4)(self._slope)
+        self._path = lru_cache(4)(self._compute_path)
+        self.slope = lru_cache(4)(self._compute_slope)
 
     def _weights(self, j, advantages, average, discounted):
         """w_t = Â_t × γᵗ, if that is kept, × the average's: (T, N, K)."""
@@ -254,7 +260,8 @@ class Data:
     def _last(self, j):
         """Where the last step of each task's last episode stands."""
         mask = self.records[j].mask
-        return mask[:, :, -1].sum(0) - 1, np.arange(mask.shape[1]), -1
+        times = mask[:, :, -1].sum(0) - 1
+        return times, np.arange(mask.shape[1]), -1
 
     def curvature(self, j, thetas, w, v, e):
         """Ĥ v of the estimator: (N, P)."""
@@ -268,7 +275,8 @@ class Data:
             return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, w * along)
         if e.estimator == "loaded_dice":
             so_far = decayed_sum(along, e.lam)
-            x = w * (so_far - along) + decayed_sum((w * along)[::-1], e.lam)[::-1]
+            after = decayed_sum((w * along)[::-1], e.lam)[::-1]
+            x = w * (so_far - along) + after
             return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, x)
         beta = 0.0 if e.inside else self._baseline_weights(j, w, e)
         rho = w
@@ -283,63 +291,73 @@ class Data:
         """β, the weights of DiCE's baseline: (T, N, K)."""
         factors = self.factors(j, e.inner_average, e.inner_discounted)
         returns = self.returns[j]
-        if e.baseline == "bootstrapped":
+        if e.bootstrapped:
             returns = bootstrapped_returns(self.records[j], self.discount)
         return factors * returns - w
 
-    def _path(self, e):
-        """The θ_j (N, P) before each inner step and after the last, and the weights' keys."""
+    def path(self, e):
+        """The θ_j (N, P) before each inner step and after the last."""
+        query = dict(query_advantages=0, average="episodes", discounted=True)
+        return self._path(replace(forward(e), **query, data=e.data[:-1]))
+
+    def _compute_path(self, e):
         thetas = [self.theta]
         moved = 0.0
         for i, acts in enumerate(e.acts):
             if acts:
-                j = e.data[i]
-                w = self.weights(j, e.advantages, e.inner_average, e.inner_discounted)
-                step = e.sign * self.first(j, thetas[i], w, e) - e.weight_decay * thetas[i]
-                moved = e.momentum * moved + step
+                w = self.inner_weights(i, e)
+                step = self.first(e.data[i], thetas[i], w, e)
+                moved = e.momentum * moved + step - e.weight_decay * thetas[i]
             thetas.append(thetas[i] + acts * e.scale * self.step_size * moved)
         return thetas
 
-    def _slope(self, e):
+    def inner_weights(self, i, e):
+        """w_t of inner step i: (T, N, K)."""
+        return self.weights(e.data[i], e.advantages, e.inner_average, e.inner_discounted)
+
+    def _compute_slope(self, e):
         """The query's gradient at θ_J: (N, P)."""
         w = self.weights(e.data[-1], e.query_advantages, e.average, e.discounted)
-        return self.first(e.data[-1], self.path(_inner(e))[-1], w, e)
+        return self.first(e.data[-1], self.path(e)[-1], w, e)
 
-    def back(self, e, v, with_scores=False):
-        """v at θ_J brought back to θ: (N, P); and the score of the inner data, if asked for.
+    def back(self, e, v, scores=None):
+        """v at θ_J brought back to θ: (N, P). With zeros for scores, that of the inner data, too.
 
         With m the momentum's memory, θ_{j+1} = θ_j + α m_{j+1}, m_{j+1} = μ m_j + g_j(θ_j) − ω θ_j.
         """
-        thetas = self.path(_inner(e))
+        thetas = self.path(e)
         memory = 0.0 * v
-        scores = 0.0 * v
         for i in reversed(range(len(e.acts))):
             if e.acts[i]:
-                j = e.data[i]
-                w = self.weights(j, e.advantages, e.inner_average, e.inner_discounted)
-                v, memory = self._back_one(j, thetas[i], w, v, memory, e, i)
-                if with_scores:
-                    scores, _ = self._back_one(j, thetas[i], w, scores, 0.0 * v, e, i)
-            if with_scores and (i == 0 or e.score != "+first"):
+                if scores is not None:
+                    scores, _ = self._back_one(i, thetas[i], scores, 0.0 * v, e)
+                v, memory = self._back_one(i, thetas[i], v, memory, e)
+            if scores is not None and (i == 0 or e.score != "+first"):
                 w = self.factors(i, "steps" if "means" in e.score else "sum", False)
                 scores = scores + self.steps.gradient(i, thetas[i], w)
-        return (v, scores) if with_scores else v
+        return v, scores
 
-    def _back_one(self, j, thetas, w, v, memory, e, i):
+    def _back_one(self, i, thetas, v, memory, e):
         memory = memory + e.scale * self.step_size * v
         through = v - e.weight_decay * memory
         if e.differentiated[i]:
-            through = through + e.sign * self.curvature(j, thetas, w, memory, e)
+            w = self.inner_weights(i, e)
+            through = through + self.curvature(e.data[i], thetas, w, memory, e)
         return through, e.momentum * memory
 
-    def estimate(self, e):
-        """The meta-gradient of an Explanation, mean over tasks: (P,)."""
-        v = self.slope(replace(_inner(e), **_of_query(e)))
+    def columns(self, e):
+        """The meta-gradient of an Explanation, mean over tasks, and each task's score: (P,) each.
+
+        The scores are apart only where their factors are to be fitted.
+        """
+        slope = self.slope(forward(e))
+        v, scores = self.back(e, slope, 0.0 * slope if e.score else None)
         if not e.score:
-            return self.back(e, v).mean(0)
-        v, scores = self.back(e, v, with_scores=True)
+            return [v.mean(0)]
+        if e.score.startswith("+fitted"):
+            return [v.mean(0), *scores / len(scores)]
         factor = self.query_returns() if e.score == "+raw" else self.query_returns(centred_returns)
-        return (v + factor[:, None] * scores).mean(0)
+        return [(v + factor[:, None] * scores).mean(0)]
 
     def query_returns(self, centred=lambda x: x):
         """J (N,): mean discounted return of the query's episodes."""
@@ -347,33 +365,22 @@ class Data:
         return centred(self.returns[-1][0].sum(-1) / query.count)
 
 
-def _inner(e):
-    """The Explanation without what does not change the path of the inner steps."""
-    start = Explanation()
-    return replace(
-        e,
-        estimator=start.estimator,
-        query_advantages=start.query_advantages,
-        average=start.average,
-        discounted=start.discounted,
-        differentiated=start.differentiated,
-        score=start.score,
-        baseline=start.baseline,
-        data=e.data[:-1],
-        lam=e.lam if e.inside else start.lam,
-    )
-
-
-def _of_query(e):
-    return dict(
-        query_advantages=e.query_advantages,
-        average=e.average,
-        discounted=e.discounted,
-        data=e.data,
-    )
+def forward(e):
+    """The Explanation without what matters only on the way back from θ_J to θ."""
+    lam = e.lam if e.inside else 1.0
+    return replace(e, estimator="naive", differentiated=(), score="", bootstrapped=False, lam=lam)
 
 
 # ---- candidates of `check_gradient`
+
+
+def require_records(support, query):
+    """{name: record} of the data sets, which are `record`s; raises ValueError otherwise."""
+    good = isinstance(support, (list, tuple))
+    good = good and all(isinstance(e, RecordedEpisodes) for e in (*support, query))
+    expected = "expected a list of `record`s, one for each inner step, and one `record`"
+    require(good, "support, query", expected)
+    return {f"support[{j}]": r for j, r in enumerate(support)} | {"query": query}
 
 
 def estimator_gradients(
@@ -400,22 +407,18 @@ def estimator_gradients(
     """
     theta = require_array("theta", theta).astype(float)
     require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
-    good = isinstance(support, (list, tuple))
-    good = good and all(isinstance(e, RecordedEpisodes) for e in (*support, query))
-    expected = "expected a list of `record`s, one for each inner step, and one `record`"
-    require(good, "support, query", expected)
+    records = require_records(support, query)
     policy = SoftmaxPolicy(*theta.shape) if policy is None else policy
     validate(policy=policy, baseline=baseline)
 
     def recorded_or_given(returns, episodes):
         return baseline(returns, episodes) if episodes.baseline is None else episodes.baseline
 
-    names = [f"support[{j}]" for j in range(len(support))] + ["query"]
     plain = {}
     scored = {}
     for estimator in ESTIMATORS:
         inner = Reinforce(step_size, recorded_or_given, estimator, lam)
-        path = replay(policy, theta, inner, [*support, query], discount, names=names)
+        path = replay(policy, theta, inner, [*records.values()], discount, names=[*records])
         factor = centred_returns(path.returns[-1])
         with_score = meta_gradient(policy, path, inner, score_factor=factor)
         plain[estimator] = meta_gradient(policy, path, inner).mean(0)
