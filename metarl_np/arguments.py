@@ -117,7 +117,7 @@ _RULES = [
     (
         "a whole number of at least 1",
         "n_tasks n_states n_actions n_train arms units inputs outputs height width horizon "
-        "episodes pulls threads every epochs minibatches samples "
+        "length episodes pulls threads every epochs minibatches samples "
         "max_sweeps max_episodes max_datasets max_states max_explanations",
         _whole(1),
     ),
@@ -301,7 +301,7 @@ def require_shapes(*shapes, **arrays):
 
 
 def require_flags(argument, x, *shapes, axes=("time", "task", "episode")):
-    """x as booleans, numbers 0 and 1 for False and True; raises ValueError on other numbers."""
+    """x (…) as booleans, 1 and 0 being True and False; raises ValueError on other numbers."""
     x = require_array(argument, x, *shapes)
     if x.dtype != bool:
         require((x == 0) | (x == 1), argument, "expected true and false, or 1 and 0", axes)

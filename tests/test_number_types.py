@@ -151,16 +151,8 @@ MORE = {
 }
 # Arguments of rooms, which take them from doors, and those that are called by another name there.
 ROOMS = {
-    ("strategies.ucb1", "t"),
-    ("strategies.gittins", "t"),
-    ("strategies.egreedy", "t"),
-    ("strategies.thompson", "t"),
     ("returns.discounts", "like"),
     ("policies.sum_last", "x"),
-    ("values.adapt_values", "length"),
-    ("surrogates.fold ", "weights"),
-    ("maml.meta_objective ", "theta"),
-    ("advantages.mean_kl ", "new"),
     ("rl2_training.trial_surrogate_gradient ", "steps"),
     ("enumeration.enumerated_return ", "dynamics"),
     ("meta_gradients.expected_adapted_return_gradient ", "theta"),

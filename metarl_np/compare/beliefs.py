@@ -34,7 +34,7 @@ class Transitions(NamedTuple):
 
 
 def transitions(episodes):
-    """The Transitions of Episodes, in the order of time."""
+    """The M steps of Episodes (T, N, K), in the order of time: Transitions of arrays (M,)."""
     # where an episode ends its terminal state stands in a masked place: it is s_T, too
     goes_on = episodes.mask[1:]
     followed = np.where(goes_on, episodes.states[1:], episodes.last_states)

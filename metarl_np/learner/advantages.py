@@ -59,5 +59,6 @@ def visits(episodes, n_states):
 def mean_kl(policy, old, new, nu):
     """KL̄ = Σ_s ν(s) KL(π_old(·|s)‖π_new(·|s)) in nats: θ (N, F, A) twice, ν (N, S) → (N,)."""
     old = require_floats("old", old)
+    new = require_floats("new", new)
     nu = require_floats("nu", nu, (len(old), policy.n_states))
     return np.sum(nu * kl(policy.log_pi(old), policy.log_pi(new)), -1)

@@ -1,7 +1,8 @@
 """Policies as data and pure functions of their parameters θ: log π(a|s; θ) and its gradient.
 
 A table of log-probabilities is (…, S, A). Parameters that all tasks share have no leading axis N,
-adapted ones do. Finite parameters give finite log-probabilities.
+adapted ones do. Finite parameters give finite log-probabilities, as long as no logit φ(s)ᵀ θ f(a)
+is above 8e307 in size: of two the difference is taken, which must be a float.
 """
 
 from dataclasses import dataclass

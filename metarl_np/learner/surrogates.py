@@ -45,7 +45,7 @@ from metarl_np.arguments import (
     primitive,
     require,
     require_array,
-    require_flags,
+    require_mask,
     require_floats,
     require_plain,
     unmasked,
@@ -139,6 +139,7 @@ def fold(weights, states, actions, n_states, n_actions):
     It is all that REINFORCE needs to know of the episodes: Σ_t mean_k w_t log π(a_t|s_t) is
     Σ_{s,a} W(s, a) log π(a|s), since equal states and actions have equal log-probabilities.
     """
+    weights = require_floats("weights", weights, single=True)
     return scatter(weights, states, actions, n_states, n_actions) / np.shape(states)[2]
 
 
@@ -196,13 +197,14 @@ def log_likelihood(log_pi, episodes):
 # ---- the four surrogates
 #
 # log_probs (log π_t), rewards (r_t), baseline (b_t) and mask are (T, N, K), a baseline may also be
-# a number; discount is γ. What is masked does not matter. They return (N,).
+# a number; discount is γ. What is masked does not matter; `dones` in the mask's place are refused.
+# They return (N,).
 
 
 def _taken(log_probs, mask):
     """log π_t, 0 on masked steps, and the mask as booleans: (T, N, K) each."""
     log_probs = require_floats("log_probs", log_probs, np.shape(mask), single=True)
-    mask = require_flags("mask", mask)  # with holes, too
+    mask = require_mask(mask, np.shape(mask))
     return unmasked(log_probs, mask), mask
 
 

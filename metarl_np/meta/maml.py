@@ -154,6 +154,7 @@ def meta_objective(policy, theta, path, inner, outer, score_factor=None):
     D_i1 by θ itself, and each later D_ij by the θ_ij that was adapted up to there. Finn et al.
     (2017), eq. 1 and 4; the score is E-MAML's (Stadie et al. 2018; Al-Shedivat et al. 2018).
     """
+    theta = require_floats("theta", theta)
     if score_factor is not None:
         score_factor = require_floats("score_factor", score_factor, (len(theta),), ())
     log_p = 0.0

@@ -48,6 +48,7 @@ def adapt_values(rng, mdps, log_pi, v, *, steps, step_size, episodes, length=Non
     log π (S, A) or (N, S, A). v: (S,), shared, or (N, S). The last Episodes are the query.
     """
     steps, step_size, lam = validate(steps=steps, step_size=step_size, lam=lam)
+    length = mdps.horizon if length is None else validate(length=length)
     settings = dict(step_size=step_size, discount=mdps.discount, lam=lam)
     values = [np.zeros(mdps.shape[:2]) + require_floats("v", v)]
     data = []

@@ -215,7 +215,7 @@ class MDP(Record):
 
 
 def rounding(p):
-    """How far from one the sum of the probabilities p may be, by the type that they come in."""
+    """How far from one the sums of probabilities p (…, S) may be, by the type that they come in."""
     dtype = getattr(p, "dtype", np.dtype(float))
     return max(ROUNDING, 8 * float(np.finfo(dtype).eps)) if dtype.kind == "f" else ROUNDING
 

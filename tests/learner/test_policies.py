@@ -463,3 +463,12 @@ def test_log_softmax_of_any_strides_leaves_its_argument_alone(rng, view):
     want = before - np.log(np.exp(before).sum(-1, keepdims=True))
     np.testing.assert_allclose(log_softmax(x), want, atol=1e-14)
     assert (x == before).all()
+
+
+@pytest.mark.parametrize("size", [1e4, 1e300, 8e307])
+def test_log_probabilities_are_finite_up_to_where_the_chapter_says(size):
+    theta = size * np.array([[1.0, -1.0, 0.0], [-1.0, -1.0, 1.0]])
+    with np.errstate(all="raise", under="ignore"):
+        log_pi = SoftmaxPolicy(2, 3).log_pi(theta)
+    assert np.isfinite(log_pi).all()
+    np.testing.assert_allclose(np.exp(log_pi), [[1, 0, 0], [0, 0, 1]])

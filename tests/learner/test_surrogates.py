@@ -21,6 +21,7 @@ from metarl_np.learner.surrogates import (
     log_likelihood,
     lvc,
     magic_box,
+    naive,
     reinforce,
     reinforce_folded,
     reinforce_weights,
@@ -307,3 +308,11 @@ def test_loaded_dice_with_full_memory_and_no_baseline_has_the_second_derivative_
     arguments = (log_probs, rewards, no_baseline(rewards), mask)
     loaded = second_derivative(loaded_dice, *arguments, lam=1)
     np.testing.assert_allclose(loaded, second_derivative(dice, *arguments), atol=1e-12)
+
+
+@pytest.mark.parametrize("surrogate", [naive, lvc, dice, loaded_dice])
+def test_dones_in_the_place_of_a_mask_are_refused(surrogate, rng):
+    log_probs, rewards = rng.normal(size=(2, 4, 1, 2))
+    dones = np.array([[0, 0], [0, 1], [0, 0], [1, 0]])[:, None]
+    with pytest.raises(ValueError, match="^mask: .*dones"):
+        surrogate(log_probs, rewards, 0.0, dones, 0.9)

@@ -362,7 +362,7 @@ def test_meta_learned_values_are_closer_on_held_out_tasks():
         (dict(inner_step_size=np.nan), "step_size"),
         (dict(inner_step_size=np.inf), "step_size"),
         (dict(episodes=0), "episodes"),
-        (dict(length=0), "steps"),
+        (dict(length=0), "length"),
         (dict(length=61), "steps: 61 is outside"),
     ],
 )
