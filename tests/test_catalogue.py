@@ -811,8 +811,15 @@ def dones(mask):
 
 @pytest.mark.parametrize("in_place_of", [inverted, dones])
 def test_23_what_is_no_mask_in_the_place_of_a_mask(in_place_of):
+    """(`surrogates` refuses it: the loss is written out.)"""
+
     def masked(log_probs, rewards, baseline, mask, discount):
-        return surrogates.naive(log_probs, rewards, baseline, in_place_of(mask), discount)
+        wrong = in_place_of(mask)
+        with pytest.raises(ValueError, match="^mask: False before True"):
+            surrogates.naive(log_probs, rewards, baseline, wrong, discount)
+        t = np.arange(len(mask))[:, None, None]
+        G = reward_to_go(rewards * wrong, discount)
+        return np.sum(np.mean(discount**t * log_probs * wrong * (G - baseline), -1), 0)
 
     assert_caught(
         23,
