@@ -640,6 +640,11 @@ CASES = {
     "policies.LinearPolicy.weighted_score": case(
         SOFTMAX.weighted_score, dict(theta=THETA0, weights=PI), theta="theta", weights="last axis"
     ),
+    "policies.LinearPolicy.scores": case(SOFTMAX.scores, dict(theta=THETA0), theta="theta"),
+    "policies.Scores.weighted": case(
+        SOFTMAX.scores(THETA0).weighted, dict(weights=PI), weights="last axis"
+    ),
+    "policies.Scores.along": case(SOFTMAX.scores(THETA0).along, dict(v=THETA0), v="last axis"),
     "policies.kl": case(
         policies.kl, dict(log_p=LOG_PI, log_q=LOG_PI), log_p="last axis", log_q="last axis"
     ),
@@ -792,6 +797,7 @@ EXEMPT_REASONS = {
         arguments.require_floats arguments.plain_number arguments.validate_fields
         arguments.require_finite arguments.require_memory arguments.require_flags
         arguments.require_mask""",
+    "it is made by a policy": "policies.Scores",
     "of records": """
         arguments.set_fields arguments.trusted arguments.read_only arguments.Record
         arguments.unmasked arguments.harmless""",

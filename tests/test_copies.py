@@ -67,6 +67,7 @@ RECORDS = {
     "SoftmaxPolicy, features": SoftmaxPolicy(3, 2, FEATURES),
     "LogisticPolicy, features": LogisticPolicy(3, 2, FEATURES),
     "ActorCritic": ActorCritic(LogisticPolicy(3, 2, FEATURES)),
+    "Scores": POLICY.scores(THETA),
     "SamplingTables": sampling_tables(MDPS, LOG_PI),
     "Episodes": EPISODES,
     "Episodes that never end": ENDLESS,

@@ -91,32 +91,21 @@ class LinearPolicy(Record):
 
     def log_pi(self, theta):
         """log π(a|s; θ) for all states: θ (…, F, m) → (…, S, A)."""
-        return log_softmax(self._logits(theta))
+        return log_softmax(self.logits(theta))
+
+    def scores(self, theta):
+        """The Scores at θ (…, F, m): for several of the sums below at one θ."""
+        return Scores(self, np.exp(self.log_pi(theta)))
 
     def weighted_score(self, theta, weights):
-        """Σ_{s,a} w(s, a) ∇log π(a|s; θ): θ (…, F, m), w (…, S, A) → (…, F, m).
-
-        That is Σ_s φ(s) Σ_a w(s, a) (f(a) − E_π f)ᵀ = Σ_s φ(s) Σ_a x(s, a) f(a)ᵀ with
-        x(s, a) = w(s, a) − π(a|s) Σ_b w(s, b).
-        """
-        table = (self.n_states, self.n_actions)
-        weights = require_floats("weights", weights)
-        require(weights.shape[-2:] == table, "weights", "expected shape (…, S, A)")
-        x = weights - np.exp(self.log_pi(theta)) * sum_last(weights)
-        x = x if self.bits is None else np.matmul(x, self.bits)
-        return x if self.features is None else np.matmul(self.features.T, x)
+        """Σ_{s,a} w(s, a) ∇log π(a|s; θ): θ (…, F, m), w (…, S, A) → (…, F, m)."""
+        return self.scores(theta).weighted(weights)
 
     def tangent(self, theta, v):
-        """vᵀ∇log π(a|s; θ) for all states, the change of log π along v: θ, v (…, F, m) → (…, S, A).
+        """vᵀ∇log π(a|s; θ), the change of log π along v: θ, v (…, F, m) → (…, S, A)."""
+        return self.scores(theta).along(v)
 
-        That is φ(s)ᵀ v (f(a) − E_π f) = x(s, a) − E_π x(s, ·) with x(s, a) = φ(s)ᵀ v f(a).
-        """
-        v = require_floats("v", v)
-        require(v.shape[-2:] == self.shape, "v", "expected the shape of theta")
-        x = self._logits(v)
-        return x - sum_last(np.exp(self.log_pi(theta)) * x)
-
-    def _logits(self, theta):
+    def logits(self, theta):
         """φ(s)ᵀ θ f(a): θ (…, F, m) → (…, S, A)."""
         x = self._outputs(theta)
         return x if self.bits is None else np.matmul(x, self.bits.T)
@@ -136,6 +125,45 @@ class LinearPolicy(Record):
         except ValueError as error:
             raise NotFinite(error) from None
         return theta if self.features is None else np.matmul(self.features, theta)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores(Record):
+    """∇log π(a|s) = φ(s) (f(a) − E_π f)ᵀ of all states and actions, at one θ.
+
+    Written out they would be (…, S, A, F, m). What is needed of them are sums, which are not.
+    """
+
+    policy: LinearPolicy
+    pi: np.ndarray  # (…, S, A) π(a|s)
+
+    def weighted(self, weights):
+        """Σ_{s,a} w(s, a) ∇log π(a|s): w (…, S, A) → (…, F, m).
+
+        That is Σ_s φ(s) Σ_a w(s, a) (f(a) − E_π f)ᵀ = Σ_s φ(s) Σ_a x(s, a) f(a)ᵀ with
+        x(s, a) = w(s, a) − π(a|s) Σ_b w(s, b).
+        """
+        policy = self.policy
+        table = (policy.n_states, policy.n_actions)
+        weights = require_floats("weights", weights)
+        require(weights.shape[-2:] == table, "weights", "expected shape (…, S, A)")
+        x = weights - self.pi * sum_last(weights)
+        x = x if policy.bits is None else np.matmul(x, policy.bits)
+        return x if policy.features is None else np.matmul(policy.features.T, x)
+
+    def along(self, v):
+        """vᵀ∇log π(a|s): v (…, F, m) → (…, S, A).
+
+        That is φ(s)ᵀ v (f(a) − E_π f) = x(s, a) − E_π x(s, ·) with x(s, a) = φ(s)ᵀ v f(a).
+        """
+        v = require_floats("v", v)
+        require(v.shape[-2:] == self.policy.shape, "v", "expected the shape of theta")
+        x = self.policy.logits(v)
+        return x - sum_last(self.pi * x)
+
+    def outer_products(self, weights, v):
+        """[Σ_{s,a} w(s, a) ∇log π ∇log πᵀ] v: w (…, S, A), v (…, F, m) → (…, F, m)."""
+        return self.weighted(weights * self.along(v))
 
 
 @dataclass(frozen=True, eq=False)

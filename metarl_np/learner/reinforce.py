@@ -121,16 +121,15 @@ class Reinforce:
             naive:  Ĥ = Σ W ∇²log π = −Σ_s w̄(s) Σ_a π(a|s) ∇log π(a|s) ∇log π(a|s)ᵀ
             lvc:    Ĥ = naive's + Σ_{s,a} W(s, a) ∇log π(a|s) ∇log π(a|s)ᵀ
 
-        Both are weighted sums of outer products. `tangent` gives their factor ∇log πᵀ v, a number
-        for each (s, a), and `weighted_score` sums up the other factor, ∇log π, by these numbers.
+        Both are weighted sums of outer products of scores.
         """
         if self.estimator == "first_order":
             return v
-        weights = -sum_last(data) * np.exp(policy.log_pi(theta))
+        scores = policy.scores(theta)
+        weights = -sum_last(data) * scores.pi
         if self.estimator == "lvc":
             weights = data + weights
-        h_v = policy.weighted_score(theta, weights * policy.tangent(theta, v))
-        return v + self.step_size * h_v
+        return v + self.step_size * scores.outer_products(weights, v)
 
 
 @dataclass(frozen=True)

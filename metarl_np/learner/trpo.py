@@ -30,8 +30,8 @@ def fisher_vector_product(policy, theta, nu, v):
     """
     theta = require_floats("theta", theta)
     nu = require_floats("nu", nu, (len(theta), policy.n_states))
-    pi = np.exp(policy.log_pi(theta))
-    return policy.weighted_score(theta, nu[..., None] * pi * policy.tangent(theta, v))
+    scores = policy.scores(theta)
+    return scores.outer_products(nu[..., None] * scores.pi, v)
 
 
 @primitive
@@ -40,12 +40,13 @@ def natural_direction(policy, theta, g, nu, damping):
 
     Raises ValueError if λ is too small to solve with.
     """
-
     g = require_floats("g", g)
     damping = validate(damping=damping)
+    scores = policy.scores(theta)
+    weights = require_floats("nu", nu)[..., None] * scores.pi
 
     def matvec(v):
-        return fisher_vector_product(policy, theta, nu, v) + damping * v
+        return scores.outer_products(weights, v) + damping * v
 
     return conjugate_gradient(matvec, g)
 
