@@ -52,8 +52,10 @@ LONG = dict(
 SETTINGS = {  # by pulls and arms
     (10, 5): SHORT,
     (10, 10): SHORT,
+    (10, 50): SHORT,
     (100, 5): LONG,
     (100, 10): dict(LONG, iterations=1400, then=[{}]),
+    (100, 50): dict(LONG, iterations=1400, then=[{}]),
 }
 # two arms with means p and 1 − p
 DEPENDENT_PULLS = 100

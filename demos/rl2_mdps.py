@@ -34,6 +34,7 @@ from metarl_np.tasks.random_mdps import random_mdps
 
 # exploration pays late: it is learned last, when there is something to explore for
 FARTHER = dict(step_size=0.005, discount=0.98, lam=0.7)
+LONG_VIEW = dict(step_size=0.004, discount=0.99, lam=0.9, trials=512, iterations=700)
 TEN = dict(
     units=96,
     memory=100,
@@ -43,7 +44,7 @@ TEN = dict(
     minibatches=4,
     discount=0.9,
     lam=0.3,
-    then=[dict(FARTHER, iterations=300)],
+    then=[dict(FARTHER, iterations=300), LONG_VIEW],
 )
 LAST_STAGE = dict(iterations=400, discount=0.99, lam=0.9)
 TWENTY_FIVE = TEN | FARTHER | dict(start="mdps_n10", iterations=350, then=[LAST_STAGE])
