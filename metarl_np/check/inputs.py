@@ -29,51 +29,41 @@ class Column:
 
 
 AGO = ("", ", of the step before", ", of two steps before")
-# of which kinds of columns; what is found of one: a delay, or "lost" where an episode's last step
-# is not shown, or "missing" where there is no such column; and what that is
-FINDINGS = [
-    (
-        "action reward end",
-        {0},
-        "A mistake: the {} is not known yet when the policy acts: show that of the step before.",
-    ),
-    (
-        "action reward end",
-        {2},
-        "A mistake: the {} comes a step too late: show it at the very next step.",
-    ),
-    ("state", {1, 2}, "A mistake: the {} has passed when the policy acts: show the new one."),
-    (
-        "action reward",
-        {"lost"},
-        "A mistake: the {} of an episode's last step is never shown, since a reset emits zeros: "
-        "show it at the next episode's first step.",
-    ),
-    ("state", {"missing"}, "No column shows the state, which is right in a bandit only."),
-    ("action", {"missing"}, "No column shows the last action, a mistake: what was it that paid?"),
-    (
-        "reward",
-        {"missing"},
-        "No column shows the last reward, a mistake: what is there to learn from?",
-    ),
-    (
-        "end",
-        {"missing"},
-        "No column shows that an episode ended: harmless if state or time show it; if not, give "
-        "the flag at the next episode's first step.",
-    ),
-]
-NULL_ACTION = {
-    True: "The first input says that there was no action yet, as it should.",
-    False: "The first input says that an action was taken, as arm 0 that paid 0, a mistake: let a "
-    "null action of its own stand there.",
-}
-CLEARED = {  # (at one of the episodes, at all)
-    (False, False): "The hidden state lives through all episodes of a trial, as it should.",
-    (True, False): "The hidden state is cleared at some of the episodes, a mistake: clear it at a "
-    "trial's start only.",
-    (True, True): "The hidden state is cleared at each episode, a mistake: clear it at a trial's "
-    "start only, or nothing is learned of the task.",
+LAST = ("action", "reward", "end")  # of the last step: what is not known before
+# what may be found, (of what, a column's delay or what else is found of it); and what that is
+FINDINGS = {
+    **{
+        (kind, 0): f"A mistake: the {kind} is not known yet when the policy acts: show that of the "
+        "step before."
+        for kind in LAST
+    },
+    **{
+        (kind, 2): f"A mistake: the {kind} comes a step too late: show it at the very next step."
+        for kind in LAST
+    },
+    **{
+        ("state", delay): "A mistake: the state has passed when the policy acts: show the new one."
+        for delay in (1, 2)
+    },
+    **{
+        (kind, "lost"): f"A mistake: the {kind} of an episode's last step is never shown, since a "
+        "reset emits zeros: show it at the next episode's first step."
+        for kind in ("action", "reward")
+    },
+    ("state", "missing"): "No column shows the state, which is right in a bandit only.",
+    ("action", "missing"): "No column shows the last action, a mistake: what was it that paid?",
+    ("reward", "missing"): "No column shows the last reward, a mistake: what is there to learn "
+    "from?",
+    ("end", "missing"): "No column shows that an episode ended: harmless if state or time show it; "
+    "if not, give the flag at the next episode's first step.",
+    ("null action", True): "The first input says that there was no action yet, as it should.",
+    ("null action", False): "The first input says that an action was taken, as arm 0 that paid 0, "
+    "a mistake: let a null action of its own stand there.",
+    ("hidden", "kept"): "The hidden state lives through all episodes of a trial, as it should.",
+    ("hidden", "cleared at some"): "The hidden state is cleared at some of the episodes, a mistake:"
+    " clear it at a trial's start only.",
+    ("hidden", "cleared at all"): "The hidden state is cleared at each episode, a mistake: clear it"
+    " at a trial's start only, or nothing is learned of the task.",
 }
 
 
@@ -107,30 +97,25 @@ def explain_inputs(inputs, states, actions, rewards, dones, *, hidden=None):
     signals = _signals(starts, **given)
     columns = tuple(_column(column, signals, starts) for column in np.moveaxis(x, 2, 0))
 
-    findings = [f"Column {i} is {column}." for i, column in enumerate(columns)]
-    for kinds, traits, sentence in FINDINGS:
-        found = [kind for kind in kinds.split() if traits & _traits(columns, kind)]
-        findings += [sentence.format(kind) for kind in found]
+    facts = {(column.kind, column.delay) for column in columns}
+    facts |= {(column.kind, "lost") for column in columns if not column.carried}
+    kinds = {column.kind for column in columns}
+    facts |= {(kind, "missing") for kind in ("state", *LAST) if kind not in kinds}
     null_action = None
-    if any(column.kind == "action" and column.delay == 1 for column in columns):
+    if ("action", 1) in facts:
         shown = x[:, :, [column.kind in ("action", "start") for column in columns]]
         as_later = (shown[1:] == shown[0]).all(2) & ~starts[1:]
         null_action = not as_later.any()
-        findings.append(NULL_ACTION[null_action])
+        facts.add(("null action", null_action))
     if hidden is not None:
         hidden = _vectors("hidden", hidden, given["states"])
         cleared = (hidden == hidden[0]).all(2)[starts]
-        at_one = cleared.any()
-        findings.append(CLEARED[at_one, at_one and cleared.all()])
+        where = "cleared at all" if cleared.all() else "cleared at some"
+        facts.add(("hidden", where if cleared.any() else "kept"))
+    findings = [f"Column {i} is {column}." for i, column in enumerate(columns)]
+    said = [sentence for fact, sentence in FINDINGS.items() if fact in facts]
+    findings += dict.fromkeys(said)  # each once
     return InputsExplanation(columns, null_action, tuple(findings))
-
-
-def _traits(columns, kind):
-    """The delays of all columns of a kind, and "lost" and "missing" as in FINDINGS."""
-    columns = [column for column in columns if column.kind == kind]
-    traits = {column.delay for column in columns}
-    traits |= {"lost" for column in columns if not column.carried}
-    return traits or {"missing"}
 
 
 def _numbers(name, x, shape):
