@@ -267,23 +267,18 @@ def _explained(record, advantages, baseline, discount):
             record, values, raw, constants[:, 3:], discount=gamma or 0.0, decay=decay
         )
         raw = (raw + mean) * record.mask
-    errors = {}
-    for row in SCALES:
-        difference = standardise(raw, record.mask, *row) - advantages
-        errors[row] = abs(difference).max() / abs(advantages).max()
-    rows = _nearest(errors, alike=1e-9)
-    divisor, over, ddof, _ = rows[0] if rows else (None,) * 4
-    scope = " or ".join(row[-1] for row in rows if row[:-1] == (divisor, over, ddof))
+    scale = _scale(raw, advantages, record.mask)
 
     of_discount = "that these data do not tell" if gamma is None else f"{gamma:.6g}"
     of_lam = "" if kind == "G" else f", lambda {lam:.6g}"
     findings = [
         f"These are {kind} with a discount of {of_discount}{of_lam}.",
         BASELINES[baseline][-1],
-        DIVISORS[divisor][-1],
+        DIVISORS[scale["standardised"]][-1],
     ]
-    if divisor not in ("no", None):
-        findings += [OVER[over], f"That is over each {scope}, with ddof {ddof}."]
+    if scale["standardised"] not in ("no", None):
+        of_mean = "That is over each {scope}, with ddof {ddof}.".format(**scale)
+        findings += [OVER[scale["over"]], of_mean]
     if at_dones:
         findings.append(f"Where an episode terminated, {ENDINGS[at_dones][-1]}")
     if at_cuts:
@@ -298,13 +293,22 @@ def _explained(record, advantages, baseline, discount):
         baseline=baseline,
         at_dones=at_dones,
         at_cuts=at_cuts,
-        standardised=divisor,
-        over=over,
-        ddof=ddof,
-        scope=scope,
         error=error,
+        **scale,
     )
     return [explanation]
+
+
+def _scale(raw, advantages, mask):
+    """The first of SCALES that makes Â of A, both (T, N, K), as fields of the explanation."""
+    errors = {}
+    for row in SCALES:
+        difference = standardise(raw, mask, *row) - advantages
+        errors[row] = abs(difference).max() / abs(advantages).max()
+    rows = _nearest(errors, alike=1e-9)
+    divisor, over, ddof, _ = rows[0] if rows else (None,) * 4
+    scope = " or ".join(row[-1] for row in rows if row[:-1] == (divisor, over, ddof))
+    return dict(standardised=divisor, over=over, ddof=ddof, scope=scope)
 
 
 def _nearest(errors, alike):
@@ -326,22 +330,22 @@ def _constants(record, values, advantages, baseline):
     columns, _ = BASELINES[baseline]
     followed = record.mask & _next(record.mask)
     used = followed if followed.any() else record.mask
-    constants = np.full((used.shape[1], 4), np.nan)
-    told = np.zeros(len(constants), bool)
+    constants = {}
     errors = []
-    for n in range(len(told)):
+    n_tasks = used.shape[1]
+    for n in range(n_tasks):
         r, v, s, a = (x[:, n] for x in (record.rewards, values, record.states, advantages))
         x = np.stack([*columns(r, v, s), _next(a), np.ones(a.shape)], -1)[used[:, n]]
         y = a[used[:, n]]
         w, _, rank, _ = np.linalg.lstsq(x, y, rcond=1e-7)
         errors.append(abs(x @ w - y).max(initial=0) / abs(y).max(initial=1e-300))
-        told[n] = len(y) >= rank + SPARE_STEPS and abs(w[0]) > 1e-9 * abs(w).max()
-        if told[n]:
-            constants[n] = _discount(x, w, rank, baseline), w[-2], 1 / w[0], -w[-1] / w[0]
-    if not told.any():
-        return constants, np.inf
-    constants[~told] = np.median(constants[told], 0)
-    return constants, max(errors)
+        if len(y) >= rank + SPARE_STEPS and abs(w[0]) > 1e-9 * abs(w).max():
+            gamma = _discount(x, w, rank, baseline)
+            constants[n] = [gamma, w[-2], 1 / w[0], -w[-1] / w[0]]
+    if not constants:
+        return None, np.inf
+    usual = np.median(list(constants.values()), 0)
+    return np.array([constants.get(n, usual) for n in range(n_tasks)]), max(errors)
 
 
 def _discount(x, w, rank, baseline):
