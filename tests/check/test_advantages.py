@@ -234,6 +234,24 @@ def test_an_index_that_wraps_around_to_the_first_value_is_a_mistake(tasks):
     assert (e.discount, e.lam, e.at_cuts) == (GAMMA, LAM, "wraps around")
 
 
+def test_the_lane_of_the_next_task_is_another_lane():
+    """Of tasks with one lane each the last episode is cut, and does not go on in the next task."""
+    rng = np.random.default_rng(4)
+    shape = (T, 6, 1)
+    dones = rng.random(shape) < 0.2
+    dones[-1] = False
+    x = dict(rewards=rng.normal(size=shape), values=rng.normal(size=shape))
+    last_values = rng.normal(size=shape[1:])
+    a = np.zeros(shape)
+    for task in (slice(0, K), slice(2, 6)):
+        lanes = [y[:, task, 0] for y in (x["rewards"], x["values"])]
+        a[:, task, 0] = cleanrl(*lanes, last_values[task, 0], dones[:, task, 0])
+    nothing = np.zeros(shape, int)
+    data = record(nothing, nothing, **x, last_values=last_values, dones=dones, advantages=a)
+    e = explain_advantages(data)
+    assert (e.at_dones, e.at_cuts) == ("stopped", "bootstrapped")
+
+
 # ---- how they were standardised, of tasks whose episodes differ in length
 
 
@@ -324,6 +342,16 @@ def test_what_they_were_divided_by_is_named(tasks, case, lam, dtype):
     assert (e.at_dones, e.at_cuts) == ("stopped", "bootstrapped")
     is_mistake = expected[0] == "variance" or expected[1] == "padding"
     assert any("a mistake: " in x for x in e.findings[2:4]) == is_mistake
+
+
+def test_centred_sums_without_discount_are_told_by_their_ends(tasks, monkeypatch):
+    """With γ = λ = 1 nothing but the last steps tells a constant that was taken away."""
+    monkeypatch.setattr(f"{__name__}.GAMMA", 1.0)
+    a = gae_of_tasks(*(tasks[x] for x in ("rewards", "values", "last_values", "mask")), lam=1.0)
+    centred = each_task(lambda a: a - a.mean())(a, tasks["mask"])
+    e = explain_advantages(centred, record(**tasks))
+    assert (e.discount, e.lam, e.standardised, e.scope) == (1, 1, "centred", "task")
+    assert (e.at_dones, e.at_cuts) == ("stopped", "bootstrapped")
 
 
 # ---- baselines that were not given
