@@ -380,15 +380,13 @@ def _ends(record, values, scaled, constant, *, discount, decay):
     last = record.mask.sum(0)[real] - 1, np.arange(len(task))
     rewards, values, scaled = (x[:, real] for x in (record.rewards, values, scaled))
     rest = (scaled - rewards + values)[last]  # what is added to r − V, less m
-    unknown = np.full(len(task), np.nan)
-    nothing = np.zeros(len(task))
     value_behind = {
-        "nothing": nothing,
-        "V(s_T)": unknown if record.last_values is None else record.last_values[real],
+        "nothing": 0.0,
+        "V(s_T)": np.nan if record.last_values is None else record.last_values[real],
         "next": np.append(values[0, 1:], np.nan),
         "last": values[last],
         "first": values[0],
-        "unknown": unknown,
+        "unknown": np.nan,
     }
     places = _where_they_end(record, task)
     if decay < 1:
@@ -399,7 +397,7 @@ def _ends(record, values, scaled, constant, *, discount, decay):
     found = []
     for mean in means:
         m = mean[task, 0]
-        advantage_behind = {"nothing": nothing, "next": np.append(scaled[0, 1:], np.nan) + m}
+        advantage_behind = {"nothing": 0.0, "next": np.append(scaled[0, 1:], np.nan) + m}
         errors = {}
         for name, (value, advantage, _) in ENDINGS.items():
             added = discount * value_behind[value] + decay * advantage_behind[advantage]
@@ -424,7 +422,7 @@ def _where_they_end(record, task):
         whole = record.mask[-1][real]
         return ~whole, whole
     lane = record.lanes[real] + real.shape[1] * task
-    goes_on = np.append(lane[1:] == lane[:-1], False)
+    goes_on = np.diff(lane, append=-1) == 0
     cut = ~goes_on & ~record.terminated[real]
     return goes_on, cut if cut.any() else ~goes_on
 

@@ -110,6 +110,19 @@ def test_a_state_that_has_passed(trials, delay):
     assert sum("has passed when the policy acts" in x for x in e.findings) == 1
 
 
+def test_what_is_wrong_with_two_columns_is_said_once(trials):
+    states = np.append(np.zeros((2, N)), trials[0], 0)
+    e = explain_inputs(np.stack([states[1:-1], states[:-2]], 1), *trials)
+    assert [c.delay for c in e.columns] == [1, 2]
+    assert sum("has passed when the policy acts" in x for x in e.findings) == 1
+
+
+def test_what_is_shown_at_the_first_steps_only_is_not_told(trials):
+    starts = np.append(np.ones((1, N), bool), trials[3][:-1], 0)
+    column = np.random.default_rng(4).normal(size=(T, N)) * starts
+    assert explain_inputs(column[:, None], *trials).columns[0].kind == "unknown"
+
+
 def test_a_hidden_state_that_is_cleared_at_some_episodes(trials):
     h = hidden_states(trials, trials[3] & (np.arange(T) < T // 2)[:, None])
     assert "is cleared at some of the episodes" in str(
