@@ -411,7 +411,8 @@ def _ending(errors, which):
     """The first of ENDINGS that fits best in these places, None if there are none."""
     if not which.any():
         return None
-    largest = {name: np.fmax.reduce(error[which]) for name, error in errors.items()}  # but NaN
+    # fmax leaves out what is NaN, as is what follows the very last episode
+    largest = {name: np.fmax.reduce(error[which]) for name, error in errors.items()}
     return [*_nearest(largest, alike=FITS), "unknown"][0]
 
 
