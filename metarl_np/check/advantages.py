@@ -335,7 +335,8 @@ def _constants(record, values, advantages, baseline):
     n_tasks = used.shape[1]
     for n in range(n_tasks):
         r, v, s, a = (x[:, n] for x in (record.rewards, values, record.states, advantages))
-        x = np.stack([*columns(r, v, s), _next(a), np.ones(a.shape)], -1)[used[:, n]]
+        terms = [*columns(r, v, s), _next(a), np.ones(a.shape)]
+        x = np.stack(terms, -1)[used[:, n]]
         y = a[used[:, n]]
         w, _, rank, _ = np.linalg.lstsq(x, y, rcond=1e-7)
         errors.append(abs(x @ w - y).max(initial=0) / abs(y).max(initial=1e-300))

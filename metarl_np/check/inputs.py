@@ -97,10 +97,7 @@ def explain_inputs(inputs, states, actions, rewards, dones, *, hidden=None):
     signals = _signals(starts, **given)
     columns = tuple(_column(column, signals, starts) for column in np.moveaxis(x, 2, 0))
 
-    facts = {(column.kind, column.delay) for column in columns}
-    facts |= {(column.kind, "lost") for column in columns if not column.carried}
-    kinds = {column.kind for column in columns}
-    facts |= {(kind, "missing") for kind in ("state", *LAST) if kind not in kinds}
+    facts = _facts(columns)
     null_action = None
     if ("action", 1) in facts:
         shown = x[:, :, [column.kind in ("action", "start") for column in columns]]
@@ -116,6 +113,14 @@ def explain_inputs(inputs, states, actions, rewards, dones, *, hidden=None):
     said = [sentence for fact, sentence in FINDINGS.items() if fact in facts]
     findings += dict.fromkeys(said)  # each once
     return InputsExplanation(columns, null_action, tuple(findings))
+
+
+def _facts(columns):
+    """What FINDINGS says of columns: their delays, and what is lost or missing."""
+    facts = {(column.kind, column.delay) for column in columns}
+    facts |= {(column.kind, "lost") for column in columns if not column.carried}
+    kinds = {column.kind for column in columns}
+    return facts | {(kind, "missing") for kind in ("state", *LAST) if kind not in kinds}
 
 
 def _numbers(name, x, shape):
@@ -191,10 +196,11 @@ def _column(x, signals, starts):
 def _compare(y, x):
     """What y (…, D) is times x at most steps, and at which it is not: a number, (…) bool."""
     size = (x * x).sum(-1)
-    some = size > 0
+    factors = (x * y).sum(-1)[size > 0] / size[size > 0]
     # the median, so that a few steps that differ do not spoil the factor of the others
-    factor = np.median((x * y).sum(-1)[some] / size[some]) if some.any() else 0.0
-    return factor, abs(y - factor * x).max(-1) > FITS * abs(y).max(initial=0)
+    factor = np.median(factors) if factors.size else 0.0
+    error = abs(y - factor * x).max(-1)
+    return factor, error > FITS * abs(y).max(initial=0)
 
 
 # ---- the clipped surrogate
