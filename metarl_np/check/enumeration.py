@@ -41,28 +41,26 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     require(most <= max_episodes, "max_episodes", too_many)
     require_memory(STEP_BYTES, mdps.horizon, n_tasks, most)
     by_outcome = (n_tasks, n_states, n_actions * n_slots)  # an action and a successor slot
-    chance = mdps.probabilities.reshape(by_outcome)
-    pays = mdps.rewards.reshape(by_outcome)
-    leads_to = mdps.successors.reshape(by_outcome)
-    first = np.arange(n_actions * n_slots) == 0
+    only_first = np.arange(n_actions * n_slots) == 0
+    same_state = np.arange(n_states)[:, None]
+    ended = mdps.terminal[..., None]  # an episode that has ended goes on as one
+    chance = np.where(ended, only_first, mdps.probabilities.reshape(by_outcome))
+    pays = np.where(ended, 0.0, mdps.rewards.reshape(by_outcome))
+    leads_to = np.where(ended, same_state, mdps.successors.reshape(by_outcome))
 
     # A row for each episode so far. At every step a row is replaced by one for each outcome.
     task, state = np.nonzero(mdps.start)
     probability = mdps.start[task, state]
     steps = np.zeros((4, mdps.horizon, len(task)))  # states, actions, rewards, mask
     for t in range(mdps.horizon):
-        ended = mdps.terminal[task, state]
-        # An episode that has ended goes on as one row.
-        branches = np.where(ended[:, None], first, chance[task, state])
-        parent, outcome = np.nonzero(branches)
-        steps = steps[..., parent]
-        probability = probability[parent] * branches[parent, outcome]
+        parent, outcome = np.nonzero(chance[task, state])
         task = task[parent]
         state = state[parent]
-        ended = ended[parent]
-        reward = np.where(ended, 0.0, pays[task, state, outcome])
-        steps[:, t] = state, outcome // n_slots, reward, ~ended
-        state = np.where(ended, state, leads_to[task, state, outcome])
+        now = task, state, outcome
+        probability = probability[parent] * chance[now]
+        steps = steps[..., parent]
+        steps[:, t] = state, outcome // n_slots, pays[now], ~mdps.terminal[task, state]
+        state = leads_to[now]
 
     states, actions, rewards, taken = _by_task(task, steps)
     last_states = _by_task(task, state)
@@ -131,23 +129,16 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
     require(not mdps.reward_noise.any(), "mdps", noise)
     require(steps > 0, "steps", "0 is not at least 1")
     every, dynamics = enumerate_episodes(mdps)
-    sets = _data_sets(every, episodes, steps, max_datasets)
-    n_sets = len(sets)
-    thetas = [per_task(theta, 1)]
-    probability = np.ones(1)
+    drawn = _draws(every, steps, episodes, max_datasets)
+    probability = dynamics[0][drawn].prod((0, 1))
+    thetas = [np.repeat(per_task(theta, 1), len(probability), 0)]
     seen = []
+    data = []
     for j in range(steps):
-        # Each of the R histories so far is followed by each of the D data sets: R becomes R·D.
-        drawn = np.tile(sets, (len(probability), 1))
-        parent = np.repeat(np.arange(len(probability)), n_sets)
-        thetas = [np.repeat(th, n_sets, 0) for th in thetas]
-        seen = [e.part(tasks=parent) for e in seen]
         log_pi = policy.log_pi(thetas[j])
-        seen.append(replace(every.part(drawn, 0), log_pi=stop(log_pi)))
-        acted = np.exp(log_likelihood(log_pi, seen[j]))
-        probability = np.repeat(probability, n_sets) * acted * dynamics[0][drawn].prod(-1)
-        # What was prepared before had a row for each shorter history: it is prepared anew.
-        data = [inner.prepare(policy, stop(th), e, mdps.discount) for th, e in zip(thetas, seen)]
+        seen.append(replace(every.part(drawn[j].T, 0), log_pi=stop(log_pi)))
+        probability = probability * np.exp(log_likelihood(log_pi, seen[j]))
+        data.append(inner.prepare(policy, stop(thetas[j]), seen[j], mdps.discount))
         thetas.append(inner(policy, thetas[j], data[j]))
         where = f" after inner step {j + 1} of {inner!r:.50}"
         require_finite(thetas[-1], "adapted parameters", where)
@@ -155,19 +146,21 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
     return Adaptation(thetas, seen, data, np.array(returns), query=None), probability
 
 
-def _data_sets(every, episodes, steps, max_datasets):
-    """Which of the M possible episodes each data set of K is made of: (D, K), D = M^K."""
+def _draws(every, steps, episodes, max_datasets):
+    """Which of M possible episodes k data sets of K are made of, in all R = M^(kK) ways: (k, K, R).
+
+    What changes fastest is the last data set.
+    """
     horizon, _, m = every.states.shape
     n_drawn = int(steps) * int(episodes)
+    bits = n_drawn * (m - 1).bit_length()
+    n_ways = m**n_drawn if bits < 400 else np.inf  # a number too long to work with
+    number = f"{m}^{n_drawn}" + f" = {n_ways}" * (bits < 400)
     lower = "lower episodes, steps, or the MDP's horizon, states, actions or Z"
-    # 2^n is above the limit if n is larger than its number of bits: then m^n is not computed
-    comparable = m == 1 or n_drawn <= int(max_datasets).bit_length()
-    short = n_drawn * m.bit_length() < 400
-    number = f"{m}^{n_drawn}" + (f" = {m**n_drawn}" if short else "")
     too_many = f"{m} episodes make {number} data sets, above {max_datasets}; {lower}"
-    require(comparable and m**n_drawn <= max_datasets, "max_datasets", too_many)
-    require_memory(STEP_BYTES, horizon, n_drawn, m**n_drawn)
-    return _sequences(m, episodes).T
+    require(n_ways <= max_datasets, "max_datasets", too_many)
+    require_memory(STEP_BYTES, horizon, n_drawn, n_ways)
+    return _sequences(m, n_drawn).reshape(steps, episodes, -1)
 
 
 def _sequences(n_choices, length):
@@ -192,17 +185,21 @@ def enumerate_bandit_trials(policy, pulls, dtype=float):
     require(few, "pulls", f"{pulls} of {arms} arms: no history, or above a million")
     actions, rewards = np.divmod(_sequences(2 * arms, pulls), 2)
     inputs = np.zeros((pulls, policy.net.inputs, actions.shape[1]), dtype)
-    policy.observe(inputs[0], state=0, previous=0, reward=0, ended=False)
-    for t in range(1, pulls):
-        policy.observe(inputs[t], 0, actions[t - 1] + 1, rewards[t - 1], ended=True)
+    previous = 0  # no action yet
+    reward = 0
+    for t in range(pulls):
+        policy.observe(inputs[t], 0, previous, reward, ended=t > 0)
+        previous = actions[t] + 1
+        reward = rewards[t]
 
     factorial = np.cumprod(np.maximum(np.arange(pulls + 2.0), 1))
     probability = 1.0
     for a in range(arms):
-        wins = ((actions == a) & (rewards == 1)).sum(0)
-        losses = ((actions == a) & (rewards == 0)).sum(0)
-        of_arm = factorial[wins] * factorial[losses]
-        probability = probability * of_arm / factorial[wins + losses + 1]
+        pulled = actions == a
+        tries = pulled.sum(0)
+        wins = (pulled * rewards).sum(0)
+        of_arm = factorial[wins] * factorial[tries - wins] / factorial[tries + 1]
+        probability = probability * of_arm
     zeros = np.zeros(actions.shape, int)
     trials = rl2.Trials(
         inputs=inputs,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from metarl_np.arguments import require, require_array, require_shapes, validate
+from metarl_np.arguments import require, require_array, validate
 from metarl_np.learner.policies import log_softmax
 
 FITS = 1e-5  # relative: float32 numbers are off by up to 1e-6
@@ -29,44 +29,41 @@ class Column:
 
 
 AGO = ("", ", of the step before", ", of two steps before")
-# of which kinds of columns, what may be true of one, and what that is
-MISTAKES = [
-    (
-        ("action", "reward", "end"),
-        lambda column: column.delay == 0,
-        "is not known yet when the policy acts: show that of the step before",
-    ),
-    (
-        ("action", "reward", "end"),
-        lambda column: column.delay == 2,
-        "comes a step too late: show it at the very next step",
-    ),
-    (("state",), lambda column: column.delay, "has passed when the policy acts: show the new one"),
-    (
-        ("action", "reward"),
-        lambda column: not column.carried,
-        "of an episode's last step is never shown, since a reset emits zeros: show it at the next "
-        "episode's first step",
-    ),
-]
-MISSING = {
-    "state": "No column shows the state, which is right in a bandit only.",
-    "action": "No column shows the last action, a mistake: what was it that paid?",
-    "reward": "No column shows the last reward, a mistake: what is there to learn from?",
-    "end": "No column shows that an episode ended: harmless if state or time show it; if not, give "
-    "the flag at the next episode's first step.",
-}
-NULL_ACTION = {
-    True: "The first input says that there was no action yet, as it should.",
-    False: "The first input says that an action was taken, as arm 0 that paid 0, a mistake: let a "
-    "null action of its own stand there.",
-}
-CLEARED = {  # (at one of the episodes, at all)
-    (False, False): "The hidden state lives through all episodes of a trial, as it should.",
-    (True, False): "The hidden state is cleared at some of the episodes, a mistake: clear it at a "
-    "trial's start only.",
-    (True, True): "The hidden state is cleared at each episode, a mistake: clear it at a trial's "
-    "start only, or nothing is learned of the task.",
+LAST = ("action", "reward", "end")  # of the last step: what is not known before
+# what may be found, (of what, a column's delay or what else is found of it); and what that is
+FINDINGS = {
+    **{
+        (kind, 0): f"A mistake: the {kind} is not known yet when the policy acts: show that of the "
+        "step before."
+        for kind in LAST
+    },
+    **{
+        (kind, 2): f"A mistake: the {kind} comes a step too late: show it at the very next step."
+        for kind in LAST
+    },
+    **{
+        ("state", delay): "A mistake: the state has passed when the policy acts: show the new one."
+        for delay in (1, 2)
+    },
+    **{
+        (kind, "lost"): f"A mistake: the {kind} of an episode's last step is never shown, since a "
+        "reset emits zeros: show it at the next episode's first step."
+        for kind in ("action", "reward")
+    },
+    ("state", "missing"): "No column shows the state, which is right in a bandit only.",
+    ("action", "missing"): "No column shows the last action, a mistake: what was it that paid?",
+    ("reward", "missing"): "No column shows the last reward, a mistake: what is there to learn "
+    "from?",
+    ("end", "missing"): "No column shows that an episode ended: harmless if state or time show it; "
+    "if not, give the flag at the next episode's first step.",
+    ("null action", True): "The first input says that there was no action yet, as it should.",
+    ("null action", False): "The first input says that an action was taken, as arm 0 that paid 0, "
+    "a mistake: let a null action of its own stand there.",
+    ("hidden", "kept"): "The hidden state lives through all episodes of a trial, as it should.",
+    ("hidden", "cleared at some"): "The hidden state is cleared at some of the episodes, a mistake:"
+    " clear it at a trial's start only.",
+    ("hidden", "cleared at all"): "The hidden state is cleared at each episode, a mistake: clear it"
+    " at a trial's start only, or nothing is learned of the task.",
 }
 
 
@@ -93,49 +90,59 @@ def explain_inputs(inputs, states, actions, rewards, dones, *, hidden=None):
     """
     shape = require_array("states", states, kinds="iu").shape
     given = dict(states=states, actions=actions, rewards=rewards, dones=dones)
-    given = {name: _along_trials(name, x, shape) for name, x in given.items()}
-    require(np.isin(given["dones"], (0, 1)).all(), "dones", "not booleans")
-    x = _lanes_last("inputs", inputs, given["states"])
+    given = {name: _numbers(name, x, shape) for name, x in given.items()}
+    require(np.isin(given["dones"], (0, 1)), "dones", "not booleans", axes=("step", "trial"))
+    x = _vectors("inputs", inputs, given["states"])
     starts = _before(given["dones"], 1) > 0
     signals = _signals(starts, **given)
-    columns = tuple(_column(x[:, i], signals, starts) for i in range(x.shape[1]))
+    columns = tuple(_column(column, signals, starts) for column in np.moveaxis(x, 2, 0))
 
-    findings = [f"Column {i} is {column}." for i, column in enumerate(columns)]
-    for kinds, wrong, sentence in MISTAKES:
-        for kind in kinds:
-            if any(wrong(column) for column in columns if column.kind == kind):
-                findings.append(f"A mistake: the {kind} {sentence}.")
-    found = {column.kind for column in columns}
-    findings += [sentence for kind, sentence in MISSING.items() if kind not in found]
+    facts = _facts(columns)
     null_action = None
-    if any(column.kind == "action" and column.delay == 1 for column in columns):
-        shown = x[:, [column.kind in ("action", "start") for column in columns]]
-        as_later = (shown[1:] == shown[0]).all(1) & ~starts[1:]
+    if ("action", 1) in facts:
+        shown = x[:, :, [column.kind in ("action", "start") for column in columns]]
+        as_later = (shown[1:] == shown[0]).all(2) & ~starts[1:]
         null_action = not as_later.any()
-        findings.append(NULL_ACTION[null_action])
+        facts.add(("null action", null_action))
     if hidden is not None:
-        hidden = _lanes_last("hidden", hidden, given["states"])
-        cleared = (hidden == hidden[0]).all(1)[starts]
-        findings.append(CLEARED[bool(cleared.any()), bool(cleared.any() and cleared.all())])
+        hidden = _vectors("hidden", hidden, given["states"])
+        cleared = (hidden == hidden[0]).all(2)[starts]
+        where = "cleared at all" if cleared.all() else "cleared at some"
+        facts.add(("hidden", where if cleared.any() else "kept"))
+    findings = [f"Column {i} is {column}." for i, column in enumerate(columns)]
+    said = [sentence for fact, sentence in FINDINGS.items() if fact in facts]
+    findings += dict.fromkeys(said)  # each once
     return InputsExplanation(columns, null_action, tuple(findings))
 
 
-def _along_trials(name, x, shape):
-    """(T, N) of an argument of that shape, (T, N) or (T,)."""
+def _facts(columns):
+    """What FINDINGS says of columns: their delays, and what is lost or missing."""
+    facts = {(column.kind, column.delay) for column in columns}
+    facts |= {(column.kind, "lost") for column in columns if not column.carried}
+    kinds = {column.kind for column in columns}
+    return facts | {(kind, "missing") for kind in ("state", *LAST) if kind not in kinds}
+
+
+def _numbers(name, x, shape):
+    """An argument of one number a step, (T, N) or for one trial (T,), as (T, N)."""
     require(len(shape) in (1, 2), name, f"expected shape (T,) or (T, N), got {shape}")
     x = require_array(name, x, shape) * 1.0
     require(np.isfinite(x).all(), name, "not finite")
     return x.reshape(shape[0], -1)
 
 
-def _lanes_last(name, x, like):
-    """(T, D, N) of an argument that may be (T, N, D) or, for one trial, (T, D); like: (T, N)."""
-    x = np.atleast_3d(require_array(name, x)) * 1.0
-    require(np.isfinite(x).all(), name, "not finite")
-    if x.shape[2] != like.shape[1]:
+def _vectors(name, x, like):
+    """An argument of D numbers a step, (T, D, N), (T, N, D) or (T, D), as (T, N, D).
+
+    like: of shape (T, N).
+    """
+    given = require_array(name, x)
+    require(np.isfinite(given).all(), name, "not finite")
+    x = np.atleast_3d(given) * 1.0
+    if x.shape[2] == like.shape[1]:
         x = np.swapaxes(x, 1, 2)
-    fits = x.shape[::2] == like.shape
-    require(fits, name, f"expected (T, D, N) with T, N = {like.shape}, got {np.shape(x)}")
+    fits = x.shape[:2] == like.shape
+    require(fits, name, f"expected (T, D, N) with T, N = {like.shape}, got {given.shape}")
     return x
 
 
@@ -164,9 +171,10 @@ def _signals(starts, states, actions, rewards, dones):
         ("action", "the number of the action", actions),
         ("action", "the number of the action + 1", actions + 1),
     ]
-    signals = [(Column(kind, name), x * 1.0) for kind, name, x in now]
-    for delay in (1, 0, 2):
-        for kind, name, x in at_any_delay:
+    likeliest_first = [(now, 0), (at_any_delay, 1), (at_any_delay, 0), (at_any_delay, 2)]
+    signals = []
+    for rows, delay in likeliest_first:
+        for kind, name, x in rows:
             signals.append((Column(kind, name, delay), _before(x * 1.0, delay)))
     return signals
 
@@ -179,32 +187,26 @@ def _column(x, signals, starts):
         for column, signal in signals:
             used = carried | ~starts
             used[: column.delay] = False
-            y = x[used]
-            fitted = signal[used] * _factor(y, signal[used])
-            if y.any() and abs(y - fitted).max() <= FITS * abs(y).max():
+            _, differs = _compare(x[used, None], signal[used, None])
+            if x[used].any() and not differs.any():
                 return replace(column, carried=carried)
     return Column("unknown", "none of what was tried")
 
 
-def _factor(y, x):
-    """The factor of x that comes nearest to y."""
-    return np.vdot(x, y) / max(np.vdot(x, x), 1e-300)
+def _compare(y, x):
+    """What y (…, D) is times x at most steps, and at which it is not: a number, (…) bool."""
+    size = (x * x).sum(-1)
+    factors = (x * y).sum(-1)[size > 0] / size[size > 0]
+    # the median, so that a few steps that differ do not spoil the factor of the others
+    factor = np.median(factors) if factors.size else 0.0
+    error = abs(y - factor * x).max(-1)
+    return factor, error > FITS * abs(y).max(initial=0)
 
 
-@dataclass(frozen=True, eq=False)
-class ClippedExplanation:
-    """What the gradient of a clipped surrogate is; `str` says it in whole sentences."""
+# ---- the clipped surrogate
 
-    name: str  # one of CLIPS, or "unknown"
-    factor: float  # the gradient is factor × that of the sum over steps
-    differs: object  # (T, N) bool: the steps where it is not PPO's
-    findings: tuple  # sentences
-
-    def __str__(self):
-        return " ".join(self.findings)
-
-
-# power of ρ in w; where the clip acts, beyond it in Â's direction or in the other; and what that is
+# the power of ρ in w; does the clip act beyond it in Â's direction?, or in the other?; and what
+# that is
 CLIPS = {
     "ppo": (1, True, False, "This is PPO's clipped surrogate, as it should be."),
     "unclipped": (
@@ -238,6 +240,19 @@ CLIPS = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class ClippedExplanation:
+    """What the gradient of a clipped surrogate is; `str` says it in whole sentences."""
+
+    name: str  # one of CLIPS, or "unknown"
+    factor: float  # the gradient is factor × that of the sum over steps
+    differs: object  # (T, N) bool: the steps where it is not PPO's
+    findings: tuple  # sentences
+
+    def __str__(self):
+        return " ".join(self.findings)
+
+
 def explain_clipped(gradient, logits, actions, advantages, old_log_probs, *, clip):
     """Whether a gradient with respect to the logits is PPO's, step by step, and what else it is.
 
@@ -249,42 +264,37 @@ def explain_clipped(gradient, logits, actions, advantages, old_log_probs, *, cli
     validate(clip=clip)
     given = dict(actions=actions, advantages=advantages, old_log_probs=old_log_probs)
     shape = require_array("actions", actions, kinds="iu").shape
-    actions, advantages, old = (_along_trials(name, x, shape) for name, x in given.items())
-    logits = _lanes_last("logits", logits, advantages)
-    gradient = _lanes_last("gradient", gradient, advantages)
-    require_shapes(logits.shape, gradient=gradient)
-    taken = actions[:, None] == np.arange(logits.shape[1])[:, None]
-    require(taken.any(1), "actions", f"not in 0..{logits.shape[1] - 1}", ("step", "trial"))
+    actions, advantages, old = (_numbers(name, x, shape) for name, x in given.items())
+    logits = _vectors("logits", logits, actions)
+    gradient = _vectors("gradient", gradient, actions)
+    require(gradient.shape == logits.shape, "gradient", "not the shape of logits")
+    n_actions = logits.shape[2]
+    taken = actions[..., None] == np.arange(n_actions)
+    require(taken.any(2), "actions", f"not in 0..{n_actions - 1}", ("step", "trial"))
 
-    log_pi = np.swapaxes(log_softmax(np.swapaxes(logits, 1, 2)), 1, 2)
+    log_pi = log_softmax(logits)
     score = taken - np.exp(log_pi)
-    ratio = np.exp((log_pi * taken).sum(1) - old)
+    ratio = np.exp((log_pi * taken).sum(2) - old)
     above = ratio >= 1 + clip
     below = ratio <= 1 - clip
     beyond = np.where(advantages > 0, above, below)
     behind = np.where(advantages > 0, below, above)
-    factors = {}
-    differs = {}
+    compared = {}
     for name, (power, one, other, _) in CLIPS.items():
         cut = (beyond & one) | (behind & other)
-        x = (ratio**power * advantages * ~cut)[:, None] * score
-        size = (x * x).sum(1)
-        # the median, so that a few steps that differ do not spoil the factor of the others
-        factors[name] = np.median((gradient * x).sum(1)[size > 0] / size[size > 0])
-        error = abs(gradient - factors[name] * x).max(1)
-        differs[name] = error > FITS * abs(gradient).max()
-    name = min(CLIPS, key=lambda name: differs[name].sum())
-    factor = factors[name]
-    findings = [CLIPS[name][-1]]
-    if differs[name].any():
-        findings = [
-            f"At {differs[name].sum()} steps it is none of what was tried; nearest: {name}."
-        ]
+        weight = ratio**power * advantages * ~cut
+        compared[name] = _compare(gradient, weight[..., None] * score)
+    name = min(CLIPS, key=lambda name: compared[name][1].sum())
+    factor, differs = compared[name]
+    said = CLIPS[name][-1]
+    if differs.any():
+        said = f"At {differs.sum()} steps it is none of what was tried; nearest: {name}."
         name = "unknown"
-    wrong = differs["ppo"]
-    findings += [
+    _, wrong = compared["ppo"]
+    findings = (
+        said,
         f"It differs from PPO's at {wrong.sum()} of {wrong.size} steps.",
         f"It is {factor:.6g} times the sum's over steps, where a mean's is {1 / wrong.size:.6g}: a "
         "convention, as the minus sign of a loss is.",
-    ]
-    return ClippedExplanation(name, factor, wrong, tuple(findings))
+    )
+    return ClippedExplanation(name, factor, wrong, findings)

@@ -90,32 +90,37 @@ def record(
     require(mask.shape == shape, "mask", f"{mask.shape} is not the shape of rewards, {shape}")
     mask = require_mask(mask, shape)
     given = [rewards, log_probs, baseline, advantages, values]
-    steps = {n: _steps(n, x, mask) for n, x in zip(GIVEN, given)}
+    steps = {name: _numbers(name, x, mask) for name, x in zip(GIVEN, given)}
+    steps["mask"] = _three_axes(mask)
     states = _indices("states", states, mask)
     actions = _indices("actions", actions, mask)
-    nothing = np.zeros(shape, int)
+    nothing = np.zeros(steps["mask"].shape, int)
     steps["states"] = nothing if states is None else states
     steps["actions"] = nothing if actions is None else actions
-    steps["mask"] = mask
-    axes = (shape[0], -1, shape[-1])
-    steps = {name: None if x is None else x.reshape(axes) for name, x in steps.items()}
     if last_values is not None:
         last_values = require_floats("last_values", last_values, shape[1:], traced=False)
         last_values = last_values.reshape(-1, shape[-1])
         require(~np.isinf(last_values), "last_values", "not finite", ("task", "episode"))
         last_values = None if np.isnan(last_values).any() else last_values
-    if dones is None:
-        ends = dict(last_values=last_values)
-    else:
-        dones = require_flags("dones", require_array("dones", dones), shape).reshape(axes)
-        steps, ends = _cut(steps, dones & steps["mask"], last_values)
+    ends = dict(last_values=last_values)
+    if dones is not None:
+        dones = require_flags("dones", require_array("dones", dones), shape)
+        steps, ends = _cut(steps, _three_axes(dones), last_values)
     if states is None or actions is None:
         ends["unknown"] = np.ones(steps["mask"].shape[1:], bool)
     return RecordedEpisodes(log_pi=None, last_states=None, truncated=None, **steps, **ends)
 
 
-def _steps(name, x, mask):
-    """A number for each step, 0 where masked; None if x is, or has a NaN where values may."""
+def _three_axes(x):
+    """What has a task's axis or none as (T, N, K)."""
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
+def _numbers(name, x, mask):
+    """A number for each step, 0 where masked: (T, N, K).
+
+    None if x is, or has a NaN where values may.
+    """
     if x is None:
         return None
     x = require_floats(name, x, traced=False)
@@ -125,11 +130,11 @@ def _steps(name, x, mask):
         return None
     x = unmasked(x, mask)
     require(np.isfinite(x).all(), name, "not finite")
-    return x
+    return _three_axes(x)
 
 
 def _indices(name, x, mask):
-    """States or actions as whole numbers, 0 where masked; None where they are none."""
+    """States or actions as whole numbers, 0 where masked: (T, N, K). None where they are none."""
     if x is None:
         return None
     x = require_array(name, x)
@@ -138,40 +143,32 @@ def _indices(name, x, mask):
     if x.shape != mask.shape:
         return None
     require(x.dtype.kind in "iu", name, f"expected integers, got {x.dtype}; or {name}=None")
-    return np.where(mask, x, 0).astype(int)
+    return _three_axes(np.where(mask, x, 0).astype(int))
 
 
 def _cut(steps, dones, last_values):
-    """Lanes cut behind each of their dones: steps (T, N, K) → those of episodes, side by side."""
-    mask = steps["mask"]
-    horizon, n_tasks, n_lanes = mask.shape
-    time = np.arange(horizon)[:, None, None]
-    begins = np.ones(mask.shape, bool)
-    begins[1:] = dones[:-1]
-    since = time - np.maximum.accumulate(np.where(begins, time, 0))  # t within the episode
-    begins &= mask
-    count = begins.sum((0, 2))
-    # episodes are numbered within their task, lane by lane and then in order of time
-    in_lane = begins.sum(0)
-    before = np.cumsum(in_lane, 1) - in_lane
-    episode = np.cumsum(begins, 0) - 1 + before
-    t, task, lane = np.nonzero(mask)
-    place = since[mask], task, episode[mask]
-    shape = since[mask].max(initial=0) + 1, n_tasks, max(count.max(), 1)
+    """Lanes cut behind each of their dones: steps (T, N, K) → those of episodes, side by side.
+
+    Episodes are numbered within their task, lane by lane and then in order of time.
+    """
+    shape = steps["mask"].shape
+    task, lane, time = np.nonzero(np.moveaxis(steps["mask"], 0, 2))  # all steps, lane after lane
+    begins = (time == 0) | np.roll(dones[time, task, lane], 1)
+    start = np.flatnonzero(begins)
+    episode = np.cumsum(begins) - 1
+    since = np.arange(len(time)) - start[episode]  # t within the episode
+    episode = episode - np.searchsorted(task[start], task)
+    new_shape = since.max(initial=0) + 1, shape[1], episode.max(initial=0) + 1
 
     def cut(x):
-        """(T, N, K) → (T', N, K'), 0 where there is no step."""
-        result = np.zeros(shape, x.dtype)
-        result[place] = x[mask]
+        """What each step or each lane has → what each step of the episodes has, 0 where none is."""
+        result = np.zeros(new_shape, x.dtype)
+        result[since, task, episode] = np.broadcast_to(x, shape)[time, task, lane]
         return result
 
-    terminated = cut(dones).any(0)
-    lanes = np.full(shape[1:], -1)
-    lanes[place[1:]] = lane
-    if last_values is not None:
-        nothing_follows = terminated | (lanes < 0)
-        last_values = np.where(
-            nothing_follows, 0.0, last_values[np.arange(n_tasks)[:, None], lanes]
-        )
     steps = {name: None if x is None else cut(x) for name, x in steps.items()}
+    terminated = cut(dones).any(0)
+    if last_values is not None:
+        last_values = np.where(terminated, 0.0, cut(last_values)[0])
+    lanes = cut(np.arange(1, shape[2] + 1))[0] - 1
     return steps, dict(last_values=last_values, terminated=terminated, lanes=lanes)

@@ -234,6 +234,52 @@ def test_an_index_that_wraps_around_to_the_first_value_is_a_mistake(tasks):
     assert (e.discount, e.lam, e.at_cuts) == (GAMMA, LAM, "wraps around")
 
 
+def test_the_lane_of_the_next_task_is_another_lane():
+    """Of tasks with one lane each the last episode is cut, and does not go on in the next task."""
+    rng = np.random.default_rng(4)
+    shape = (T, 6, 1)
+    dones = rng.random(shape) < 0.2
+    dones[-1] = False
+    x = dict(rewards=rng.normal(size=shape), values=rng.normal(size=shape))
+    last_values = rng.normal(size=shape[1:])
+    a = np.zeros(shape)
+    for task in (slice(0, K), slice(2, 6)):
+        lanes = [y[:, task, 0] for y in (x["rewards"], x["values"])]
+        a[:, task, 0] = cleanrl(*lanes, last_values[task, 0], dones[:, task, 0])
+    nothing = np.zeros(shape, int)
+    data = record(nothing, nothing, **x, last_values=last_values, dones=dones, advantages=a)
+    e = explain_advantages(data)
+    assert (e.at_dones, e.at_cuts) == ("stopped", "bootstrapped")
+
+
+def test_a_bootstrap_of_a_small_value_is_told_from_none(lanes):
+    lanes["last_values"] *= 3e-4
+    a = cleanrl(lanes["rewards"], lanes["values"], lanes["last_values"], lanes["dones"])
+    e = explain_advantages(record(**lanes, advantages=a))
+    assert (e.at_dones, e.at_cuts) == ("stopped", "bootstrapped")
+
+
+def test_one_last_step_alone_tells_no_constant():
+    """With γ = λ = 1, standardised, whatever is added to the only last step may be the mean."""
+    rng = np.random.default_rng(6)
+    x = dict(rewards=rng.normal(size=(T, 1)), values=rng.normal(size=(T, 1)))
+    a = reward_sums(x["rewards"] - x["values"], np.append(x["values"][1:], [[3.0]], 0), 1.0)
+    nothing = np.zeros((T, 1), int)
+    data = record(nothing, nothing, **x, last_values=[3.0])
+    assert explain_advantages(a, data).at_cuts == "bootstrapped"
+    e = explain_advantages(std_ddof_0(a), data)
+    assert (e.discount, e.lam, e.at_cuts, e.standardised) == (1, 1, "unknown", "std")
+
+
+def test_without_lambda_a_next_advantage_is_not_told_from_none(lanes, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.LAM", 0.0)
+    for seed in range(5):
+        lanes["rewards"] = np.random.default_rng(seed).normal(size=(T, K))
+        a = no_bootstrap(lanes["rewards"], lanes["values"], lanes["last_values"], lanes["dones"])
+        e = explain_advantages(record(**lanes, advantages=std_ddof_0(a).astype(np.float32)))
+        assert (e.lam, e.at_dones, e.at_cuts) == (0, "stopped", "stopped")
+
+
 # ---- how they were standardised, of tasks whose episodes differ in length
 
 
@@ -326,6 +372,25 @@ def test_what_they_were_divided_by_is_named(tasks, case, lam, dtype):
     assert any("a mistake: " in x for x in e.findings[2:4]) == is_mistake
 
 
+def test_centred_sums_without_discount_are_told_by_their_ends(tasks, monkeypatch):
+    """With γ = λ = 1 nothing but the last steps tells a constant that was taken away."""
+    monkeypatch.setattr(f"{__name__}.GAMMA", 1.0)
+    a = gae_of_tasks(*(tasks[x] for x in ("rewards", "values", "last_values", "mask")), lam=1.0)
+    centred = each_task(lambda a: a - a.mean())(a, tasks["mask"])
+    e = explain_advantages(centred, record(**tasks))
+    assert (e.discount, e.lam, e.standardised, e.scope) == (1, 1, "centred", "task")
+    assert (e.at_dones, e.at_cuts) == ("stopped", "bootstrapped")
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_ddof_is_told_of_thousands_of_steps(ddof):
+    rewards = np.random.default_rng(7).normal(size=(T, 200))
+    nothing = np.zeros((T, 200), int)
+    g = rewards_to_go(rewards, True)
+    a = (g - g.mean()) / g.std(ddof=ddof)
+    assert explain_advantages(a, record(nothing, nothing, rewards)).ddof == ddof
+
+
 # ---- baselines that were not given
 
 
@@ -399,6 +464,14 @@ def test_a_task_without_rewards_is_no_obstacle(tasks):
     assert (e.discount, e.baseline, e.standardised, e.scope) == (GAMMA, "none", "std", "batch")
 
 
+def test_a_task_of_few_steps_is_no_obstacle(tasks):
+    tasks["mask"][2:, 1] = False
+    data = record(*(tasks[x] for x in ("states", "actions", "rewards", "mask")))
+    a = rewards_to_go(tasks["rewards"], tasks["mask"]) * tasks["mask"]
+    e = explain_advantages(whole_batch(std_ddof_0)(a, tasks["mask"]), data)
+    assert (e.discount, e.baseline, e.standardised, e.scope) == (GAMMA, "none", "std", "batch")
+
+
 def test_a_bandits_advantages_tell_no_discount():
     rng = np.random.default_rng(5)
     rewards = rng.random((1, 30))
@@ -406,11 +479,16 @@ def test_a_bandits_advantages_tell_no_discount():
     e = explain_advantages(std_ddof_1(rewards), record(nothing, nothing, rewards))
     assert (e.kind, e.discount, e.baseline, e.standardised) == ("G", None, "none", "std")
     assert "do not tell" in str(e)
+    values = rng.random((1, 30))
+    e = explain_advantages(rewards - values, record(nothing, nothing, rewards, values=values))
+    assert (e.kind, e.discount, e.baseline, e.standardised) == ("G", None, "values", "no")
 
 
 @pytest.mark.parametrize("lam", [LAM, 1.0])
 def test_gae_of_a_table_of_values_that_were_not_given_is_found(tasks, lam):
-    tasks["values"] = np.array([0.0, 1.0, -1.0, 3.0])[tasks["states"]]
+    is_last = tasks["mask"] & ~np.append(tasks["mask"][1:], np.zeros((1, 3, 5), bool), 0)
+    tasks["states"][is_last] = 4  # a state that no step follows
+    tasks["values"] = np.array([0.0, 1.0, -1.0, 3.0, 7.0])[tasks["states"]]
     given = [tasks[x] for x in ("rewards", "values", "last_values", "mask")]
     data = record(*(tasks[x] for x in ("states", "actions", "rewards", "mask")))
     e = explain_advantages(std_ddof_0(gae_of_tasks(*given, lam)) * tasks["mask"], data)

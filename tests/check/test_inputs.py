@@ -101,6 +101,35 @@ def test_what_is_shown_two_steps_late(trials):
     assert "a step too late" in str(e)
 
 
+@pytest.mark.parametrize("delay", [1, 2])
+def test_a_state_that_has_passed(trials, delay):
+    shown = np.zeros((T, N))
+    shown[delay:] = trials[0][:-delay]
+    e = explain_inputs(shown[:, None], *trials)
+    assert (e.columns[0].kind, e.columns[0].delay) == ("state", delay)
+    assert sum("has passed when the policy acts" in x for x in e.findings) == 1
+
+
+def test_what_is_wrong_with_two_columns_is_said_once(trials):
+    states = np.append(np.zeros((2, N)), trials[0], 0)
+    e = explain_inputs(np.stack([states[1:-1], states[:-2]], 1), *trials)
+    assert [c.delay for c in e.columns] == [1, 2]
+    assert sum("has passed when the policy acts" in x for x in e.findings) == 1
+
+
+def test_what_is_shown_at_the_first_steps_only_is_not_told(trials):
+    starts = np.append(np.ones((1, N), bool), trials[3][:-1], 0)
+    column = np.random.default_rng(4).normal(size=(T, N)) * starts
+    assert explain_inputs(column[:, None], *trials).columns[0].kind == "unknown"
+
+
+def test_a_hidden_state_that_is_cleared_at_some_episodes(trials):
+    h = hidden_states(trials, trials[3] & (np.arange(T) < T // 2)[:, None])
+    assert "is cleared at some of the episodes" in str(
+        explain_inputs(layout(trials), *trials, hidden=h)
+    )
+
+
 def test_a_flag_that_is_never_shown(trials):
     e = explain_inputs(layout(trials, flag=False), *trials)
     assert "No column shows that an episode ended" in str(e)
@@ -243,6 +272,15 @@ def test_a_clipped_gradient_is_called_what_it_is(updated, name, factor):
     assert e.differs.any() == (name != "ppo")
     assert ("mistake" in e.findings[0]) == (name != "ppo")
     str(e).encode("cp1252")
+
+
+def test_where_all_steps_are_clipped_the_right_gradient_is_0(updated):
+    logits, actions, advantages, old = updated
+    given = (logits, actions, abs(advantages), old - 9)  # all ratios are above 1 + ε
+    e = explain_clipped(np.zeros(logits.shape), *given, clip=0.2)
+    assert (e.name, e.factor) == ("ppo", 0)
+    e = explain_clipped(numerical_gradient(unclipped, given), *given, clip=0.2)
+    assert e.name == "unclipped"
 
 
 def test_it_says_at_which_steps_a_gradient_differs(updated):

@@ -32,6 +32,7 @@ from metarl_np.check.meta_gradients import (
 from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, FirstOrder, Reinforce
 from metarl_np.learner.returns import leave_one_out_baseline, no_baseline
+from metarl_np.tasks.mdp import MDP
 from metarl_np.tasks.random_mdps import random_mdps
 
 N = 2
@@ -376,3 +377,11 @@ def test_enumerated_histories_are_consistent_with_themselves():
             here = (mdps.successors[0, s, a] == last) & (mdps.probabilities[0, s, a] > 0)
             assert (here & np.isclose(mdps.rewards[0, s, a], e.rewards[t, i, 0])).any()
     assert abs(path.thetas[1] - path.thetas[0]).max() > 1e-3
+
+
+def test_where_all_episodes_are_the_same_any_number_of_them_is_one_history():
+    mdps = MDP.from_dense(np.ones((1, 1, 1)), np.ones((1, 1, 1)), [1.0], discount=0.5, horizon=2)
+    path, probability = enumerate_adaptations(
+        mdps, SoftmaxPolicy(1, 1), np.zeros((1, 1)), Reinforce(1.0, no_baseline), episodes=500
+    )
+    assert probability == 1 and path.returns == 1.5
