@@ -18,24 +18,25 @@ import numpy as np
 from metarl_np.arguments import require, require_array, validate
 from metarl_np.check.advantages import explain_advantages
 from metarl_np.check.estimators import (
+    ACTS,
+    AVERAGES,
+    IDLE,
     Data,
-    LinearSteps,
-    OwnSteps,
-    average_weights,
-    forward,
+    average_ratio,
+    is_own,
     require_records,
+    steps_of,
 )
 from metarl_np.check.explanations import (
+    AVERAGE_SAYS,
     Search,
     alternatives,
     distinct_averages,
     fit,
-    oddities,
+    listed,
+    readings,
 )
 from metarl_np.check.records import RecordedEpisodes
-from metarl_np.learner.policies import LinearPolicy, SoftmaxPolicy
-from metarl_np.learner.reinforce import ESTIMATORS
-from metarl_np.meta.maml import centred_returns
 
 # Verdicts are printed on any console: their texts keep to the characters of code page 1252, which
 # has no Greek letters, no subscripts and no minus sign of its own.
@@ -238,31 +239,6 @@ def _text_of_mean(first, names, distinct, errors):
 
 # ---- what a code does, found by trying explanations
 
-# what a factor may be, beside 1: powers of N tasks, K episodes of a task, T steps of an episode
-TERMS = {
-    "": (0, 0, 0),
-    "N: summed over tasks": (1, 0, 0),
-    "1/N: divided by the tasks twice": (-1, 0, 0),
-    "T, the steps of an episode": (0, 0, 1),
-    "1/T, T being the steps of an episode": (0, 0, -1),
-    "K, the episodes of a task": (0, 1, 0),
-    "1/K, K being the episodes of a task": (0, -1, 0),
-    "K T, the steps of a task": (0, 1, 1),
-    "1/(K T), K T being the steps of a task": (0, -1, -1),
-    "N K T, all steps": (1, 1, 1),
-    "N K, all episodes": (1, 1, 0),
-    "N T": (1, 0, 1),
-    "N/T": (1, 0, -1),
-    "N/(K T)": (1, -1, -1),
-}
-AVERAGE_SAYS = {
-    "episodes": "the mean over episodes of sums over time",
-    "steps": "the mean over all steps of a task",
-    "lengths": "the mean over episodes, each divided by its length",
-    "sum": "the sum over all steps",
-    "padding": "the mean over all steps and the padding as well",
-}
-
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -342,20 +318,15 @@ def diagnose(
     require(gradient.size == flat.size, "gradient", same)
     require(gradient.any(), "gradient", "zero everywhere: does the loss reach theta?")
     named = require_records(support, query)
-    records = list(named.values())
-    n_tasks = query.mask.shape[1]
-    for name, r in named.items():
-        tasks = r.mask.shape[1]
-        require(tasks == n_tasks, name, f"{tasks} tasks, where query has {n_tasks}")
-    steps = _steps_of(policy, theta, named)
-    thetas = np.repeat(flat[None].astype(float), n_tasks, 0)
-    for j, r in enumerate(records):
+    steps, thetas = steps_of(policy, flat if is_own(policy) else np.asarray(theta), named)
+    for j, r in enumerate(named.values()):
         steps.gradient(j, thetas, r.mask * 1.0)  # raises where the user's functions do not fit
     if tolerance is None:
-        terms = sum(r.mask.sum() for r in records)
+        terms = sum(r.mask.sum() for r in named.values())
         is_single = _rounding(gradient) > 0
         tolerance = SINGLE * (40 + 4 * terms**0.5) if is_single else 1e-6
-    data = Data(steps, thetas, records, alternatives(records, discount), step_size, discount)
+    usual = alternatives([*named.values()], discount)
+    data = Data(steps, thetas, named, usual, step_size, discount)
     search = Search(gradient.astype(float), data, tolerance, max_explanations)
     search.run()
     return _diagnosis(search) if search.fits() else _none(search)
@@ -364,289 +335,48 @@ def diagnose(
 # ---- what is said of an explanation that fits
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A trial that fits, read in the way that makes its factor plainest."""
-
-    data: Data
-    trial: object
-    names: tuple  # the averages that the query's may be called
-    inner_names: tuple
-    factor: float  # with this average
-    term: str  # one of TERMS; None if it is none of them
-
-    @property
-    def e(self):
-        """The explanation."""
-        return self.trial.explanation
-
-
-def _reading(data, trial):
-    """The _Reading of a trial: of the outer averages the one that has a plain factor."""
-    e = trial.explanation
-    query = data.records[e.data[-1]]
-    real = query.mask.any(0)
-    reference = average_weights(query, e.average)[real]
-    found = []
-    for first, names in distinct_averages([query]).items():
-        ratio = reference / average_weights(query, first)[real]
-        if np.allclose(ratio, ratio[0], rtol=1e-10):
-            factor = trial.factor * ratio[0]
-            rank, term = _term(query, factor, trial.error)
-            order = (rank > 1, e.inner_average not in names, rank)
-            found.append((order, names, factor, term))
-    _, names, factor, term = min(found, key=lambda row: row[0])
-    inner = distinct_averages([data.records[j] for j in e.data[:-1]] or [query])
-    same = [group for group in inner.values() if e.inner_average in group]
-    inner_names = same[0] if same else (e.inner_average,)
-    return _Reading(data, trial, names, inner_names, factor, term)
-
-
-def _term(query, factor, error):
-    """(rank, name) of a factor among TERMS."""
-    n, k = query.mask.shape[1:]
-    t = query.mask.sum(0).mean()
-    tolerance = min(max(3 * error, 1e-6), 0.01)
-    for rank, (name, (in_n, in_k, in_t)) in enumerate(TERMS.items()):
-        term = float(n) ** in_n * float(k) ** in_k * t**in_t
-        if np.isclose(abs(factor), term, rtol=tolerance):
-            return rank, name
-    return len(TERMS), None
-
-
-def _oddity(x):
-    """How much is unusual: of what fits the least unusual is believed."""
-    e = x.e
-    numbers = (e.scale not in (1, -1), e.momentum, e.weight_decay, e.lam != 1)
-    others = (e.inside, e.inner_average == "padding", "+fitted" in e.score, _moved(x))
-    odd = (
-        oddities(e, x.names)
-        + 2 * any((*numbers, *others, e.data[-1] != len(e.acts)))
-        + (x.term is None)
-        + 0.5 * bool(x.term)
-        + 0.5 * bool(e.score)
-        + 0.25 * (e.advantages > 0)
-        + 0.25 * (e.query_advantages != e.advantages)
-    )
-    return odd, e.advantages, ESTIMATORS.index(e.estimator), not e.discounted
-
-
-def _listed(numbers, form="{}"):
-    return ", ".join(form.format(x) for x in numbers)
-
-
-def _idle(x):
-    """The inner steps that have no effect, if others have."""
-    idle = _listed(i for i, acts in enumerate(x.e.acts) if not acts)
-    return any(x.e.acts) and idle
-
-
-def _cut(x):
-    """The inner steps that are not differentiated through, if others are."""
-    pairs = enumerate(zip(x.e.acts, x.e.differentiated))
-    cut = _listed(i for i, (acts, through) in pairs if acts and not through)
-    return any(x.e.differentiated) and cut
-
-
-def _dropped(x):
-    """Where γᵗ is dropped."""
-    where = {
-        (True, False): "in the inner steps only",
-        (False, True): "in the query only",
-        (False, False): "inside and outside",
-    }
-    return where.get((x.e.discounted, x.e.inner_discounted))
-
-
-def _averages(x):
-    """Both averages, where they differ."""
-    differ = any(x.e.acts) and not set(x.inner_names) & set(x.names)
-    both = AVERAGE_SAYS[x.inner_names[0]], AVERAGE_SAYS[x.names[0]]
-    return differ and "the inner loss is {}, the outer one {}".format(*both)
-
-
-def _moved(x):
-    """Which steps take another's data."""
-    taken = enumerate(x.e.data[:-1])
-    return ", ".join(f"step {i} takes the data set {j}" for i, j in taken if i != j)
-
-
-def _two_advantages(x):
-    """The advantages inside and outside, where they differ."""
-    inside = x.data.alternatives[x.e.advantages].sentence
-    outside = x.data.alternatives[x.e.query_advantages].sentence
-    return inside != outside and f"inside are {inside}, those of the query {outside}"
-
-
-def _what_is_inside(x):
-    """What stands in DiCE's product: "rewards", but for what is bootstrapped, or "advantages"."""
-    record = x.data.records[-1]
-    a = x.data.alternatives[x.e.query_advantages].of_record(record)
-    followed = record.mask[1:]
-    same = np.allclose(a[:-1][followed], record.rewards[:-1][followed])
-    return x.e.inside and ("rewards" if same else "advantages")
-
-
-def _coefficients(x):
-    """The fitted factors of the score, and those that it should have."""
-    scale = x.trial.factor / x.factor
-    numbers = _listed((scale * c for c in x.trial.coefficients), "{:.3g}")
-    of = "the mean of the log-likelihoods" if "means" in x.e.score else "the log-likelihood"
-    centred = _listed(x.data.query_returns(centred_returns), "{:.3g}")
-    right = f"{numbers} per task of {of}, where J - c, {centred}, belongs"
-    return x.trial.coefficients and right
-
-
-def _other_log_probs(x):
-    """The data sets whose log-probabilities are not those of the path, and how far they are off."""
-    thetas = x.data.path(x.e)
-    found = []
-    for j, record in enumerate(x.data.records):
-        if record.log_probs is not None and x.data.steps.log_probs is not None:
-            off = abs(x.data.steps.log_probs(j, thetas[j]) - record.log_probs)
-            most = off[record.mask].max(initial=0.0)
-            name = f"support[{j}]" if j < len(x.e.acts) else "query"
-            if most > 1e-4:
-                found.append(f"{name} are not those of the path, but off by up to {most:.2g}")
-    return ", and of ".join(found)
-
-
-# (what is found, or nothing; the clause that says it)
-FINDINGS = [
-    (lambda x: x.factor < 0, "the sign is that of a loss, which is minimised: a convention"),
-    (lambda x: x.term, "the factor is {}: harmless but for the size of the outer step"),
-    (
-        lambda x: x.term is None and f"{x.factor:.4g}",
-        "the factor {} has no name: is a number multiplied with the loss?",
-    ),
-    (
-        _dropped,
-        "gamma^t is dropped {}: as most public code does; what comes of it is the gradient of "
-        "nothing in particular",
-    ),
-    (
-        _averages,
-        "{}: harmless, but the inner step size then means another thing than it seems to",
-    ),
-    (
-        lambda x: x.e.acts and not any(x.e.acts),
-        "no inner step has an effect: a mistake, this is the policy gradient",
-    ),
-    (_idle, "inner step {} has no effect: a mistake"),
-    (
-        _cut,
-        "inner step {} is not differentiated through: a mistake, unless first-order MAML was meant "
-        "for all steps",
-    ),
-    (lambda x: x.e.scale < 0, "the inner steps descend: a mistake, their sign is wrong"),
-    (_two_advantages, "the advantages {}: are both meant?"),
-    (
-        lambda x: x.e.data[-1] != len(x.e.acts) and f"{x.e.data[-1]}",
-        "the query is the support set of step {}: a mistake, as adapted parameters are to be "
-        "judged by new data that they sampled",
-    ),
-    (
-        _moved,
-        "{}: a mistake, as each step needs new data, of the parameters adapted up to there",
-    ),
-    (
-        lambda x: x.e.inner_average == "padding",
-        "the inner mean is over the padding as well: a mistake unless all episodes are as long, as "
-        "the step size then depends on the padding",
-    ),
-    (
-        lambda x: _what_is_inside(x) == "rewards",
-        "the rewards stand inside DiCE's product, without a baseline: right, but noisy",
-    ),
-    (
-        lambda x: _what_is_inside(x) == "advantages",
-        "the advantages stand inside DiCE's product, where a baseline biases even the first "
-        "derivative: a mistake; the rewards belong there, and the baseline b outside, as "
-        "(1 - box) b",
-    ),
-    (
-        lambda x: x.e.wraps,
-        "index -1 wraps around to the last step: a mistake, the sum begins at 0",
-    ),
-    (
-        lambda x: x.e.lam != 1 and f"{x.e.lam:.4g}",
-        "lambda is {0}, the product decays with {0}: a convention, between bias and variance",
-    ),
-    (
-        lambda x: abs(x.e.scale) != 1
-        and f"{x.e.scale * x.data.step_size:.6g}, not {x.data.step_size:.6g}",
-        "the inner step size is {}: is it the outer one?",
-    ),
-    (
-        lambda x: x.e.momentum and f"{x.e.momentum:.4g}",
-        "the inner steps have a momentum of {}, which is differentiated through: a convention, but "
-        "MAML's step is plain gradient ascent",
-    ),
-    (
-        lambda x: x.e.weight_decay and f"{x.e.weight_decay:.4g}",
-        "the inner steps have a weight decay of {}: a convention, but MAML's step is plain "
-        "gradient ascent",
-    ),
-    (
-        lambda x: x.e.score == "+raw",
-        "the score's factor is J, without the other tasks' mean: right, but noisier",
-    ),
-    (
-        lambda x: x.e.score == "+first",
-        "the score is that of the first inner step only: a mistake, as the data of later steps "
-        "depend on theta as well",
-    ),
-    (
-        _coefficients,
-        "it has a score term with the coefficients {}: a mistake; the score is a sum over all "
-        "episodes and steps, and its factor is the task's mean return less that of the others",
-    ),
-    (
-        _other_log_probs,
-        "the log_probs of {}, the path being the parameters that these inner steps lead to: the "
-        "data come from other parameters than the loss differentiates; explain_step says which",
-    ),
-]
-
-
 def _diagnosis(search):
-    """The Diagnosis of the least odd of all that fits."""
-    readings = [_reading(search.data, trial) for trial in search.fits()]
-    best = min(readings, key=_oddity)
+    """The Diagnosis of the reading of the least cost of all that fits."""
+    fits = [x for trial in search.fits() for x in readings(search.data, trial)]
+    best = min(fits, key=lambda x: x.cost)
     e = best.e
+    averages = [x for x in fits if _differ_in(x, best, "average", "inner_average")]
+    averages = [x.e for x in averages if x.cost[0] == best.cost[0]]
+    names = {x.e.estimator + "+score" * bool(x.e.score) for x in fits if x.e.forward == e.forward}
     errors = [trial.error for trial in search.trials.values()]
-    facts = [(clause, what(best)) for what, clause in FINDINGS]
     diagnosis = Diagnosis(
-        estimators=_coinciding(readings, e),
+        estimators=tuple(name for name in MEANING if name in names),
         factor=best.factor,
-        average=_one_or_all(best.names),
-        inner_average=_one_or_all(best.inner_names),
+        average=_one_or_all(x.average for x in averages),
+        inner_average=_one_or_all(x.inner_average for x in averages),
         discounted=e.discounted,
         inner_discounted=e.inner_discounted,
-        steps=tuple(i for i, acts in enumerate(e.acts) if acts),
-        differentiated=tuple(i for i, through in enumerate(e.differentiated) if through),
+        steps=tuple(i for i, does in enumerate(e.steps) if does != IDLE),
+        differentiated=tuple(i for i, does in enumerate(e.steps) if does == ACTS),
         advantages=_of_advantages(search.data, e),
-        findings=tuple(clause.format(fact) for clause, fact in facts if fact),
-        error=best.trial.error,
+        findings=tuple(row.clause.format(fact) for row, fact in best.found if row.clause),
+        error=best.error,
         runner_up=min((x for x in errors if x > search.tolerance), default=np.inf),
         tried=search.tried,
         text="",
     )
+    if not diagnosis.steps:
+        diagnosis = replace(diagnosis, estimators=("policy gradient",))
+    if e.estimator == "first_order":
+        diagnosis = replace(diagnosis, differentiated=())
     return replace(diagnosis, text=_paragraph(diagnosis))
 
 
-def _coinciding(readings, e):
-    """The names of the estimators that fit and are otherwise alike."""
-    if not any(e.acts):
-        return ("policy gradient",)
-    same = [x.e for x in readings if forward(x.e) == forward(e)]
-    found = {other.estimator + "+score" * bool(other.score) for other in same}
-    order = [name + score for score in ("", "+score") for name in ESTIMATORS]
-    return tuple(name for name in order if name in found)
+def _differ_in(x, other, *fields):
+    """Do two readings differ in these fields of the explanation at most?"""
+    same = {field: getattr(other.e, field) for field in fields}
+    return replace(x.e, **same) == other.e and np.isclose(x.factor, other.factor)
 
 
 def _one_or_all(names):
-    return names[0] if len(names) == 1 else tuple(names)
+    """A name, or those that coincide."""
+    names = tuple(dict.fromkeys(names))
+    return names[0] if len(names) == 1 else names
 
 
 def _kept(discounted):
@@ -673,7 +403,7 @@ def _paragraph(d):
         mean += f" ({' and '.join(averages)} coincide in these data)"
     lines = [
         f"This is {said}.",
-        f"Steps that act: {_listed(d.steps) or 'none'}. It is {mean}, with gamma^t "
+        f"Steps that act: {listed(d.steps) or 'none'}. It is {mean}, with gamma^t "
         f"{_kept(d.discounted)}. Advantages: {d.advantages.rstrip('.')}.",
         *(f"- {finding}." for finding in d.findings),
         f"It agrees to {d.error:.1e}; the next is {d.runner_up:.1%} off ({d.tried} explanations "
@@ -685,12 +415,12 @@ def _paragraph(d):
 def _none(search):
     """The Diagnosis where nothing fits: what comes nearest."""
     nearest = search.nearest()[0]
-    best = _reading(search.data, nearest)
+    best = min(readings(search.data, nearest), key=lambda x: x.cost)
     e = best.e
     text = (
         f"None of the {search.tried} explanations tried fits. The nearest by direction is "
         f"{best.factor:.4g} x {e.estimator}{e.score}, {nearest.error:.1%} off, with the "
-        f"{'/'.join(best.names)} average, gamma^t {_kept(e.discounted)} and "
+        f"{e.average} average, gamma^t {_kept(e.discounted)} and "
         f"advantages: {search.data.alternatives[e.query_advantages].sentence}. Tried were all "
         "estimators, averages, gamma^t, steps and signs, and one more unknown."
     )
@@ -738,20 +468,23 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     require(isinstance(record, RecordedEpisodes), "record", f"no `record`: {record!r:.99}")
     by_log_probs = isinstance(adapted, RecordedEpisodes)
     named = {"record": record} | ({"adapted": adapted} if by_log_probs else {})
-    one = _of_one_task(theta, policy)
-    steps = _steps_of(policy, one, named)
-    start = _per_task("theta", theta, record.mask.shape[1], one.size)
+    per_task = is_own(policy) and isinstance(theta, np.ndarray) and theta.ndim == 2
+    start = _flat("theta", theta) if is_own(policy) and not per_task else np.asarray(theta)
+    steps, start = steps_of(policy, start, named)
     if by_log_probs:
         known = adapted.log_probs is not None and steps.log_probs is not None
         require(known, "adapted", "a record without log_probs, or a policy that gives none")
         move = adapted.log_probs - steps.log_probs(1, start) * adapted.mask
         rounding = 0.0
     else:
-        move = _per_task("adapted", adapted, len(start), one.size) - start
+        adapted = _flat("adapted", adapted)
+        fits = adapted.size == start.size
+        require(fits, "adapted", f"{adapted.size} numbers, where the tasks have {start.size}")
+        move = adapted.reshape(start.shape) - start
         rounding = 1e-7 * abs(start).max()
     if abs(move).max() <= rounding + 1e-12:
         return Step(0.0, None, None, "unknown", 0.0, 0.0, 1, NO_EFFECT)
-    data = Data(steps, start, [record], alternatives([record], discount), 1.0, discount)
+    data = Data(steps, start, {"record": record}, alternatives([record], discount), 1.0, discount)
 
     def fits(g):
         """(coefficients, error) of the move along g, and of that with a weight decay."""
@@ -771,10 +504,11 @@ def _steps_along(data, fits):
     options = enumerate(data.alternatives)
     for (i, alternative), average, discounted in product(options, averages, kept):
         g = data.steps.gradient(0, data.theta, data.weights(0, i, average, discounted))
+        names = [x for x in AVERAGES if average_ratio(data.records, x, average) == 1]
         for (size, *rest), error in fits(g):
             yield Step(
                 step_size=float(size),
-                average=averages[average],
+                average=_one_or_all(names),
                 discounted=discounted,
                 advantages=alternative.sentence,
                 weight_decay=float(-rest[0] / size) if rest and size else 0.0,
@@ -794,23 +528,6 @@ def _oddity_of_step(step, meant):
     if step.error > MISFIT:
         return True, step.error
     return False, step.weight_decay != 0, _is_another(step, meant), step.step_size < 0
-
-
-def _of_one_task(theta, policy):
-    """θ of one task in the shape that its policy has, where tasks may have one each."""
-    flat = _flat("theta", theta)
-    axes = 2 if _is_own(policy) else 3
-    if not isinstance(theta, (list, tuple)) and np.ndim(theta) == axes:
-        return np.asarray(theta)[0]
-    return flat if _is_own(policy) else require_array("theta", theta)
-
-
-def _per_task(name, x, n_tasks, size):
-    """Parameters (N, P) of those that tasks share, or of each task's."""
-    flat = _flat(name, x).astype(float)
-    fits = flat.size in (size, n_tasks * size)
-    require(fits, name, f"{flat.size} numbers, where {n_tasks} tasks have {size} parameters each")
-    return np.repeat(flat[None], n_tasks, 0) if flat.size == size else flat.reshape(n_tasks, size)
 
 
 def _step_to_log_probs(steps, start, g, move, adapted):
@@ -836,7 +553,7 @@ NO_EFFECT = "The step has no effect: a mistake. Does the optimiser step a copy, 
 def _said_of_step(step, meant):
     """The Step with its text; meant: the step size that it should have, or None."""
     size = step.step_size
-    along = AVERAGE_SAYS[step.average[0]]
+    along = AVERAGE_SAYS[np.atleast_1d(step.average)[0]]
     if step.error > MISFIT:
         text = (
             f"None of the {step.tried} explanations tried leads there; the nearest, {size:.4g} "
@@ -855,7 +572,7 @@ def _said_of_step(step, meant):
         f"It agrees to {step.error:.1e} ({step.tried} explanations tried).": True,
     }
     text = " ".join(sentence for sentence, is_so in sentences.items() if is_so)
-    return replace(step, average=_one_or_all(step.average), text=text)
+    return replace(step, text=text)
 
 
 def _flat(name, x):
@@ -867,29 +584,3 @@ def _flat(name, x):
     require(flat.size, name, "it has no components")
     require(np.isfinite(flat).all(), name, "not finite")
     return flat
-
-
-def _is_own(policy):
-    return all(callable(getattr(policy, name, None)) for name in ("scores", "hvp"))
-
-
-def _steps_of(policy, theta, named):
-    """LinearSteps or OwnSteps; raises ValueError where the policy and {name: record} do not fit."""
-    records = list(named.values())
-    if _is_own(policy):
-        return OwnSteps(policy, records)
-    if policy is None:
-        shape = np.shape(theta)
-        require(len(shape) == 2, "theta", f"expected shape (S, A), got {shape}")
-        policy = SoftmaxPolicy(*shape)
-    linear = isinstance(policy, LinearPolicy)
-    require(linear, "policy", f"{policy!r:.99} has no methods scores and hvp")
-    shape = np.shape(theta)
-    require(shape == policy.shape, "theta", f"expected shape {policy.shape}, got {shape}")
-    for name, r in named.items():
-        require(r.discrete, name, "states and actions are missing, which this policy needs")
-        for what, size in (("states", policy.n_states), ("actions", policy.n_actions)):
-            x = getattr(r, what)
-            inside = x.min() >= 0 and x.max() < size
-            require(inside, name, f"{what} outside 0..{size - 1}")
-    return LinearSteps(policy, records)
