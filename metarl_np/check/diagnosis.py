@@ -10,7 +10,6 @@ from (b); and the score of the inner data is the gradient of their log-probabili
 """
 
 from dataclasses import dataclass, replace
-from itertools import product
 from statistics import NormalDist
 
 import numpy as np
@@ -31,7 +30,6 @@ from metarl_np.check.explanations import (
     AVERAGE_SAYS,
     Search,
     alternatives,
-    distinct_averages,
     fit,
     listed,
     readings,
@@ -43,6 +41,7 @@ from metarl_np.check.records import RecordedEpisodes
 STORED = {np.dtype(np.float16): 4e-3, np.dtype(np.float32): 1e-4}  # how far a right one may be off
 SINGLE = float(np.finfo(np.float32).eps)
 NEGLIGIBLE = 1e-9  # a candidate so much smaller than the largest is zero but for rounding
+NO_STEP = "policy gradient"
 MEANING = {
     "first_order": "first-order MAML: it differentiates nothing of the inner step, and lacks H1, "
     "H2 and H12",
@@ -58,7 +57,7 @@ MEANING = {
     "lvc+score": "it counts a part of the score twice: lvc already contains it",
     "dice+score": "it counts a part of the score twice: dice already contains it",
     "loaded_dice+score": "it counts a part of the score twice: loaded_dice already contains it",
-    "policy gradient": "the gradient of J, with no inner step",
+    NO_STEP: "the gradient of J, with no inner step",
     "(a)": "the exact gradient after an inner step with the exact gradient of J",
     "(b)": "the exact gradient of what is trained, the expectation of J after an inner step on "
     "sampled data",
@@ -92,8 +91,12 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     without components and on what is not finite.
     """
     tolerance, confidence = validate(tolerance=tolerance, confidence=confidence)
-    gradient, known, rounding = _comparable(gradient, candidates)
-    tolerance = max(tolerance, rounding)
+    gradient = require_array("gradient", gradient)
+    known = _candidates(candidates, gradient)
+    of_types = [STORED.get(x.dtype, 0.0) for x in known.values()]
+    tolerance = max(tolerance, _rounding(gradient), *of_types)
+    gradient = gradient.astype(float)
+    known = {name: x.astype(float) for name, x in known.items()}
     first_names = {id(x): name for name, x in reversed(candidates.items())}
     distinct = [name for name in known if first_names[id(candidates[name])] == name]
 
@@ -102,7 +105,9 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     unit = {name: max(x, floor) for name, x in size.items()}
     limit = tolerance
     if standard_error is not None:
-        error = _standard_error(standard_error, gradient.shape)
+        error = require_array("standard_error", standard_error, (), gradient.shape)
+        good = (error >= 0) & np.isfinite(error)
+        require(good.all(), "standard_error", "negative or not finite")
         # A standard error is not taken to be below rounding.
         unit = {name: np.maximum(error, tolerance * x) for name, x in unit.items()}
         limit = -NormalDist().inv_cdf((1 - confidence) / (2 * gradient.size))
@@ -114,39 +119,30 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
         first = f"At {100 * confidence:.16g}% confidence ({about}) this mean"
         text = _text_of_mean(first, names, distinct, errors)
     elif names:
-        text = _text(names, errors)
+        found = [_named(name, f" (off by {_off(errors[name])})") for name in names]
+        coincide = "These coincide here, and it is each of them:"
+        text = "\n  ".join([coincide, *found]) if found[1:] else f"This is {found[0]}."
     else:
         told = {name: known[name] for name in distinct}
         text = _text_of_none(gradient, told, errors, tolerance)
     return Verdict(names, errors, text)
 
 
-def _comparable(gradient, candidates):
-    """The gradient and the candidates as float64, and how far rounding may put them apart."""
+def _candidates(candidates, gradient):
+    """{name: array}; raises ValueError where these and the gradient cannot be compared."""
     some = isinstance(candidates, dict) and candidates
     require(some, "candidates", f"expected a dictionary, not empty, got {candidates!r:.99}")
-    for name in candidates:
-        require(isinstance(name, str), "candidates", f"{name!r:.99} is no name: expected strings")
-    given = {name: require_array(f"candidates, {name}", x) for name, x in candidates.items()}
-    gradient = require_array("gradient", gradient)
     require(gradient.size, "gradient", f"it has no components: shape {gradient.shape}")
-    rounding = max(_rounding(gradient), *map(_rounding_of_type, given.values()))
-    gradient = gradient.astype(float)
-    known = {name: x.astype(float) for name, x in given.items()}
     require(np.isfinite(gradient).all(), "gradient", "not finite")
-    for name, x in known.items():
+    known = {}
+    for name, x in candidates.items():
+        require(isinstance(name, str), "candidates", f"{name!r:.99} is no name: expected strings")
+        x = require_array(f"candidates, {name}", x)
         other = f"shape {gradient.shape}, where {name} has {x.shape}"
         require(x.shape == gradient.shape, "gradient", other)
         require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
-    return gradient, known, rounding
-
-
-def _standard_error(error, shape):
-    """A standard error as an array, of that shape or one number."""
-    error = require_array("standard_error", error, (), shape)
-    good = (error >= 0) & np.isfinite(error)
-    require(good.all(), "standard_error", "negative or not finite")
-    return error
+        known[name] = x
+    return known
 
 
 def _rounding(gradient):
@@ -158,11 +154,7 @@ def _rounding(gradient):
     with np.errstate(over="ignore"):
         single = gradient.astype(np.float32)
     hidden = gradient.dtype != single.dtype and (single == gradient).all()
-    return max(_rounding_of_type(gradient), STORED[single.dtype] if hidden else 0.0)
-
-
-def _rounding_of_type(x):
-    return STORED.get(x.dtype, 0.0)
+    return STORED.get(single.dtype if hidden else gradient.dtype, 0.0)
 
 
 def _largest_ratio(difference, unit):
@@ -183,36 +175,27 @@ def _off(error):
     return f"{size} of its largest component"
 
 
-def _text(names, errors):
-    """The verdict on a gradient that is equal to candidates."""
-    found = [_named(name, f" (off by {_off(errors[name])})") for name in names]
-    if len(found) == 1:
-        return f"This is {found[0]}."
-    return "\n  ".join(["These coincide here, and it is each of them:", *found])
-
-
 def _text_of_none(gradient, candidates, errors, tolerance):
     """The verdict on a gradient that is equal to no candidate: is it a multiple of one?"""
     if not gradient.any():
         return "This gradient is zero everywhere, and no candidate is: does the loss reach theta?"
-    fits = {name: fit(gradient, x) for name, x in candidates.items()}
-    factors = {name: c[0] for name, (c, error) in fits.items() if error <= tolerance}
-    multiples = [_times(c, name) for name, c in factors.items() if c and abs(c - 1) > 1e-3]
+    multiples = []
+    for name, x in candidates.items():
+        (times,), error = fit(gradient, x)
+        if error <= tolerance and times and abs(times - 1) > 1e-3:
+            multiples.append(_times(times, name))
     if multiples:
         return "\n".join(multiples)
     nearest = min(candidates, key=errors.get)
     if errors[nearest] == np.inf:
         return f"This is none of the candidates: {nearest} is zero everywhere, the gradient is not."
-    lines = [
+    close = f"That is more than the tolerance, {tolerance:.1g}: is it rounding?\n  "
+    return (
         f"This is none of the candidates. The nearest is {nearest}, off by {_off(errors[nearest])}."
-    ]
-    if errors[nearest] < 1e-3:
-        lines.append(f"That is more than the tolerance, {tolerance:.1g}: is it rounding?")
-    lines.append(
+        f"\n  {close if errors[nearest] < 1e-3 else ''}"
         "They keep gamma^t and have the step size and the baseline that they were made with, by "
         "default leave-one-out: is one of these different in your code?"
     )
-    return "\n  ".join(lines)
 
 
 def _times(times, name):
@@ -318,7 +301,7 @@ def diagnose(
     require(gradient.size == flat.size, "gradient", same)
     require(gradient.any(), "gradient", "zero everywhere: does the loss reach theta?")
     named = require_records(support, query)
-    steps, thetas = steps_of(policy, flat if is_own(policy) else np.asarray(theta), named)
+    steps, thetas = steps_of(policy, flat if is_own(policy) else theta, named)
     for j, r in enumerate(named.values()):
         steps.gradient(j, thetas, r.mask * 1.0)  # raises where the user's functions do not fit
     if tolerance is None:
@@ -327,7 +310,7 @@ def diagnose(
         tolerance = SINGLE * (40 + 4 * terms**0.5) if is_single else 1e-6
     usual = alternatives([*named.values()], discount)
     data = Data(steps, thetas, named, usual, step_size, discount)
-    search = Search(gradient.astype(float), data, tolerance, max_explanations)
+    search = Search(gradient.astype(float), data, data.columns, tolerance, max_explanations)
     search.run()
     return _diagnosis(search) if search.fits() else _none(search)
 
@@ -340,19 +323,21 @@ def _diagnosis(search):
     fits = [x for trial in search.fits() for x in readings(search.data, trial)]
     best = min(fits, key=lambda x: x.cost)
     e = best.e
-    averages = [x for x in fits if _differ_in(x, best, "average", "inner_average")]
-    averages = [x.e for x in averages if x.cost[0] == best.cost[0]]
-    names = {x.e.estimator + "+score" * bool(x.e.score) for x in fits if x.e.forward == e.forward}
+    alike = [x.e for x in fits if x.e.forward == e.forward]
+    names = [x.estimator + "+score" * bool(x.score) for x in alike]
+    averages = [x.e for x in fits if _coincide(x, best)]
+    acting = tuple(i for i, does in enumerate(e.steps) if does != IDLE)
+    differentiated = tuple(i for i, does in enumerate(e.steps) if does == ACTS)
     errors = [trial.error for trial in search.trials.values()]
     diagnosis = Diagnosis(
-        estimators=tuple(name for name in MEANING if name in names),
+        estimators=tuple(name for name in MEANING if name in names) if acting else (NO_STEP,),
         factor=best.factor,
         average=_one_or_all(x.average for x in averages),
         inner_average=_one_or_all(x.inner_average for x in averages),
         discounted=e.discounted,
         inner_discounted=e.inner_discounted,
-        steps=tuple(i for i, does in enumerate(e.steps) if does != IDLE),
-        differentiated=tuple(i for i, does in enumerate(e.steps) if does == ACTS),
+        steps=acting,
+        differentiated=() if e.estimator == "first_order" else differentiated,
         advantages=_of_advantages(search.data, e),
         findings=tuple(row.clause.format(fact) for row, fact in best.found if row.clause),
         error=best.error,
@@ -360,17 +345,14 @@ def _diagnosis(search):
         tried=search.tried,
         text="",
     )
-    if not diagnosis.steps:
-        diagnosis = replace(diagnosis, estimators=("policy gradient",))
-    if e.estimator == "first_order":
-        diagnosis = replace(diagnosis, differentiated=())
     return replace(diagnosis, text=_paragraph(diagnosis))
 
 
-def _differ_in(x, other, *fields):
-    """Do two readings differ in these fields of the explanation at most?"""
-    same = {field: getattr(other.e, field) for field in fields}
-    return replace(x.e, **same) == other.e and np.isclose(x.factor, other.factor)
+def _coincide(x, best):
+    """Is a reading as good as the best, and only its averages have other names?"""
+    named = replace(x.e, average=best.e.average, inner_average=best.e.inner_average)
+    same = named == best.e and np.isclose(x.factor, best.factor)
+    return same and x.cost[0] == best.cost[0]
 
 
 def _one_or_all(names):
@@ -468,9 +450,9 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     require(isinstance(record, RecordedEpisodes), "record", f"no `record`: {record!r:.99}")
     by_log_probs = isinstance(adapted, RecordedEpisodes)
     named = {"record": record} | ({"adapted": adapted} if by_log_probs else {})
-    per_task = is_own(policy) and isinstance(theta, np.ndarray) and theta.ndim == 2
-    start = _flat("theta", theta) if is_own(policy) and not per_task else np.asarray(theta)
-    steps, start = steps_of(policy, start, named)
+    flat = _flat("theta", theta)
+    per_task = isinstance(theta, np.ndarray) and theta.ndim == 2
+    steps, start = steps_of(policy, flat if is_own(policy) and not per_task else theta, named)
     if by_log_probs:
         known = adapted.log_probs is not None and steps.log_probs is not None
         require(known, "adapted", "a record without log_probs, or a policy that gives none")
@@ -486,36 +468,34 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
         return Step(0.0, None, None, "unknown", 0.0, 0.0, 1, NO_EFFECT)
     data = Data(steps, start, {"record": record}, alternatives([record], discount), 1.0, discount)
 
-    def fits(g):
-        """(coefficients, error) of the move along g, and of that with a weight decay."""
-        if by_log_probs:
-            return [_step_to_log_probs(steps, start, g, move, adapted)]
-        return [fit(move, g), fit(move, g, start)]
+    def columns(e):
+        _, g = data.forward(e)
+        return [_log_probs_along(steps, start, g, adapted)] if by_log_probs else [g, start]
 
-    found = list(_steps_along(data, fits))
-    best = min(found, key=lambda step: _oddity_of_step(step, step_size))
-    return _said_of_step(replace(best, tried=len(found)), step_size)
+    search = Search(move, data, columns, MISFIT)
+    for i in range(len(data.alternatives)):
+        search.try_all(replace(e.forward, query=0) for e in search.plain(i))
 
+    def step(trial):
+        size, decay = (*trial.c, 0.0)[:2]
+        decays = abs(decay * start).max() > MISFIT * abs(move).max()
+        averages = [x for x in AVERAGES if average_ratio([record], x, trial.e.average) == 1]
+        return Step(
+            step_size=float(size),
+            average=_one_or_all(averages),
+            discounted=trial.e.discounted,
+            advantages=data.alternatives[trial.e.query_advantages].sentence,
+            weight_decay=float(-decay / size) if decays else 0.0,
+            error=trial.error,
+            tried=search.tried,
+            text="",
+        )
 
-def _steps_along(data, fits):
-    """A Step for each way to take advantages, to average and to discount, the usual ones first."""
-    averages = distinct_averages(data.records)
-    kept = (True, False) if data.discount != 1 else (True,)
-    options = enumerate(data.alternatives)
-    for (i, alternative), average, discounted in product(options, averages, kept):
-        g = data.steps.gradient(0, data.theta, data.weights(0, i, average, discounted))
-        names = [x for x in AVERAGES if average_ratio(data.records, x, average) == 1]
-        for (size, *rest), error in fits(g):
-            yield Step(
-                step_size=float(size),
-                average=_one_or_all(names),
-                discounted=discounted,
-                advantages=alternative.sentence,
-                weight_decay=float(-rest[0] / size) if rest and size else 0.0,
-                error=error,
-                tried=0,
-                text="",
-            )
+    def oddity(step):
+        return step.weight_decay != 0, _is_another(step, step_size), step.step_size < 0
+
+    found = map(step, search.fits() or search.nearest()[:1])
+    return _said_of_step(min(found, key=oddity), step_size)
 
 
 def _is_another(step, meant):
@@ -523,27 +503,23 @@ def _is_another(step, meant):
     return meant is not None and not np.isclose(abs(step.step_size), meant, rtol=1e-3)
 
 
-def _oddity_of_step(step, meant):
-    """What the best Step has least of; of those that are equal the first is believed."""
-    if step.error > MISFIT:
-        return True, step.error
-    return False, step.weight_decay != 0, _is_another(step, meant), step.step_size < 0
+def _log_probs_along(steps, start, g, adapted):
+    """How log-probabilities change per step size, in the step along g that fits the recorded best.
 
-
-def _step_to_log_probs(steps, start, g, move, adapted):
-    """((size,), error): the step along g that leads to the recorded log-probabilities."""
+    The step size is found by Gauss and Newton's method.
+    """
     size = 0.0
-    with np.errstate(all="ignore"):
-        for _ in range(30):
-            here = start + size * g
-            off = (adapted.log_probs - steps.log_probs(1, here)) * adapted.mask
-            slope = steps.along(1, here, g) * adapted.mask
-            change = (off * slope).sum() / max((slope * slope).sum(), 1e-300)
-            if not np.isfinite(change) or abs(change) <= 1e-12 * abs(size):
-                break
-            size += change
-        error = abs(off).max() / abs(move).max()
-    return (size,), float(np.nan_to_num(error, nan=np.inf))
+    before = steps.log_probs(1, start)
+    for _ in range(30):
+        here = start + size * g
+        now = steps.log_probs(1, here)
+        slope = steps.along(1, here, g) * adapted.mask
+        off = (adapted.log_probs - now) * adapted.mask
+        change = (off * slope).sum() / max((slope * slope).sum(), 1e-300)
+        size += change
+        if not abs(change) > 1e-12 * abs(size):
+            break
+    return (now - before) * adapted.mask / size
 
 
 MISFIT = 1e-4  # a step that is so much off, relative to the largest move, is another one

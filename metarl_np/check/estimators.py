@@ -422,6 +422,7 @@ def steps_of(policy, theta, named):
     theta: (F, m) or (N, F, m); of one's own policy (P,) or (N, P). Raises ValueError where these
     and {name: record} do not fit.
     """
+    theta = require_floats("theta", theta, traced=False)
     records = list(named.values())
     n_tasks = records[0].mask.shape[1]
     for name, r in named.items():
@@ -429,12 +430,11 @@ def steps_of(policy, theta, named):
         require(tasks == n_tasks, name, f"{tasks} tasks, where there should be {n_tasks}")
     if is_own(policy):
         steps = OwnSteps(policy, records)
-        shape = (theta.shape[-1],)
+        shape = theta.shape[-1:]
     else:
-        if policy is None:
-            table = theta.ndim in (2, 3) and theta.size
-            require(table, "theta", f"expected shape (S, A), got {theta.shape}")
-            policy = SoftmaxPolicy(*theta.shape[-2:])
+        table = theta.ndim in (2, 3) and theta.size
+        require(table, "theta", f"expected shape (F, A), got {theta.shape}")
+        policy = SoftmaxPolicy(*theta.shape[-2:]) if policy is None else policy
         linear = isinstance(policy, LinearPolicy)
         require(linear, "policy", f"{policy!r:.99} has no methods scores and hvp")
         for name, r in named.items():
@@ -446,6 +446,7 @@ def steps_of(policy, theta, named):
         steps = LinearSteps(policy, records)
         shape = policy.shape
     require_shapes(shape, (n_tasks, *shape), theta=theta)
+    require(np.isfinite(theta), "theta", "not finite", ())
     return steps, theta + np.zeros((n_tasks, *shape))
 
 
@@ -477,10 +478,9 @@ def estimator_gradients(
     """
     step_size, discount, lam = validate(step_size=step_size, discount=discount, lam=lam)
     validate(baseline=baseline)
-    theta = require_floats("theta", theta, traced=False)
-    require(theta.ndim == 2, "theta", f"expected shape (F, A), got {theta.shape}")
     named = require_records(support, query)
     steps, thetas = steps_of(policy, theta, named)
+    require(np.ndim(theta) == 2, "theta", f"expected shape (F, A), got {np.shape(theta)}")
 
     def advantages(record):
         returns = returns_to_go(record, discount)

@@ -141,29 +141,27 @@ def _plain(records):
 def alternatives(records, discount):
     """The Alternatives that a code may have used: the given first, then the usual."""
     found = []
-
-    def add(sentence, advantages, gamma, after, usual):
-        def of_record(r):
-            return after(advantages(r, gamma), r.mask)
-
-        found.append(Alternative(sentence, of_record, usual))
-
-    def as_they_are(x, mask):
-        return x
-
     if all(r.advantages is not None for r in records):
-        add("as given", lambda r, gamma: r.advantages, discount, as_they_are, True)
-    rows = _plain(records)
-    for sentence, advantages, usual in rows:
-        add(sentence, advantages, discount, as_they_are, usual)
+        found.append(Alternative("as given", lambda r: r.advantages))
+    endings = [("", (_as_they_are, True), discount)]
     if discount != 1:
         said = f", with gamma = 1 in the place of {discount:g} (a mistake, if not meant)"
-        for sentence, advantages, _ in rows:
-            add(sentence + said, advantages, 1.0, as_they_are, False)
-    usual_rows = [row[:2] for row in rows if row[2]]
-    for (sentence, advantages), (said, (after, usual)) in product(usual_rows, AFTERWARDS.items()):
-        add(sentence + said, advantages, discount, after, usual)
+        endings.append((said, (_as_they_are, False), 1.0))
+    endings += [(said, ending, discount) for said, ending in AFTERWARDS.items()]
+    for ending, (sentence, advantages, usual) in product(endings, _plain(records)):
+        said, (after, also_usual), gamma = ending
+        if usual or after is _as_they_are:
+            of_record = partial(_ended, advantages, after, gamma)
+            found.append(Alternative(sentence + said, of_record, usual and also_usual))
     return found
+
+
+def _as_they_are(advantages, mask):
+    return advantages
+
+
+def _ended(advantages, after, discount, record):
+    return after(advantages(record, discount), record.mask)
 
 
 # ---- what is said of an explanation
@@ -237,16 +235,27 @@ class Reading:
 
 
 def readings(data, trial):
-    """The Readings of a trial: its averages may be called by all names that fit these data."""
+    """The Readings of a trial: its averages may be called by all names that fit these data.
+
+    Where the weights of two averages are in proportion their ratio goes into the factor, or the
+    step size.
+    """
     e = trial.e
     query = [data.records[e.query]]
     support = [data.records[j] for j in e.data] or query
     for average, inner in product(AVERAGES, AVERAGE_SAYS):
-        ratio = average_ratio(query, e.average, average)
-        if ratio and average_ratio(support, e.inner_average, inner) == 1:
-            factor = float(trial.c[0] * ratio)
-            named = replace(e, average=average, inner_average=inner)
-            yield Reading(data, named, factor, trial.error, tuple(trial.c[1:] / factor))
+        outside = average_ratio(query, e.average, average)
+        inside = average_ratio(support, e.inner_average, inner)
+        if outside and inside:
+            named = replace(
+                e,
+                average=average,
+                inner_average=inner,
+                scale=e.scale * inside,
+                weight_decay=e.weight_decay / inside,
+            )
+            factor = float(trial.c[0] * outside)
+            yield Reading(data, named, factor, trial.error, tuple(c / factor for c in trial.c[1:]))
 
 
 def listed(numbers, form="{}"):
@@ -410,7 +419,7 @@ VARIATIONS = [
         _averages,
         "{}: harmless, but the inner step size then means another thing than it seems to",
         0.4,
-        near=_with(inner_average=[*AVERAGES, "padding"]),
+        near=_with(inner_average=AVERAGES),
         cheap=True,
     ),
     Variation(
@@ -456,6 +465,7 @@ VARIATIONS = [
         "the inner mean is over the padding as well: a mistake unless all episodes are as long, as "
         "the step size then depends on the padding",
         2,
+        near=_with(inner_average=["padding"]),
     ),
     Variation(
         lambda x: x.e.inside and _are_rewards(x),
@@ -534,6 +544,8 @@ VARIATIONS = [
 
 # ---- how explanations are compared with the gradient
 
+LIMIT = 20_000  # explanations are tried, unless told otherwise
+
 
 def fit(target, *columns):
     """(c, error): target = Σ c x by least squares; the error is over the largest component.
@@ -558,16 +570,20 @@ class Trial:
     """An explanation and how well it fits."""
 
     e: Explanation
+    c: tuple  # the target is Σ c x, x being the columns
     error: float
-    c: np.ndarray  # the gradient is Σ c x, x being the columns
 
 
 class Search:
-    """Explanations, tried one after the other up to a limit."""
+    """Explanations, tried one after the other up to a limit.
 
-    def __init__(self, gradient, data, tolerance, limit):
-        self.gradient = gradient
+    columns: a function of an explanation: what the target is a sum of.
+    """
+
+    def __init__(self, target, data, columns, tolerance, limit=LIMIT):
+        self.target = target
         self.data = data
+        self.columns = columns
         self.tolerance = tolerance
         self.limit = limit
         self.tried = 0
@@ -615,8 +631,9 @@ class Search:
             yield self.varied(other, self.varied(one, self.plain(first))[0])
         for row in VARIATIONS:
             yield self.varied(row, plausible)
+        near = [trial.e for trial in self.nearest() if len(trial.c) == 1]
         for row in VARIATIONS:
-            yield self.varied(row, [trial.e for trial in self.nearest()[:10]])
+            yield self.varied(row, near[:10])
 
     def plain(self, advantages):
         """Explanations that do the same inside and outside, in steps that all act."""
@@ -643,6 +660,7 @@ class Search:
         """A stage with one more variation on top of each of the bases."""
         return list(dict.fromkeys(x for e in bases for x in row.near(self.data, e))), row.number
 
+    @np.errstate(all="ignore")
     def try_all(self, explanations):
         """Try those that are new, the ones with the same path after each other."""
         new = (e for e in explanations if e not in self.trials)
@@ -653,20 +671,20 @@ class Search:
             for e in group:
                 self.trials[e] = self.trial(e)
 
-    def columns(self, e):
-        """What the gradient is a sum of by an explanation; infinite where θ runs away."""
-        try:
-            with np.errstate(all="ignore"):
-                return self.data.columns(e)
-        except NotFinite:
-            return [np.full(self.gradient.shape, np.inf)]
-
     def trial(self, e):
         """The trial of an explanation."""
         self.tried += 1
-        c, error = fit(self.gradient, *self.columns(e))
-        return Trial(e, error, c)
+        c, error = fit(self.target, *self._columns(e))
+        return Trial(e, tuple(c), error)
 
+    def _columns(self, e):
+        """What the target is a sum of; infinite where θ runs away."""
+        try:
+            return self.columns(e)
+        except NotFinite:
+            return [np.full(self.target.shape, np.inf)]
+
+    @np.errstate(all="ignore")
     def refine(self, trial, field):
         """Fit one number of a trial by Gauss and Newton's method, and keep the best."""
         for _ in range(8):
@@ -674,11 +692,10 @@ class Search:
                 break
             x = getattr(trial.e, field)
             width = 1e-4 * (1 + abs(x))
-            low = self.columns(replace(trial.e, **{field: x - width}))[0]
-            high = self.columns(replace(trial.e, **{field: x + width}))[0]
-            with np.errstate(invalid="ignore"):
-                slope = (high - low) / (2 * width)
-            c, _ = fit(self.gradient, *self.columns(trial.e), slope)
+            low = self._columns(replace(trial.e, **{field: x - width}))[0]
+            high = self._columns(replace(trial.e, **{field: x + width}))[0]
+            slope = (high - low) / (2 * width)
+            c, _ = fit(self.target, *self._columns(trial.e), slope)
             if c[0] == 0 or c[-1] == 0:
                 break
             new = self.trial(replace(trial.e, **{field: float(x + c[-1] / c[0])}))
