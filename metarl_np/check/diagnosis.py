@@ -453,73 +453,80 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     flat = _flat("theta", theta)
     per_task = isinstance(theta, np.ndarray) and theta.ndim == 2
     steps, start = steps_of(policy, flat if is_own(policy) and not per_task else theta, named)
-    if by_log_probs:
-        known = adapted.log_probs is not None and steps.log_probs is not None
-        require(known, "adapted", "a record without log_probs, or a policy that gives none")
-        move = adapted.log_probs - steps.log_probs(1, start) * adapted.mask
-        rounding = 0.0
-    else:
-        adapted = _flat("adapted", adapted)
-        fits = adapted.size == start.size
-        require(fits, "adapted", f"{adapted.size} numbers, where the tasks have {start.size}")
-        move = adapted.reshape(start.shape) - start
-        rounding = 1e-7 * abs(start).max()
-    if abs(move).max() <= rounding + 1e-12:
+    measured = _by_log_probs if by_log_probs else _by_parameters
+    move, columns_of = measured(steps, start, adapted)
+    if abs(move).max() <= 1e-7 * abs(start).max() + 1e-12:
         return Step(0.0, None, None, "unknown", 0.0, 0.0, 1, NO_EFFECT)
     data = Data(steps, start, {"record": record}, alternatives([record], discount), 1.0, discount)
 
     def columns(e):
-        _, g = data.forward(e)
-        return [_log_probs_along(steps, start, g, adapted)] if by_log_probs else [g, start]
+        _, slope = data.forward(e)
+        return columns_of(slope)
 
     search = Search(move, data, columns, MISFIT)
     for i in range(len(data.alternatives)):
         search.try_all(replace(e.forward, query=0) for e in search.plain(i))
 
-    def step(trial):
-        size, decay = (*trial.c, 0.0)[:2]
-        decays = abs(decay * start).max() > MISFIT * abs(move).max()
-        averages = [x for x in AVERAGES if average_ratio([record], x, trial.e.average) == 1]
-        return Step(
-            step_size=float(size),
-            average=_one_or_all(averages),
-            discounted=trial.e.discounted,
-            advantages=data.alternatives[trial.e.query_advantages].sentence,
-            weight_decay=float(-decay / size) if decays else 0.0,
-            error=trial.error,
-            tried=search.tried,
-            text="",
-        )
-
     def oddity(step):
         return step.weight_decay != 0, _is_another(step, step_size), step.step_size < 0
 
-    found = map(step, search.fits() or search.nearest()[:1])
+    found = [_step(search, trial) for trial in search.fits() or search.nearest()[:1]]
     return _said_of_step(min(found, key=oddity), step_size)
+
+
+def _by_parameters(steps, start, adapted):
+    """θ' − θ, and a function: the step's gradient → what that is a sum of; θ is, if it decays."""
+    adapted = _flat("adapted", adapted)
+    fits = adapted.size == start.size
+    require(fits, "adapted", f"{adapted.size} numbers, where the tasks have {start.size}")
+    return adapted.reshape(start.shape) - start, lambda g: [g, start]
+
+
+def _by_log_probs(steps, start, adapted):
+    """How log-probabilities moved, and a function: the gradient → how they move per step size."""
+    known = adapted.log_probs is not None and steps.log_probs is not None
+    require(known, "adapted", "a record without log_probs, or a policy that gives none")
+    mask = adapted.mask
+    before = steps.log_probs(1, start)
+    move = (adapted.log_probs - before) * mask
+
+    def columns_of(g):
+        """At the step size that fits best, found by Gauss and Newton's method."""
+        size = 0.0
+        for _ in range(30):
+            here = start + size * g
+            moved = (steps.log_probs(1, here) - before) * mask
+            slope = steps.along(1, here, g) * mask
+            change = ((move - moved) * slope).sum() / max((slope * slope).sum(), 1e-300)
+            size += change
+            if not abs(change) > 1e-12 * abs(size):
+                break
+        return [moved / size]
+
+    return move, columns_of
+
+
+def _step(search, trial):
+    """The Step of a trial, without its text."""
+    data = search.data
+    size, decay = (*trial.c, 0.0)[:2]
+    decays = abs(decay * data.theta).max() > MISFIT * abs(search.target).max()
+    averages = [x for x in AVERAGES if average_ratio(data.records, x, trial.e.average) == 1]
+    return Step(
+        step_size=float(size),
+        average=_one_or_all(averages),
+        discounted=trial.e.discounted,
+        advantages=data.alternatives[trial.e.query_advantages].sentence,
+        weight_decay=float(-decay / size) if decays else 0.0,
+        error=trial.error,
+        tried=search.tried,
+        text="",
+    )
 
 
 def _is_another(step, meant):
     """Is it another step size than the one that was meant, if that is given?"""
     return meant is not None and not np.isclose(abs(step.step_size), meant, rtol=1e-3)
-
-
-def _log_probs_along(steps, start, g, adapted):
-    """How log-probabilities change per step size, in the step along g that fits the recorded best.
-
-    The step size is found by Gauss and Newton's method.
-    """
-    size = 0.0
-    before = steps.log_probs(1, start)
-    for _ in range(30):
-        here = start + size * g
-        now = steps.log_probs(1, here)
-        slope = steps.along(1, here, g) * adapted.mask
-        off = (adapted.log_probs - now) * adapted.mask
-        change = (off * slope).sum() / max((slope * slope).sum(), 1e-300)
-        size += change
-        if not abs(change) > 1e-12 * abs(size):
-            break
-    return (now - before) * adapted.mask / size
 
 
 MISFIT = 1e-4  # a step that is so much off, relative to the largest move, is another one

@@ -100,12 +100,8 @@ AFTERWARDS = {
     for divisor, over, ddof, scope in SCALES
     if divisor in DIVIDED and over == "steps" and (divisor == "std" or scope == "task")
 }
-AFTERWARDS[
-    ", at the last step of each episode only: a mistake, dones stand where a mask belongs"
-] = (
-    _last_steps,
-    False,
-)
+DONES = ", at the last step of each episode only: a mistake, dones stand where a mask belongs"
+AFTERWARDS[DONES] = (_last_steps, False)
 
 
 def _has(record, what):
@@ -320,8 +316,7 @@ class Variation:
     fact: object  # a function: Reading → what is found, or nothing
     clause: str = ""  # what is said of that
     cost: float = 0.0
-    near: object = lambda data, e: []  # Data and an Explanation → those with one more variation
-    cheap: bool = False  # is it tried twice over?
+    near: object = lambda data, e: ()  # Data and an Explanation → those with one more variation
     number: str = ""  # the field that is fitted, from the nearest on
 
 
@@ -402,7 +397,6 @@ VARIATIONS = [
         lambda x: x.e.score,
         cost=0.5,
         near=_with(score=["+score", "+raw", "+first"]),
-        cheap=True,
     ),
     Variation(
         lambda x: not x.e.discounted and not x.e.inner_discounted and "inside and outside", DROPPED
@@ -413,21 +407,18 @@ VARIATIONS = [
         DROPPED,
         1,
         near=_kept_in_one,
-        cheap=True,
     ),
     Variation(
         _averages,
         "{}: harmless, but the inner step size then means another thing than it seems to",
         0.4,
         near=_with(inner_average=AVERAGES),
-        cheap=True,
     ),
     Variation(
         lambda x: x.e.steps and {*x.e.steps} == {IDLE},
         "no inner step has an effect: a mistake, this is the policy gradient",
         1,
         near=_other_steps,
-        cheap=True,
     ),
     Variation(
         lambda x: {*x.e.steps} != {IDLE} and _steps_that(IDLE, x.e),
@@ -445,7 +436,6 @@ VARIATIONS = [
         "the inner steps descend: a mistake, their sign is wrong",
         1,
         near=_with(scale=[-1.0]),
-        cheap=True,
     ),
     Variation(
         lambda x: x.e.query >= 0 and str(x.e.query),
@@ -532,13 +522,13 @@ VARIATIONS = [
         2,
         near=_fitted_score,
     ),
-    Variation(_two_advantages, "the advantages {}: are both meant?", 0.25, near=_other_in_one),
+    Variation(_two_advantages, "the advantages {}: are both meant?", 1.1, near=_other_in_one),
     Variation(
         _other_log_probs,
         "the log_probs of {}, the path being the parameters that these inner steps lead to: the "
         "data come from other parameters than the loss differentiates; explain_step says which",
     ),
-    Variation(lambda x: x.e.advantages > 0, cost=0.25, near=_other_advantages),
+    Variation(lambda x: x.e.advantages > 0, cost=1.1, near=_other_advantages),
 ]
 
 
@@ -623,7 +613,7 @@ class Search:
         nearest = dict.fromkeys(trial.e.advantages for trial in self.nearest())
         first, *others = dict.fromkeys([*usual[:2], *list(nearest)[:2]])
         plausible = [e for i in (first, *others) for e in self.plain(i)]
-        cheap = [row for row in VARIATIONS if row.cheap]
+        cheap = [row for row in VARIATIONS if row.cost <= 1]
         for row in cheap:
             yield self.varied(row, self.plain(first))
         mistakes = [row for row in cheap if row.clause]
