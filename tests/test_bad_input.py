@@ -814,14 +814,14 @@ EXEMPT_REASONS = {
         advantages.AdvantagesExplanation inputs.Column
         inputs.InputsExplanation inputs.ClippedExplanation
         diagnosis.Verdict diagnosis.Diagnosis diagnosis.Step estimators.Alternative
-        explanations.Trial explanations.Reading explanations.Variation
+        explanations.Trial explanations.Variation
         estimators.Explanation records.RecordedEpisodes maml.Adaptation maml.Iteration
         rl2_training.RecurrentIteration alias.SamplingTables reinforce.RecordedSteps ppo.PPOData
         trpo.TRPOData beliefs.Counts beliefs.Transitions strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
         explanations.Search explanations.alternatives explanations.fit
-        explanations.distinct_averages explanations.readings explanations.listed
+        explanations.distinct_averages explanations.listed
         estimators.require_records estimators.is_own estimators.steps_of estimators.LinearSteps
         estimators.OwnSteps estimators.Data estimators.average_weights estimators.average_ratio
         estimators.returns_to_go

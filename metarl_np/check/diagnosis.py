@@ -32,7 +32,6 @@ from metarl_np.check.explanations import (
     alternatives,
     fit,
     listed,
-    readings,
 )
 from metarl_np.check.records import RecordedEpisodes
 
@@ -320,7 +319,7 @@ def diagnose(
 
 def _diagnosis(search):
     """The Diagnosis of the reading of the least cost of all that fits."""
-    fits = [x for trial in search.fits() for x in readings(search.data, trial)]
+    fits = [x for trial in search.fits() for x in trial.renamed()]
     best = min(fits, key=lambda x: x.cost)
     e = best.e
     alike = [x.e for x in fits if x.e.forward == e.forward]
@@ -397,7 +396,7 @@ def _paragraph(d):
 def _none(search):
     """The Diagnosis where nothing fits: what comes nearest."""
     nearest = search.nearest()[0]
-    best = min(readings(search.data, nearest), key=lambda x: x.cost)
+    best = min(nearest.renamed(), key=lambda x: x.cost)
     e = best.e
     text = (
         f"None of the {search.tried} explanations tried fits. The nearest by direction is "

@@ -181,14 +181,18 @@ def distinct_averages(records):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A trial that fits, with one of the names that its averages may have in these data."""
+class Trial:
+    """An explanation, and how well it fits the data."""
 
     data: object
     e: Explanation
-    factor: float  # gradient = factor × the estimate
+    c: tuple  # the gradient is Σ c x, x being the columns of the explanation
     error: float
-    coefficients: tuple  # of the score, where they are fitted
+
+    @property
+    def factor(self):
+        """The gradient is factor × the estimate."""
+        return float(self.c[0])
 
     @property
     def term(self):
@@ -229,29 +233,21 @@ class Reading:
         order = e.advantages, ESTIMATORS.index(e.estimator), not e.discounted
         return sum(row.cost for row, _ in self.found), *order
 
+    def renamed(self):
+        """The same with all names that the averages may have in these data.
 
-def readings(data, trial):
-    """The Readings of a trial: its averages may be called by all names that fit these data.
-
-    Where the weights of two averages are in proportion their ratio goes into the factor, or the
-    step size.
-    """
-    e = trial.e
-    query = [data.records[e.query]]
-    support = [data.records[j] for j in e.data] or query
-    for average, inner in product(AVERAGES, AVERAGE_SAYS):
-        outside = average_ratio(query, e.average, average)
-        inside = average_ratio(support, e.inner_average, inner)
-        if outside and inside:
-            named = replace(
-                e,
-                average=average,
-                inner_average=inner,
-                scale=e.scale * inside,
-                weight_decay=e.weight_decay / inside,
-            )
-            factor = float(trial.c[0] * outside)
-            yield Reading(data, named, factor, trial.error, tuple(c / factor for c in trial.c[1:]))
+        Where the weights of two are in proportion their ratio goes into the factor or step size.
+        """
+        e = self.e
+        query = [self.data.records[e.query]]
+        support = [self.data.records[j] for j in e.data] or query
+        for average, inner in product(AVERAGES, AVERAGE_SAYS):
+            outside = average_ratio(query, e.average, average)
+            inside = average_ratio(support, e.inner_average, inner)
+            if outside and inside:
+                named = replace(e, average=average, inner_average=inner, scale=e.scale * inside)
+                named = replace(named, weight_decay=e.weight_decay / inside)
+                yield replace(self, e=named, c=(self.c[0] * outside, *self.c[1:]))
 
 
 def listed(numbers, form="{}"):
@@ -292,11 +288,11 @@ def _are_rewards(x):
 
 def _coefficients(x):
     """The fitted factors of the score, and those that it should have."""
-    numbers = listed(x.coefficients, "{:.3g}")
+    numbers = listed([c / x.factor for c in x.c[1:]], "{:.3g}")
     of = "the mean of the log-likelihoods" if "means" in x.e.score else "the log-likelihood"
     centred = listed(centred_returns(x.data.query_returns()), "{:.3g}")
     right = f"{numbers} per task of {of}, where J - c, {centred}, belongs"
-    return x.coefficients and right
+    return numbers and right
 
 
 def _other_log_probs(x):
@@ -313,7 +309,7 @@ def _other_log_probs(x):
 class Variation:
     """A row: a way to leave the usual corner."""
 
-    fact: object  # a function: Reading → what is found, or nothing
+    fact: object  # a function: Trial → what is found, or nothing
     clause: str = ""  # what is said of that
     cost: float = 0.0
     near: object = lambda data, e: ()  # Data and an Explanation → those with one more variation
@@ -555,15 +551,6 @@ def fit(target, *columns):
         return c / unit * size, float(error)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """An explanation and how well it fits."""
-
-    e: Explanation
-    c: tuple  # the target is Σ c x, x being the columns
-    error: float
-
-
 class Search:
     """Explanations, tried one after the other up to a limit.
 
@@ -611,19 +598,21 @@ class Search:
         for i in usual:
             yield self.plain(i), ""
         nearest = dict.fromkeys(trial.e.advantages for trial in self.nearest())
-        first, *others = dict.fromkeys([*usual[:2], *list(nearest)[:2]])
-        plausible = [e for i in (first, *others) for e in self.plain(i)]
+        some = dict.fromkeys([*usual[:2], *list(nearest)[:2]])
+        plausible = [e for i in some for e in self.plain(i)]
+        corner = list(self.plain(usual[0]))
         cheap = [row for row in VARIATIONS if row.cost <= 1]
         for row in cheap:
-            yield self.varied(row, self.plain(first))
+            yield self.varied(row, corner)
         mistakes = [row for row in cheap if row.clause]
         for one, other in combinations(mistakes, 2):
-            yield self.varied(other, self.varied(one, self.plain(first))[0])
+            yield self.varied(other, self.varied(one, corner)[0])
         for row in VARIATIONS:
             yield self.varied(row, plausible)
-        near = [trial.e for trial in self.nearest() if len(trial.c) == 1]
+        near = self.nearest()
+        simple = [trial for trial in near if len(trial.c) == 1]  # where nothing else is fitted
         for row in VARIATIONS:
-            yield self.varied(row, near[:10])
+            yield self.varied(row, [trial.e for trial in (*simple[:10], *near[:10])])
 
     def plain(self, advantages):
         """Explanations that do the same inside and outside, in steps that all act."""
@@ -665,7 +654,7 @@ class Search:
         """The trial of an explanation."""
         self.tried += 1
         c, error = fit(self.target, *self._columns(e))
-        return Trial(e, tuple(c), error)
+        return Trial(self.data, e, tuple(c), error)
 
     def _columns(self, e):
         """What the target is a sum of; infinite where θ runs away."""
@@ -681,15 +670,15 @@ class Search:
             if self.full or not self.tolerance / 100 < trial.error < np.inf:
                 break
             x = getattr(trial.e, field)
-            width = 1e-4 * (1 + abs(x))
-            low = self._columns(replace(trial.e, **{field: x - width}))[0]
-            high = self._columns(replace(trial.e, **{field: x + width}))[0]
-            slope = (high - low) / (2 * width)
-            c, _ = fit(self.target, *self._columns(trial.e), slope)
-            if c[0] == 0 or c[-1] == 0:
+            width = 1e-6 * (1 + abs(x))
+            (now, *_), (after, *_) = (
+                self._columns(replace(trial.e, **{field: y})) for y in (x, x + width)
+            )
+            (times, change), _ = fit(self.target, now, (after - now) / width)
+            if times == 0:
                 break
-            new = self.trial(replace(trial.e, **{field: float(x + c[-1] / c[0])}))
-            if new.error > max(0.7 * trial.error, self.tolerance):
+            new = self.trial(replace(trial.e, **{field: float(x + change / times)}))
+            if new.error > 0.7 * trial.error:
                 break
-            trial = min(trial, new, key=lambda trial: trial.error)
+            trial = new
         self.trials[trial.e] = trial
