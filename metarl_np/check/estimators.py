@@ -199,11 +199,20 @@ IDLE = "idle"  # it has no effect
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a code may do: one point of the space that `diagnosis` searches."""
+    """What a code may do: one point of the space that `diagnosis` searches.
+
+    The variants of dice: its baseline is G less the advantages, or G with V(s_T) less them
+    ("bootstrapped"); or the advantages stand in the product instead ("inside"), whose sum perhaps
+    takes the last step for the one before the first ("wraps").
+
+    The score of the inner data, ∇log p, is multiplied with the query's mean return J less that of
+    the other tasks ("+score"), or J ("+raw"), or it is that of step 0 only ("+first"). Or it has
+    any factor for each task ("+fitted"), be it the log-likelihood's or that of the mean over all
+    steps ("+fitted means").
+    """
 
     estimator: str = "naive"
-    variant: str = ""  # of dice: is its baseline G with V(s_T) less the advantages ("bootstrapped")
-    # and not G less them; or do the advantages stand "inside" the product; or does that "wrap", too
+    variant: str = ""
     advantages: int = 0  # which of the alternatives, in the support sets
     query_advantages: int = 0
     average: str = "episodes"  # of the query
@@ -212,10 +221,8 @@ class Explanation:
     inner_discounted: bool = True
     steps: tuple = ()  # ACTS, DETACHED or IDLE, for each inner step
     data: tuple = ()  # which data set each inner step takes
-    query: int = -1  # which is the query
-    score: str = ""  # what the score of the inner data, ∇log p, is multiplied with: "+score", the
-    # query's mean return J less that of the other tasks; "+raw", J; "+first", as "+score" but for
-    # step 0 only; "+fitted", any number for each task; "+fitted means", of means over the steps
+    query: int = -1  # which data set is the query
+    score: str = ""  # is it added, and how
     scale: float = 1.0  # of the step size; negative where the inner steps descend
     momentum: float = 0.0
     weight_decay: float = 0.0
