@@ -819,17 +819,18 @@ EXEMPT_REASONS = {
     "a record that a function returns or takes": """
         advantages.AdvantagesExplanation inputs.Column
         inputs.InputsExplanation inputs.ClippedExplanation
-        diagnosis.Verdict diagnosis.Diagnosis diagnosis.Step explanations.Alternative
-        explanations.Trial
+        diagnosis.Verdict diagnosis.Diagnosis diagnosis.Step estimators.Alternative
+        explanations.Trial explanations.Variation
         estimators.Explanation records.RecordedEpisodes maml.Adaptation maml.Iteration
         rl2_training.RecurrentIteration alias.SamplingTables reinforce.RecordedSteps ppo.PPOData
         trpo.TRPOData beliefs.Counts beliefs.Transitions strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
-        explanations.Search explanations.Space explanations.alternatives explanations.fit
-        explanations.distinct_averages explanations.oddities estimators.forward
-        estimators.require_records estimators.LinearSteps estimators.OwnSteps
-        estimators.Data estimators.average_weights
+        explanations.Search explanations.alternatives explanations.fit
+        explanations.distinct_averages explanations.listed
+        estimators.require_records estimators.is_own estimators.steps_of estimators.LinearSteps
+        estimators.OwnSteps estimators.Data estimators.average_weights estimators.average_ratio
+        estimators.returns_to_go
         estimators.decayed_sum estimators.bootstrapped_returns mdp.per_state mdp.rounding
         mdp.for_each_task surrogates.stop surrogates.magic_box policies.sum_last
         policies.log_softmax policies.entropy returns.discounts returns.discounted_return

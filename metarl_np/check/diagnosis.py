@@ -10,7 +10,6 @@ from (b); and the score of the inner data is the gradient of their log-probabili
 """
 
 from dataclasses import dataclass, replace
-from itertools import product
 from statistics import NormalDist
 
 import numpy as np
@@ -18,30 +17,30 @@ import numpy as np
 from metarl_np.arguments import require, require_array, validate
 from metarl_np.check.advantages import explain_advantages
 from metarl_np.check.estimators import (
+    ACTS,
+    AVERAGES,
+    IDLE,
     Data,
-    LinearSteps,
-    OwnSteps,
-    average_weights,
-    forward,
+    average_ratio,
+    is_own,
     require_records,
+    steps_of,
 )
 from metarl_np.check.explanations import (
+    AVERAGE_SAYS,
     Search,
     alternatives,
-    distinct_averages,
     fit,
-    oddities,
+    listed,
 )
 from metarl_np.check.records import RecordedEpisodes
-from metarl_np.learner.policies import LinearPolicy, SoftmaxPolicy
-from metarl_np.learner.reinforce import ESTIMATORS
-from metarl_np.meta.maml import centred_returns
 
 # Verdicts are printed on any console: their texts keep to the characters of code page 1252, which
 # has no Greek letters, no subscripts and no minus sign of its own.
 STORED = {np.dtype(np.float16): 4e-3, np.dtype(np.float32): 1e-4}  # how far a right one may be off
 SINGLE = float(np.finfo(np.float32).eps)
 NEGLIGIBLE = 1e-9  # a candidate so much smaller than the largest is zero but for rounding
+NO_STEP = "policy gradient"
 MEANING = {
     "first_order": "first-order MAML: it differentiates nothing of the inner step, and lacks H1, "
     "H2 and H12",
@@ -57,7 +56,7 @@ MEANING = {
     "lvc+score": "it counts a part of the score twice: lvc already contains it",
     "dice+score": "it counts a part of the score twice: dice already contains it",
     "loaded_dice+score": "it counts a part of the score twice: loaded_dice already contains it",
-    "policy gradient": "the gradient of J, with no inner step",
+    NO_STEP: "the gradient of J, with no inner step",
     "(a)": "the exact gradient after an inner step with the exact gradient of J",
     "(b)": "the exact gradient of what is trained, the expectation of J after an inner step on "
     "sampled data",
@@ -91,8 +90,12 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     without components and on what is not finite.
     """
     tolerance, confidence = validate(tolerance=tolerance, confidence=confidence)
-    gradient, known, rounding = _comparable(gradient, candidates)
-    tolerance = max(tolerance, rounding)
+    gradient = require_array("gradient", gradient)
+    known = _candidates(candidates, gradient)
+    of_types = [STORED.get(x.dtype, 0.0) for x in known.values()]
+    tolerance = max(tolerance, _rounding(gradient), *of_types)
+    gradient = gradient.astype(float)
+    known = {name: x.astype(float) for name, x in known.items()}
     first_names = {id(x): name for name, x in reversed(candidates.items())}
     distinct = [name for name in known if first_names[id(candidates[name])] == name]
 
@@ -101,7 +104,9 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
     unit = {name: max(x, floor) for name, x in size.items()}
     limit = tolerance
     if standard_error is not None:
-        error = _standard_error(standard_error, gradient.shape)
+        error = require_array("standard_error", standard_error, (), gradient.shape)
+        good = (error >= 0) & np.isfinite(error)
+        require(good.all(), "standard_error", "negative or not finite")
         # A standard error is not taken to be below rounding.
         unit = {name: np.maximum(error, tolerance * x) for name, x in unit.items()}
         limit = -NormalDist().inv_cdf((1 - confidence) / (2 * gradient.size))
@@ -113,39 +118,30 @@ def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None,
         first = f"At {100 * confidence:.16g}% confidence ({about}) this mean"
         text = _text_of_mean(first, names, distinct, errors)
     elif names:
-        text = _text(names, errors)
+        found = [_named(name, f" (off by {_off(errors[name])})") for name in names]
+        coincide = "These coincide here, and it is each of them:"
+        text = "\n  ".join([coincide, *found]) if found[1:] else f"This is {found[0]}."
     else:
         told = {name: known[name] for name in distinct}
         text = _text_of_none(gradient, told, errors, tolerance)
     return Verdict(names, errors, text)
 
 
-def _comparable(gradient, candidates):
-    """The gradient and the candidates as float64, and how far rounding may put them apart."""
+def _candidates(candidates, gradient):
+    """{name: array}; raises ValueError where these and the gradient cannot be compared."""
     some = isinstance(candidates, dict) and candidates
     require(some, "candidates", f"expected a dictionary, not empty, got {candidates!r:.99}")
-    for name in candidates:
-        require(isinstance(name, str), "candidates", f"{name!r:.99} is no name: expected strings")
-    given = {name: require_array(f"candidates, {name}", x) for name, x in candidates.items()}
-    gradient = require_array("gradient", gradient)
     require(gradient.size, "gradient", f"it has no components: shape {gradient.shape}")
-    rounding = max(_rounding(gradient), *map(_rounding_of_type, given.values()))
-    gradient = gradient.astype(float)
-    known = {name: x.astype(float) for name, x in given.items()}
     require(np.isfinite(gradient).all(), "gradient", "not finite")
-    for name, x in known.items():
+    known = {}
+    for name, x in candidates.items():
+        require(isinstance(name, str), "candidates", f"{name!r:.99} is no name: expected strings")
+        x = require_array(f"candidates, {name}", x)
         other = f"shape {gradient.shape}, where {name} has {x.shape}"
         require(x.shape == gradient.shape, "gradient", other)
         require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
-    return gradient, known, rounding
-
-
-def _standard_error(error, shape):
-    """A standard error as an array, of that shape or one number."""
-    error = require_array("standard_error", error, (), shape)
-    good = (error >= 0) & np.isfinite(error)
-    require(good.all(), "standard_error", "negative or not finite")
-    return error
+        known[name] = x
+    return known
 
 
 def _rounding(gradient):
@@ -157,11 +153,7 @@ def _rounding(gradient):
     with np.errstate(over="ignore"):
         single = gradient.astype(np.float32)
     hidden = gradient.dtype != single.dtype and (single == gradient).all()
-    return max(_rounding_of_type(gradient), STORED[single.dtype] if hidden else 0.0)
-
-
-def _rounding_of_type(x):
-    return STORED.get(x.dtype, 0.0)
+    return STORED.get(single.dtype if hidden else gradient.dtype, 0.0)
 
 
 def _largest_ratio(difference, unit):
@@ -182,36 +174,27 @@ def _off(error):
     return f"{size} of its largest component"
 
 
-def _text(names, errors):
-    """The verdict on a gradient that is equal to candidates."""
-    found = [_named(name, f" (off by {_off(errors[name])})") for name in names]
-    if len(found) == 1:
-        return f"This is {found[0]}."
-    return "\n  ".join(["These coincide here, and it is each of them:", *found])
-
-
 def _text_of_none(gradient, candidates, errors, tolerance):
     """The verdict on a gradient that is equal to no candidate: is it a multiple of one?"""
     if not gradient.any():
         return "This gradient is zero everywhere, and no candidate is: does the loss reach theta?"
-    fits = {name: fit(gradient, x) for name, x in candidates.items()}
-    factors = {name: c[0] for name, (c, error) in fits.items() if error <= tolerance}
-    multiples = [_times(c, name) for name, c in factors.items() if c and abs(c - 1) > 1e-3]
+    multiples = []
+    for name, x in candidates.items():
+        (times,), error = fit(gradient, x)
+        if error <= tolerance and times and abs(times - 1) > 1e-3:
+            multiples.append(_times(times, name))
     if multiples:
         return "\n".join(multiples)
     nearest = min(candidates, key=errors.get)
     if errors[nearest] == np.inf:
         return f"This is none of the candidates: {nearest} is zero everywhere, the gradient is not."
-    lines = [
+    close = f"That is more than the tolerance, {tolerance:.1g}: is it rounding?\n  "
+    return (
         f"This is none of the candidates. The nearest is {nearest}, off by {_off(errors[nearest])}."
-    ]
-    if errors[nearest] < 1e-3:
-        lines.append(f"That is more than the tolerance, {tolerance:.1g}: is it rounding?")
-    lines.append(
+        f"\n  {close if errors[nearest] < 1e-3 else ''}"
         "They keep gamma^t and have the step size and the baseline that they were made with, by "
         "default leave-one-out: is one of these different in your code?"
     )
-    return "\n  ".join(lines)
 
 
 def _times(times, name):
@@ -237,31 +220,6 @@ def _text_of_mean(first, names, distinct, errors):
 
 
 # ---- what a code does, found by trying explanations
-
-# what a factor may be, beside 1: powers of N tasks, K episodes of a task, T steps of an episode
-TERMS = {
-    "": (0, 0, 0),
-    "N: summed over tasks": (1, 0, 0),
-    "1/N: divided by the tasks twice": (-1, 0, 0),
-    "T, the steps of an episode": (0, 0, 1),
-    "1/T, T being the steps of an episode": (0, 0, -1),
-    "K, the episodes of a task": (0, 1, 0),
-    "1/K, K being the episodes of a task": (0, -1, 0),
-    "K T, the steps of a task": (0, 1, 1),
-    "1/(K T), K T being the steps of a task": (0, -1, -1),
-    "N K T, all steps": (1, 1, 1),
-    "N K, all episodes": (1, 1, 0),
-    "N T": (1, 0, 1),
-    "N/T": (1, 0, -1),
-    "N/(K T)": (1, -1, -1),
-}
-AVERAGE_SAYS = {
-    "episodes": "the mean over episodes of sums over time",
-    "steps": "the mean over all steps of a task",
-    "lengths": "the mean over episodes, each divided by its length",
-    "sum": "the sum over all steps",
-    "padding": "the mean over all steps and the padding as well",
-}
 
 
 @dataclass(frozen=True)
@@ -342,21 +300,16 @@ def diagnose(
     require(gradient.size == flat.size, "gradient", same)
     require(gradient.any(), "gradient", "zero everywhere: does the loss reach theta?")
     named = require_records(support, query)
-    records = list(named.values())
-    n_tasks = query.mask.shape[1]
-    for name, r in named.items():
-        tasks = r.mask.shape[1]
-        require(tasks == n_tasks, name, f"{tasks} tasks, where query has {n_tasks}")
-    steps = _steps_of(policy, theta, named)
-    thetas = np.repeat(flat[None].astype(float), n_tasks, 0)
-    for j, r in enumerate(records):
+    steps, thetas = steps_of(policy, flat if is_own(policy) else theta, named)
+    for j, r in enumerate(named.values()):
         steps.gradient(j, thetas, r.mask * 1.0)  # raises where the user's functions do not fit
     if tolerance is None:
-        terms = sum(r.mask.sum() for r in records)
+        terms = sum(r.mask.sum() for r in named.values())
         is_single = _rounding(gradient) > 0
         tolerance = SINGLE * (40 + 4 * terms**0.5) if is_single else 1e-6
-    data = Data(steps, thetas, records, alternatives(records, discount), step_size, discount)
-    search = Search(gradient.astype(float), data, tolerance, max_explanations)
+    usual = alternatives([*named.values()], discount)
+    data = Data(steps, thetas, named, usual, step_size, discount)
+    search = Search(gradient.astype(float), data, data.columns, tolerance, max_explanations)
     search.run()
     return _diagnosis(search) if search.fits() else _none(search)
 
@@ -364,270 +317,29 @@ def diagnose(
 # ---- what is said of an explanation that fits
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A trial that fits, read in the way that makes its factor plainest."""
-
-    data: Data
-    trial: object
-    names: tuple  # the averages that the query's may be called
-    inner_names: tuple
-    factor: float  # with this average
-    term: str  # one of TERMS; None if it is none of them
-
-    @property
-    def e(self):
-        """The explanation."""
-        return self.trial.explanation
-
-
-def _reading(data, trial):
-    """The _Reading of a trial: of the outer averages the one that has a plain factor."""
-    e = trial.explanation
-    query = data.records[e.data[-1]]
-    real = query.mask.any(0)
-    reference = average_weights(query, e.average)[real]
-    found = []
-    for first, names in distinct_averages([query]).items():
-        ratio = reference / average_weights(query, first)[real]
-        if np.allclose(ratio, ratio[0], rtol=1e-10):
-            factor = trial.factor * ratio[0]
-            rank, term = _term(query, factor, trial.error)
-            order = (rank > 1, e.inner_average not in names, rank)
-            found.append((order, names, factor, term))
-    _, names, factor, term = min(found, key=lambda row: row[0])
-    inner = distinct_averages([data.records[j] for j in e.data[:-1]] or [query])
-    same = [group for group in inner.values() if e.inner_average in group]
-    inner_names = same[0] if same else (e.inner_average,)
-    return _Reading(data, trial, names, inner_names, factor, term)
-
-
-def _term(query, factor, error):
-    """(rank, name) of a factor among TERMS."""
-    n, k = query.mask.shape[1:]
-    t = query.mask.sum(0).mean()
-    tolerance = min(max(3 * error, 1e-6), 0.01)
-    for rank, (name, (in_n, in_k, in_t)) in enumerate(TERMS.items()):
-        term = float(n) ** in_n * float(k) ** in_k * t**in_t
-        if np.isclose(abs(factor), term, rtol=tolerance):
-            return rank, name
-    return len(TERMS), None
-
-
-def _oddity(x):
-    """How much is unusual: of what fits the least unusual is believed."""
-    e = x.e
-    numbers = (e.scale not in (1, -1), e.momentum, e.weight_decay, e.lam != 1)
-    others = (e.inside, e.inner_average == "padding", "+fitted" in e.score, _moved(x))
-    odd = (
-        oddities(e, x.names)
-        + 2 * any((*numbers, *others, e.data[-1] != len(e.acts)))
-        + (x.term is None)
-        + 0.5 * bool(x.term)
-        + 0.5 * bool(e.score)
-        + 0.25 * (e.advantages > 0)
-        + 0.25 * (e.query_advantages != e.advantages)
-    )
-    return odd, e.advantages, ESTIMATORS.index(e.estimator), not e.discounted
-
-
-def _listed(numbers, form="{}"):
-    return ", ".join(form.format(x) for x in numbers)
-
-
-def _idle(x):
-    """The inner steps that have no effect, if others have."""
-    idle = _listed(i for i, acts in enumerate(x.e.acts) if not acts)
-    return any(x.e.acts) and idle
-
-
-def _cut(x):
-    """The inner steps that are not differentiated through, if others are."""
-    pairs = enumerate(zip(x.e.acts, x.e.differentiated))
-    cut = _listed(i for i, (acts, through) in pairs if acts and not through)
-    return any(x.e.differentiated) and cut
-
-
-def _dropped(x):
-    """Where γᵗ is dropped."""
-    where = {
-        (True, False): "in the inner steps only",
-        (False, True): "in the query only",
-        (False, False): "inside and outside",
-    }
-    return where.get((x.e.discounted, x.e.inner_discounted))
-
-
-def _averages(x):
-    """Both averages, where they differ."""
-    differ = any(x.e.acts) and not set(x.inner_names) & set(x.names)
-    both = AVERAGE_SAYS[x.inner_names[0]], AVERAGE_SAYS[x.names[0]]
-    return differ and "the inner loss is {}, the outer one {}".format(*both)
-
-
-def _moved(x):
-    """Which steps take another's data."""
-    taken = enumerate(x.e.data[:-1])
-    return ", ".join(f"step {i} takes the data set {j}" for i, j in taken if i != j)
-
-
-def _two_advantages(x):
-    """The advantages inside and outside, where they differ."""
-    inside = x.data.alternatives[x.e.advantages].sentence
-    outside = x.data.alternatives[x.e.query_advantages].sentence
-    return inside != outside and f"inside are {inside}, those of the query {outside}"
-
-
-def _what_is_inside(x):
-    """What stands in DiCE's product: "rewards", but for what is bootstrapped, or "advantages"."""
-    record = x.data.records[-1]
-    a = x.data.alternatives[x.e.query_advantages].of_record(record)
-    followed = record.mask[1:]
-    same = np.allclose(a[:-1][followed], record.rewards[:-1][followed])
-    return x.e.inside and ("rewards" if same else "advantages")
-
-
-def _coefficients(x):
-    """The fitted factors of the score, and those that it should have."""
-    scale = x.trial.factor / x.factor
-    numbers = _listed((scale * c for c in x.trial.coefficients), "{:.3g}")
-    of = "the mean of the log-likelihoods" if "means" in x.e.score else "the log-likelihood"
-    centred = _listed(x.data.query_returns(centred_returns), "{:.3g}")
-    right = f"{numbers} per task of {of}, where J - c, {centred}, belongs"
-    return x.trial.coefficients and right
-
-
-def _other_log_probs(x):
-    """The data sets whose log-probabilities are not those of the path, and how far they are off."""
-    thetas = x.data.path(x.e)
-    found = []
-    for j, record in enumerate(x.data.records):
-        if record.log_probs is not None and x.data.steps.log_probs is not None:
-            off = abs(x.data.steps.log_probs(j, thetas[j]) - record.log_probs)
-            most = off[record.mask].max(initial=0.0)
-            name = f"support[{j}]" if j < len(x.e.acts) else "query"
-            if most > 1e-4:
-                found.append(f"{name} are not those of the path, but off by up to {most:.2g}")
-    return ", and of ".join(found)
-
-
-# (what is found, or nothing; the clause that says it)
-FINDINGS = [
-    (lambda x: x.factor < 0, "the sign is that of a loss, which is minimised: a convention"),
-    (lambda x: x.term, "the factor is {}: harmless but for the size of the outer step"),
-    (
-        lambda x: x.term is None and f"{x.factor:.4g}",
-        "the factor {} has no name: is a number multiplied with the loss?",
-    ),
-    (
-        _dropped,
-        "gamma^t is dropped {}: as most public code does; what comes of it is the gradient of "
-        "nothing in particular",
-    ),
-    (
-        _averages,
-        "{}: harmless, but the inner step size then means another thing than it seems to",
-    ),
-    (
-        lambda x: x.e.acts and not any(x.e.acts),
-        "no inner step has an effect: a mistake, this is the policy gradient",
-    ),
-    (_idle, "inner step {} has no effect: a mistake"),
-    (
-        _cut,
-        "inner step {} is not differentiated through: a mistake, unless first-order MAML was meant "
-        "for all steps",
-    ),
-    (lambda x: x.e.scale < 0, "the inner steps descend: a mistake, their sign is wrong"),
-    (_two_advantages, "the advantages {}: are both meant?"),
-    (
-        lambda x: x.e.data[-1] != len(x.e.acts) and f"{x.e.data[-1]}",
-        "the query is the support set of step {}: a mistake, as adapted parameters are to be "
-        "judged by new data that they sampled",
-    ),
-    (
-        _moved,
-        "{}: a mistake, as each step needs new data, of the parameters adapted up to there",
-    ),
-    (
-        lambda x: x.e.inner_average == "padding",
-        "the inner mean is over the padding as well: a mistake unless all episodes are as long, as "
-        "the step size then depends on the padding",
-    ),
-    (
-        lambda x: _what_is_inside(x) == "rewards",
-        "the rewards stand inside DiCE's product, without a baseline: right, but noisy",
-    ),
-    (
-        lambda x: _what_is_inside(x) == "advantages",
-        "the advantages stand inside DiCE's product, where a baseline biases even the first "
-        "derivative: a mistake; the rewards belong there, and the baseline b outside, as "
-        "(1 - box) b",
-    ),
-    (
-        lambda x: x.e.wraps,
-        "index -1 wraps around to the last step: a mistake, the sum begins at 0",
-    ),
-    (
-        lambda x: x.e.lam != 1 and f"{x.e.lam:.4g}",
-        "lambda is {0}, the product decays with {0}: a convention, between bias and variance",
-    ),
-    (
-        lambda x: abs(x.e.scale) != 1
-        and f"{x.e.scale * x.data.step_size:.6g}, not {x.data.step_size:.6g}",
-        "the inner step size is {}: is it the outer one?",
-    ),
-    (
-        lambda x: x.e.momentum and f"{x.e.momentum:.4g}",
-        "the inner steps have a momentum of {}, which is differentiated through: a convention, but "
-        "MAML's step is plain gradient ascent",
-    ),
-    (
-        lambda x: x.e.weight_decay and f"{x.e.weight_decay:.4g}",
-        "the inner steps have a weight decay of {}: a convention, but MAML's step is plain "
-        "gradient ascent",
-    ),
-    (
-        lambda x: x.e.score == "+raw",
-        "the score's factor is J, without the other tasks' mean: right, but noisier",
-    ),
-    (
-        lambda x: x.e.score == "+first",
-        "the score is that of the first inner step only: a mistake, as the data of later steps "
-        "depend on theta as well",
-    ),
-    (
-        _coefficients,
-        "it has a score term with the coefficients {}: a mistake; the score is a sum over all "
-        "episodes and steps, and its factor is the task's mean return less that of the others",
-    ),
-    (
-        _other_log_probs,
-        "the log_probs of {}, the path being the parameters that these inner steps lead to: the "
-        "data come from other parameters than the loss differentiates; explain_step says which",
-    ),
-]
-
-
 def _diagnosis(search):
-    """The Diagnosis of the least odd of all that fits."""
-    readings = [_reading(search.data, trial) for trial in search.fits()]
-    best = min(readings, key=_oddity)
+    """The Diagnosis of the reading of the least cost of all that fits."""
+    fits = [x for trial in search.fits() for x in trial.renamed()]
+    best = min(fits, key=lambda x: x.cost)
     e = best.e
+    alike = [x.e for x in fits if x.e.forward == e.forward]
+    names = [x.estimator + "+score" * bool(x.score) for x in alike]
+    averages = [x.e for x in fits if _coincide(x, best)]
+    acting = tuple(i for i, does in enumerate(e.steps) if does != IDLE)
+    differentiated = tuple(i for i, does in enumerate(e.steps) if does == ACTS)
     errors = [trial.error for trial in search.trials.values()]
-    facts = [(clause, what(best)) for what, clause in FINDINGS]
     diagnosis = Diagnosis(
-        estimators=_coinciding(readings, e),
+        estimators=tuple(name for name in MEANING if name in names) if acting else (NO_STEP,),
         factor=best.factor,
-        average=_one_or_all(best.names),
-        inner_average=_one_or_all(best.inner_names),
+        average=_one_or_all(x.average for x in averages),
+        inner_average=_one_or_all(x.inner_average for x in averages),
         discounted=e.discounted,
         inner_discounted=e.inner_discounted,
-        steps=tuple(i for i, acts in enumerate(e.acts) if acts),
-        differentiated=tuple(i for i, through in enumerate(e.differentiated) if through),
+        steps=acting,
+        differentiated=() if e.estimator == "first_order" else differentiated,
         advantages=_of_advantages(search.data, e),
-        findings=tuple(clause.format(fact) for clause, fact in facts if fact),
-        error=best.trial.error,
+        findings=tuple(row.clause.format(fact) for row, fact in best.found if row.clause),
+        error=best.error,
         runner_up=min((x for x in errors if x > search.tolerance), default=np.inf),
         tried=search.tried,
         text="",
@@ -635,18 +347,17 @@ def _diagnosis(search):
     return replace(diagnosis, text=_paragraph(diagnosis))
 
 
-def _coinciding(readings, e):
-    """The names of the estimators that fit and are otherwise alike."""
-    if not any(e.acts):
-        return ("policy gradient",)
-    same = [x.e for x in readings if forward(x.e) == forward(e)]
-    found = {other.estimator + "+score" * bool(other.score) for other in same}
-    order = [name + score for score in ("", "+score") for name in ESTIMATORS]
-    return tuple(name for name in order if name in found)
+def _coincide(x, best):
+    """Is a reading as good as the best, and only its averages have other names?"""
+    named = replace(x.e, average=best.e.average, inner_average=best.e.inner_average)
+    same = named == best.e and np.isclose(x.factor, best.factor)
+    return same and x.cost[0] == best.cost[0]
 
 
 def _one_or_all(names):
-    return names[0] if len(names) == 1 else tuple(names)
+    """A name, or those that coincide."""
+    names = tuple(dict.fromkeys(names))
+    return names[0] if len(names) == 1 else names
 
 
 def _kept(discounted):
@@ -673,7 +384,7 @@ def _paragraph(d):
         mean += f" ({' and '.join(averages)} coincide in these data)"
     lines = [
         f"This is {said}.",
-        f"Steps that act: {_listed(d.steps) or 'none'}. It is {mean}, with gamma^t "
+        f"Steps that act: {listed(d.steps) or 'none'}. It is {mean}, with gamma^t "
         f"{_kept(d.discounted)}. Advantages: {d.advantages.rstrip('.')}.",
         *(f"- {finding}." for finding in d.findings),
         f"It agrees to {d.error:.1e}; the next is {d.runner_up:.1%} off ({d.tried} explanations "
@@ -685,12 +396,12 @@ def _paragraph(d):
 def _none(search):
     """The Diagnosis where nothing fits: what comes nearest."""
     nearest = search.nearest()[0]
-    best = _reading(search.data, nearest)
+    best = min(nearest.renamed(), key=lambda x: x.cost)
     e = best.e
     text = (
         f"None of the {search.tried} explanations tried fits. The nearest by direction is "
         f"{best.factor:.4g} x {e.estimator}{e.score}, {nearest.error:.1%} off, with the "
-        f"{'/'.join(best.names)} average, gamma^t {_kept(e.discounted)} and "
+        f"{e.average} average, gamma^t {_kept(e.discounted)} and "
         f"advantages: {search.data.alternatives[e.query_advantages].sentence}. Tried were all "
         "estimators, averages, gamma^t, steps and signs, and one more unknown."
     )
@@ -738,95 +449,83 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     require(isinstance(record, RecordedEpisodes), "record", f"no `record`: {record!r:.99}")
     by_log_probs = isinstance(adapted, RecordedEpisodes)
     named = {"record": record} | ({"adapted": adapted} if by_log_probs else {})
-    one = _of_one_task(theta, policy)
-    steps = _steps_of(policy, one, named)
-    start = _per_task("theta", theta, record.mask.shape[1], one.size)
-    if by_log_probs:
-        known = adapted.log_probs is not None and steps.log_probs is not None
-        require(known, "adapted", "a record without log_probs, or a policy that gives none")
-        move = adapted.log_probs - steps.log_probs(1, start) * adapted.mask
-        rounding = 0.0
-    else:
-        move = _per_task("adapted", adapted, len(start), one.size) - start
-        rounding = 1e-7 * abs(start).max()
-    if abs(move).max() <= rounding + 1e-12:
+    flat = _flat("theta", theta)
+    per_task = isinstance(theta, np.ndarray) and theta.ndim == 2
+    steps, start = steps_of(policy, flat if is_own(policy) and not per_task else theta, named)
+    measured = _by_log_probs if by_log_probs else _by_parameters
+    move, columns_of = measured(steps, start, adapted)
+    if abs(move).max() <= 1e-7 * abs(start).max() + 1e-12:
         return Step(0.0, None, None, "unknown", 0.0, 0.0, 1, NO_EFFECT)
-    data = Data(steps, start, [record], alternatives([record], discount), 1.0, discount)
+    data = Data(steps, start, {"record": record}, alternatives([record], discount), 1.0, discount)
 
-    def fits(g):
-        """(coefficients, error) of the move along g, and of that with a weight decay."""
-        if by_log_probs:
-            return [_step_to_log_probs(steps, start, g, move, adapted)]
-        return [fit(move, g), fit(move, g, start)]
+    def columns(e):
+        _, slope = data.forward(e)
+        return columns_of(slope)
 
-    found = list(_steps_along(data, fits))
-    best = min(found, key=lambda step: _oddity_of_step(step, step_size))
-    return _said_of_step(replace(best, tried=len(found)), step_size)
+    search = Search(move, data, columns, MISFIT)
+    for i in range(len(data.alternatives)):
+        search.try_all(replace(e.forward, query=0) for e in search.plain(i))
+
+    def oddity(step):
+        return step.weight_decay != 0, _is_another(step, step_size), step.step_size < 0
+
+    found = [_step(search, trial) for trial in search.fits() or search.nearest()[:1]]
+    return _said_of_step(min(found, key=oddity), step_size)
 
 
-def _steps_along(data, fits):
-    """A Step for each way to take advantages, to average and to discount, the usual ones first."""
-    averages = distinct_averages(data.records)
-    kept = (True, False) if data.discount != 1 else (True,)
-    options = enumerate(data.alternatives)
-    for (i, alternative), average, discounted in product(options, averages, kept):
-        g = data.steps.gradient(0, data.theta, data.weights(0, i, average, discounted))
-        for (size, *rest), error in fits(g):
-            yield Step(
-                step_size=float(size),
-                average=averages[average],
-                discounted=discounted,
-                advantages=alternative.sentence,
-                weight_decay=float(-rest[0] / size) if rest and size else 0.0,
-                error=error,
-                tried=0,
-                text="",
-            )
+def _by_parameters(steps, start, adapted):
+    """θ' − θ, and a function: the step's gradient → what that is a sum of; θ is, if it decays."""
+    adapted = _flat("adapted", adapted)
+    fits = adapted.size == start.size
+    require(fits, "adapted", f"{adapted.size} numbers, where the tasks have {start.size}")
+    return adapted.reshape(start.shape) - start, lambda g: [g, start]
+
+
+def _by_log_probs(steps, start, adapted):
+    """How log-probabilities moved, and a function: the gradient → how they move per step size."""
+    known = adapted.log_probs is not None and steps.log_probs is not None
+    require(known, "adapted", "a record without log_probs, or a policy that gives none")
+    mask = adapted.mask
+    before = steps.log_probs(1, start)
+    move = (adapted.log_probs - before) * mask
+
+    def columns_of(g):
+        """At the step size that fits best, found by Gauss and Newton's method."""
+        size = 0.0
+        for _ in range(30):
+            here = start + size * g
+            moved = (steps.log_probs(1, here) - before) * mask
+            slope = steps.along(1, here, g) * mask
+            change = ((move - moved) * slope).sum() / max((slope * slope).sum(), 1e-300)
+            size += change
+            if not abs(change) > 1e-12 * abs(size):
+                break
+        return [moved / size]
+
+    return move, columns_of
+
+
+def _step(search, trial):
+    """The Step of a trial, without its text."""
+    data = search.data
+    size, decay = (*trial.c, 0.0)[:2]
+    decays = abs(decay * data.theta).max() > MISFIT * abs(search.target).max()
+    averages = [x for x in AVERAGES if average_ratio(data.records, x, trial.e.average) == 1]
+    return Step(
+        step_size=float(size),
+        average=_one_or_all(averages),
+        discounted=trial.e.discounted,
+        advantages=data.alternatives[trial.e.query_advantages].sentence,
+        weight_decay=float(-decay / size) if decays else 0.0,
+        error=trial.error,
+        tried=search.tried,
+        text="",
+    )
 
 
 def _is_another(step, meant):
     """Is it another step size than the one that was meant, if that is given?"""
     return meant is not None and not np.isclose(abs(step.step_size), meant, rtol=1e-3)
-
-
-def _oddity_of_step(step, meant):
-    """What the best Step has least of; of those that are equal the first is believed."""
-    if step.error > MISFIT:
-        return True, step.error
-    return False, step.weight_decay != 0, _is_another(step, meant), step.step_size < 0
-
-
-def _of_one_task(theta, policy):
-    """θ of one task in the shape that its policy has, where tasks may have one each."""
-    flat = _flat("theta", theta)
-    axes = 2 if _is_own(policy) else 3
-    if not isinstance(theta, (list, tuple)) and np.ndim(theta) == axes:
-        return np.asarray(theta)[0]
-    return flat if _is_own(policy) else require_array("theta", theta)
-
-
-def _per_task(name, x, n_tasks, size):
-    """Parameters (N, P) of those that tasks share, or of each task's."""
-    flat = _flat(name, x).astype(float)
-    fits = flat.size in (size, n_tasks * size)
-    require(fits, name, f"{flat.size} numbers, where {n_tasks} tasks have {size} parameters each")
-    return np.repeat(flat[None], n_tasks, 0) if flat.size == size else flat.reshape(n_tasks, size)
-
-
-def _step_to_log_probs(steps, start, g, move, adapted):
-    """((size,), error): the step along g that leads to the recorded log-probabilities."""
-    size = 0.0
-    with np.errstate(all="ignore"):
-        for _ in range(30):
-            here = start + size * g
-            off = (adapted.log_probs - steps.log_probs(1, here)) * adapted.mask
-            slope = steps.along(1, here, g) * adapted.mask
-            change = (off * slope).sum() / max((slope * slope).sum(), 1e-300)
-            if not np.isfinite(change) or abs(change) <= 1e-12 * abs(size):
-                break
-            size += change
-        error = abs(off).max() / abs(move).max()
-    return (size,), float(np.nan_to_num(error, nan=np.inf))
 
 
 MISFIT = 1e-4  # a step that is so much off, relative to the largest move, is another one
@@ -836,7 +535,7 @@ NO_EFFECT = "The step has no effect: a mistake. Does the optimiser step a copy, 
 def _said_of_step(step, meant):
     """The Step with its text; meant: the step size that it should have, or None."""
     size = step.step_size
-    along = AVERAGE_SAYS[step.average[0]]
+    along = AVERAGE_SAYS[np.atleast_1d(step.average)[0]]
     if step.error > MISFIT:
         text = (
             f"None of the {step.tried} explanations tried leads there; the nearest, {size:.4g} "
@@ -855,7 +554,7 @@ def _said_of_step(step, meant):
         f"It agrees to {step.error:.1e} ({step.tried} explanations tried).": True,
     }
     text = " ".join(sentence for sentence, is_so in sentences.items() if is_so)
-    return replace(step, average=_one_or_all(step.average), text=text)
+    return replace(step, text=text)
 
 
 def _flat(name, x):
@@ -867,29 +566,3 @@ def _flat(name, x):
     require(flat.size, name, "it has no components")
     require(np.isfinite(flat).all(), name, "not finite")
     return flat
-
-
-def _is_own(policy):
-    return all(callable(getattr(policy, name, None)) for name in ("scores", "hvp"))
-
-
-def _steps_of(policy, theta, named):
-    """LinearSteps or OwnSteps; raises ValueError where the policy and {name: record} do not fit."""
-    records = list(named.values())
-    if _is_own(policy):
-        return OwnSteps(policy, records)
-    if policy is None:
-        shape = np.shape(theta)
-        require(len(shape) == 2, "theta", f"expected shape (S, A), got {shape}")
-        policy = SoftmaxPolicy(*shape)
-    linear = isinstance(policy, LinearPolicy)
-    require(linear, "policy", f"{policy!r:.99} has no methods scores and hvp")
-    shape = np.shape(theta)
-    require(shape == policy.shape, "theta", f"expected shape {policy.shape}, got {shape}")
-    for name, r in named.items():
-        require(r.discrete, name, "states and actions are missing, which this policy needs")
-        for what, size in (("states", policy.n_states), ("actions", policy.n_actions)):
-            x = getattr(r, what)
-            inside = x.min() >= 0 and x.max() < size
-            require(inside, name, f"{what} outside 0..{size - 1}")
-    return LinearSteps(policy, records)

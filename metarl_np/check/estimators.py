@@ -30,82 +30,78 @@ from math import prod
 
 import numpy as np
 
-from metarl_np.arguments import require, require_array, require_finite, validate
+from metarl_np.arguments import (
+    require,
+    require_array,
+    require_finite,
+    require_floats,
+    require_shapes,
+    validate,
+)
 from metarl_np.check import meta_gradients
 from metarl_np.check.records import RecordedEpisodes
-from metarl_np.learner.policies import SoftmaxPolicy
+from metarl_np.learner.policies import LinearPolicy, SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
 from metarl_np.learner.returns import discounts, gae, leave_one_out_baseline, reward_to_go
-from metarl_np.meta.maml import centred_returns, meta_gradient, replay
+from metarl_np.meta.maml import centred_returns
 from metarl_np.tasks import exact
 
-# ---- policies: θ (N, P), flat, and steps (T, N, K) of data set j
+# ---- policies: θ (N, …), and steps (T, N, K) of data set j
 
 
 class LinearSteps:
-    """The operations for a LinearPolicy π ∝ exp(φ(s)ᵀ θ f(a)), through tables (N, S, A).
+    """The operations for a LinearPolicy π ∝ exp(φ(s)ᵀ θ f(a)), θ (N, F, m).
 
-    See `LinearPolicy` and `Reinforce.pullback` for the formulas. A search asks for the same θ many
-    times; so π is kept here.
+    They go through tables (N, S, A); see `LinearPolicy` and `Reinforce.pullback` for the formulas,
+    which are plain NumPy here, as a search asks for them ten thousand times.
     """
 
     def __init__(self, policy, records):
-        self.policy = policy
-        features = policy.features
-        self.phi = np.eye(policy.n_states) if features is None else features
+        self.phi = np.eye(policy.n_states) if policy.features is None else policy.features
         self.bits = np.eye(policy.n_actions) if policy.bits is None else policy.bits
-        self.ones = np.ones((policy.n_actions, 1))
-        self.entries = [self._entries(r) for r in records]  # of a table (N, S, A), (T, N, K)
-        self.kept = {}  # j → (θ, π)
+        self.shape = (records[0].mask.shape[1], policy.n_states, policy.n_actions)
+        task = np.arange(self.shape[0])[:, None]
+        places = [(task, r.states, r.actions) for r in records]
+        self.entries = [np.ravel_multi_index(place, self.shape) for place in places]
 
     def gradient(self, j, thetas, w):
-        """Σ w f: (N, P)."""
-        return self._score(self._folded(j, w), self._pi(j, thetas))
+        """Σ w f: (N, F, m)."""
+        return self._score(self._folded(j, w), self._pi(thetas))
 
     def along(self, j, thetas, v):
         """f·v: (T, N, K)."""
-        return self._tangent(self._pi(j, thetas), v).ravel()[self.entries[j]]
+        return self._tangent(self._pi(thetas), v).ravel()[self.entries[j]]
 
     def hvp(self, j, thetas, w, v):
-        """Σ w ∇²log π v: (N, P)."""
-        pi = self._pi(j, thetas)
-        in_state = self._folded(j, w) @ self.ones
+        """Σ w ∇²log π v: (N, F, m)."""
+        pi = self._pi(thetas)
+        in_state = self._folded(j, w).sum(-1, keepdims=True)
         return self._score(-in_state * pi * self._tangent(pi, v), pi)
 
     def log_probs(self, j, thetas):
         """log π(a_t|s_t): (T, N, K)."""
-        return np.log(self._pi(j, thetas)).ravel()[self.entries[j]]
+        return np.log(self._pi(thetas)).ravel()[self.entries[j]]
 
-    def _pi(self, j, thetas):
-        known, pi = self.kept.get(j, (None, None))
-        if known is not thetas:
-            log_pi = self.policy.log_pi(thetas.reshape(-1, *self.policy.shape))
-            pi = np.exp(log_pi)
-            self.kept[j] = thetas, pi
-        return pi
-
-    def _entries(self, r):
-        n_states, n_actions = self.policy.n_states, self.policy.n_actions
-        row = np.arange(r.mask.shape[1])[:, None] * n_states + r.states
-        return row * n_actions + r.actions
+    def _pi(self, thetas):
+        logits = self.phi @ thetas @ self.bits.T
+        pi = np.exp(logits - logits.max(-1, keepdims=True))
+        return pi / pi.sum(-1, keepdims=True)
 
     def _folded(self, j, w):
         """Σ w [s_t = s, a_t = a]: (N, S, A)."""
-        shape = w.shape[1], self.policy.n_states, self.policy.n_actions
-        table = np.bincount(self.entries[j].ravel(), w.ravel(), prod(shape))
-        return table.reshape(shape)
+        table = np.bincount(self.entries[j].ravel(), w.ravel(), prod(self.shape))
+        return table.reshape(self.shape)
 
     def _score(self, table, pi):
-        x = table - pi * (table @ self.ones)
-        return (self.phi.T @ x @ self.bits).reshape(len(x), -1)
+        return self.phi.T @ (table - pi * table.sum(-1, keepdims=True)) @ self.bits
 
     def _tangent(self, pi, v):
-        x = self.phi @ v.reshape(-1, *self.policy.shape) @ self.bits.T
-        return x - (pi * x) @ self.ones
+        x = self.phi @ v @ self.bits.T
+        return x - (pi * x).sum(-1, keepdims=True)
 
 
 class OwnSteps:
-    """The operations through two functions of the user's, `scores` and `hvp`."""
+    """The operations through two functions of the user's, `scores` and `hvp`, of θ (N, P)."""
 
     log_probs = None  # they do not say them
 
@@ -148,19 +144,35 @@ def average_weights(record, average):
     """What the sum over a task's steps is multiplied with: (N, K).
 
     "episodes" is the mean over episodes of sums over time, "steps" the mean over all steps of a
-    task, "lengths" the mean over episodes of means over time, "sum" the sum over all.
+    task, "lengths" the mean over episodes of means over time, "sum" the sum over all; "padding" is
+    the mean over all places, masked ones as well.
     """
-    mask = record.mask
+    lengths = np.maximum(record.mask.sum(0), 1.0)
+    steps = np.maximum(record.mask.sum((0, 2)), 1.0)[:, None]
     episodes = np.maximum(record.count, 1.0)[:, None]
-    if average == "lengths":
-        return 1 / (np.maximum(mask.sum(0), 1.0) * episodes)
-    total = {
-        "episodes": lambda: episodes,
-        "steps": lambda: np.maximum(mask.sum((0, 2)), 1.0)[:, None],
-        "sum": lambda: 1.0,
-        "padding": lambda: len(mask) * episodes,
+    divisors = {
+        "episodes": episodes,
+        "steps": steps,
+        "lengths": lengths * episodes,
+        "sum": 1.0,
+        "padding": len(record.mask) * episodes,
     }
-    return np.ones(mask.shape[1:]) / total[average]()
+    return np.ones(lengths.shape) / divisors[average]
+
+
+def average_ratio(records, average, other):
+    """The number by which the weights of two averages differ in these data, None if by several."""
+    ratios = []
+    for r in records:
+        ratio = average_weights(r, average) / average_weights(r, other)
+        ratios.extend(ratio[r.mask.any(0)])
+    same = np.allclose(ratios, ratios[0], rtol=1e-12, atol=0)
+    return ratios[0] if same else None
+
+
+def returns_to_go(record, discount):
+    """G_t: (T, N, K)."""
+    return reward_to_go(record.rewards * record.mask, discount)
 
 
 def bootstrapped_returns(record, discount):
@@ -178,200 +190,223 @@ def decayed_sum(x, lam):
     return c
 
 
-# what the score of the inner data, ∇log p, is multiplied with: the mean return J of the query less
-# that of the other tasks, or J; and is it that of step 0 only? Or it has any factor for each task,
-# of the log-likelihood or of the mean over all steps
-SCORES = ("+score", "+raw", "+first", "+fitted", "+fitted means")
+# ---- what a code may do
+
+ACTS = "acts"  # an inner step, and its effect is differentiated
+DETACHED = "detached"  # it acts, as a constant
+IDLE = "idle"  # it has no effect
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a code may do: one point of the space that `diagnosis` searches."""
+    """What a code may do: one point of the space that `diagnosis` searches.
+
+    The variants of dice: its baseline is G less the advantages, or G with V(s_T) less them
+    ("bootstrapped"); or the advantages stand in the product instead ("inside"), whose sum perhaps
+    takes the last step for the one before the first ("wraps").
+
+    The score of the inner data, ∇log p, is multiplied with the query's mean return J less that of
+    the other tasks ("+score"), or J ("+raw"), or it is that of step 0 only ("+first"). Or it has
+    any factor for each task ("+fitted"), be it the log-likelihood's or that of the mean over all
+    steps ("+fitted means").
+    """
 
     estimator: str = "naive"
+    variant: str = ""
     advantages: int = 0  # which of the alternatives, in the support sets
     query_advantages: int = 0
     average: str = "episodes"  # of the query
     inner_average: str = "episodes"
     discounted: bool = True  # is γᵗ kept in the query
     inner_discounted: bool = True
-    acts: tuple = ()  # for each inner step: has it an effect?
-    differentiated: tuple = ()  # is it differentiated through?
-    data: tuple = ()  # which data set each inner step takes, and last the query
-    score: str = ""  # one of SCORES, or none
+    steps: tuple = ()  # ACTS, DETACHED or IDLE, for each inner step
+    data: tuple = ()  # which data set each inner step takes
+    query: int = -1  # which data set is the query
+    score: str = ""  # is it added, and how
     scale: float = 1.0  # of the step size; negative where the inner steps descend
     momentum: float = 0.0
     weight_decay: float = 0.0
     lam: float = 1.0  # λ of loaded_dice, and of the product
-    bootstrapped: bool = False  # dice: its baseline is G less the advantages; is V(s_T) in that G?
-    inside: bool = False  # dice: do the advantages stand inside the product?
-    wraps: bool = False  # is index −1 taken for the one before 0?
+
+    @property
+    def inside(self):
+        """Do the advantages stand inside DiCE's product?"""
+        return self.variant in ("inside", "wraps")
+
+    @property
+    def forward(self):
+        """The Explanation without what matters only on the way back from θ_J to θ."""
+        if self.inside:
+            return replace(self, score="")
+        return replace(self, estimator="naive", variant="", score="", lam=1.0)
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Advantages that a code may have used."""
+
+    sentence: str
+    of_record: object  # a function: record → (T, N, K)
+    usual: bool = True  # is it tried first?
 
 
 class Data:
-    """The recorded data sets with what can be computed from them once.
+    """The recorded data sets, and what follows from them by an Explanation.
 
-    steps: LinearSteps or OwnSteps. records: J support sets and the query. alternatives: what
-    advantages may be, each with a function of a record, `of_record`, that gives (T, N, K).
+    steps: LinearSteps or OwnSteps. theta: (N, …), as these take it. named: {name: record} of
+    J support sets and the query. alternatives: what advantages may be. Of what was computed last a
+    little is kept, as a search asks for it again.
     """
 
-    def __init__(self, steps, theta, records, alternatives, step_size, discount):
+    def __init__(self, steps, theta, named, alternatives, step_size, discount):
         self.steps = steps
-        self.theta = theta  # (N, P)
-        self.records = records
+        self.theta = theta
+        self.names = list(named)
+        self.records = list(named.values())
         self.alternatives = alternatives
         self.step_size = step_size
         self.discount = discount
-        self.returns = [reward_to_go(r.rewards, discount) for r in records]
-        self.weights = lru_cache(4)(self._weights)
-        self.factors = lru_cache(4)(self._factors)
-        self._path = lru_cache(4)(self._compute_path)
-        self.slope = lru_cache(4)(self._compute_slope)
+        self.returns = [returns_to_go(r, discount) for r in self.records]
+        self.weights = lru_cache(2 * len(named))(self._weights)
+        self.forward = lru_cache(1)(self._forward)
 
-    def _weights(self, j, advantages, average, discounted):
-        """w_t = Â_t × γᵗ, if that is kept, × the average's: (T, N, K)."""
-        of_record = self.alternatives[advantages].of_record
-        return self.factors(j, average, discounted) * of_record(self.records[j])
-
-    def _factors(self, j, average, discounted):
+    def factors(self, j, average, discounted):
         """γᵗ, if that is kept, × the average's weights, 0 where masked: (T, N, K)."""
         mask = self.records[j].mask
         factors = mask * average_weights(self.records[j], average)
         return factors * discounts(self.discount, len(mask), mask) if discounted else factors
 
-    def first(self, j, thetas, w, e):
-        """The first derivative of the surrogate: (N, P)."""
-        return self.steps.gradient(j, thetas, self._summed(j, w, e) if e.inside else w)
+    def _weights(self, j, advantages, average, discounted):
+        """w_t = Â_t × `factors`: (T, N, K)."""
+        of_record = self.alternatives[advantages].of_record
+        return of_record(self.records[j]) * self.factors(j, average, discounted)
 
-    def _product(self, j, x, e):
-        """c_t·v of f_t·v, the sums in DiCE's product; the first may wrap around to the last."""
-        if e.wraps:
+    def inner_weights(self, i, e):
+        """w_t of inner step i: (T, N, K)."""
+        return self.weights(e.data[i], e.advantages, e.inner_average, e.inner_discounted)
+
+    def first(self, j, thetas, w, e):
+        """The first derivative of the surrogate: (N, …)."""
+        return self.steps.gradient(j, thetas, self._first_weights(j, w, e))
+
+    def _first_weights(self, j, w, e):
+        """x of Σ x_t f_t, the surrogate's first derivative."""
+        return self._after(j, w, e) if e.inside else w
+
+    def _so_far(self, j, x, e):
+        """c_t·v of f_t·v; the sum may wrap around from the first step to the last."""
+        if e.variant == "wraps":
             x = x.copy()
             x[0, :, 0] += e.lam * x[self._last(j)]
         return decayed_sum(x, e.lam)
 
-    def _summed(self, j, w, e):
-        """The transpose of `_product`: Σ_t w_t c_t = Σ_t x_t f_t, w → x."""
+    def _after(self, j, w, e):
+        """The transpose of `_so_far`: Σ_t w_t c_t = Σ_t x_t f_t, w → x."""
         x = decayed_sum(w[::-1], e.lam)[::-1]
-        if e.wraps:
+        if e.variant == "wraps":
             x[self._last(j)] += e.lam * x[0, :, 0]
         return x
 
     def _last(self, j):
         """Where the last step of each task's last episode stands."""
         mask = self.records[j].mask
-        times = mask[:, :, -1].sum(0) - 1
-        return times, np.arange(mask.shape[1]), -1
+        return mask[:, :, -1].sum(0) - 1, np.arange(mask.shape[1]), -1
 
     def curvature(self, j, thetas, w, v, e):
-        """Ĥ v of the estimator: (N, P)."""
-        steps = self.steps
+        """Ĥ v of the estimator: (N, …)."""
         if e.estimator == "first_order":
-            return 0 * v
+            return 0.0 * v
+        of_log_pi = self.steps.hvp(j, thetas, self._first_weights(j, w, e), v)
         if e.estimator == "naive":
-            return steps.hvp(j, thetas, w, v)
-        along = steps.along(j, thetas, v) * self.records[j].mask
+            return of_log_pi
+        along = self.steps.along(j, thetas, v) * self.records[j].mask
+        return of_log_pi + self.steps.gradient(j, thetas, self._products(j, w, along, e))
+
+    def _products(self, j, w, along, e):
+        """x of Σ x_t f_t, what products of two scores add to Ĥ v: (T, N, K)."""
         if e.estimator == "lvc":
-            return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, w * along)
+            return w * along
+        so_far = self._so_far(j, along, e)
         if e.estimator == "loaded_dice":
-            so_far = decayed_sum(along, e.lam)
-            after = decayed_sum((w * along)[::-1], e.lam)[::-1]
-            x = w * (so_far - along) + after
-            return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, x)
-        beta = 0.0 if e.inside else self._baseline_weights(j, w, e)
-        rho = w
-        if not e.inside:
-            rho = w + beta
-            rho[:-1] -= rho[1:].copy()
-        x = self._summed(j, rho * self._product(j, along, e), e) - beta * along
-        w = self._summed(j, w, e) if e.inside else w
-        return steps.hvp(j, thetas, w, v) + steps.gradient(j, thetas, x)
-
-    def _baseline_weights(self, j, w, e):
-        """β, the weights of DiCE's baseline: (T, N, K)."""
-        factors = self.factors(j, e.inner_average, e.inner_discounted)
+            return w * (so_far - along) + self._after(j, w * along, e)
+        if e.inside:
+            return self._after(j, w * so_far, e)
         returns = self.returns[j]
-        if e.bootstrapped:
+        if e.variant == "bootstrapped":
             returns = bootstrapped_returns(self.records[j], self.discount)
-        return factors * returns - w
+        to_go = returns * self.factors(j, e.inner_average, e.inner_discounted)
+        rho = to_go.copy()
+        rho[:-1] -= to_go[1:]
+        beta = to_go - w
+        return self._after(j, rho * so_far, e) - beta * along
 
-    def path(self, e):
-        """The θ_j (N, P) before each inner step and after the last."""
-        query = dict(query_advantages=0, average="episodes", discounted=True)
-        return self._path(replace(forward(e), **query, data=e.data[:-1]))
-
-    def _compute_path(self, e):
+    def _forward(self, e):
+        """θ before each inner step and after the last, (N, …) each, and the query's gradient."""
         thetas = [self.theta]
         moved = 0.0
-        for i, acts in enumerate(e.acts):
-            if acts:
-                w = self.inner_weights(i, e)
-                step = self.first(e.data[i], thetas[i], w, e)
-                moved = e.momentum * moved + step - e.weight_decay * thetas[i]
-            thetas.append(thetas[i] + acts * e.scale * self.step_size * moved)
-        return thetas
+        for i, does in enumerate(e.steps):
+            theta = thetas[i]
+            if does != IDLE:
+                slope = self.first(e.data[i], theta, self.inner_weights(i, e), e)
+                moved = e.momentum * moved + slope - e.weight_decay * theta
+                theta = theta + e.scale * self.step_size * moved
+                why = f" after inner step {i + 1}; is the step_size {self.step_size} too large?"
+                require_finite(theta, "adapted parameters", why)
+            thetas.append(theta)
+        w = self.weights(e.query, e.query_advantages, e.average, e.discounted)
+        return thetas, self.first(e.query, thetas[-1], w, e)
 
-    def inner_weights(self, i, e):
-        """w_t of inner step i: (T, N, K)."""
-        return self.weights(e.data[i], e.advantages, e.inner_average, e.inner_discounted)
-
-    def _compute_slope(self, e):
-        """The query's gradient at θ_J: (N, P)."""
-        w = self.weights(e.data[-1], e.query_advantages, e.average, e.discounted)
-        return self.first(e.data[-1], self.path(e)[-1], w, e)
-
-    def back(self, e, v, scores=None):
-        """v at θ_J brought back to θ: (N, P). With zeros for scores, that of the inner data, too.
+    def back(self, e, v, factor):
+        """v at θ_J brought back to θ, and with it factor (N,) × the score of the inner data.
 
         With m the momentum's memory, θ_{j+1} = θ_j + α m_{j+1}, m_{j+1} = μ m_j + g_j(θ_j) − ω θ_j.
         """
-        thetas = self.path(e)
-        memory = 0.0 * v
-        for i in reversed(range(len(e.acts))):
-            if e.acts[i]:
-                if scores is not None:
-                    scores, _ = self._back_one(i, thetas[i], scores, 0.0 * v, e)
-                v, memory = self._back_one(i, thetas[i], v, memory, e)
-            if scores is not None and (i == 0 or e.score != "+first"):
+        thetas, _ = self.forward(e.forward)
+        memory = 0.0
+        for i in reversed(range(len(e.steps))):
+            if e.steps[i] != IDLE:
+                memory = memory + e.scale * self.step_size * v
+                v = v - e.weight_decay * memory
+                if e.steps[i] == ACTS:
+                    w = self.inner_weights(i, e)
+                    v = v + self.curvature(e.data[i], thetas[i], w, memory, e)
+                memory = e.momentum * memory
+            if e.score and (i == 0 or e.score != "+first"):
                 w = self.factors(i, "steps" if "means" in e.score else "sum", False)
-                scores = scores + self.steps.gradient(i, thetas[i], w)
-        return v, scores
-
-    def _back_one(self, i, thetas, v, memory, e):
-        memory = memory + e.scale * self.step_size * v
-        through = v - e.weight_decay * memory
-        if e.differentiated[i]:
-            w = self.inner_weights(i, e)
-            through = through + self.curvature(e.data[i], thetas, w, memory, e)
-        return through, e.momentum * memory
+                v = v + self.steps.gradient(i, thetas[i], w * factor[:, None])
+        return v
 
     def columns(self, e):
-        """The meta-gradient of an Explanation, mean over tasks, and each task's score: (P,) each.
+        """The meta-gradient of an Explanation, mean over tasks, and each task's score: (…) each.
 
         The scores are apart only where their factors are to be fitted.
         """
-        slope = self.slope(forward(e))
-        v, scores = self.back(e, slope, 0.0 * slope if e.score else None)
-        if not e.score:
-            return [v.mean(0)]
+        _, slope = self.forward(e.forward)
+        returns = self.query_returns()
         if e.score.startswith("+fitted"):
-            return [v.mean(0), *scores / len(scores)]
-        factor = self.query_returns() if e.score == "+raw" else self.query_returns(centred_returns)
-        return [(v + factor[:, None] * scores).mean(0)]
+            plain = self.back(replace(e, score=""), slope, None)
+            scores = self.back(e, 0.0 * slope, np.ones(len(returns)))
+            return [plain.mean(0), *scores / len(scores)]
+        factor = returns if e.score == "+raw" else centred_returns(returns)
+        return [self.back(e, slope, factor).mean(0)]
 
-    def query_returns(self, centred=lambda x: x):
+    def query_returns(self):
         """J (N,): mean discounted return of the query's episodes."""
         query = self.records[-1]
-        return centred(self.returns[-1][0].sum(-1) / query.count)
+        return self.returns[-1][0].sum(-1) / query.count
+
+    def gaps(self, e):
+        """{name: how far recorded log-probabilities are from those of the path}."""
+        thetas, _ = self.forward(e.forward)
+        gaps = {}
+        for j, record in enumerate(self.records):
+            if record.log_probs is not None and self.steps.log_probs is not None:
+                off = abs(self.steps.log_probs(j, thetas[j]) - record.log_probs)
+                gaps[self.names[j]] = off[record.mask].max(initial=0.0)
+        return gaps
 
 
-def forward(e):
-    """The Explanation without what matters only on the way back from θ_J to θ."""
-    lam = e.lam if e.inside else 1.0
-    return replace(e, estimator="naive", differentiated=(), score="", bootstrapped=False, lam=lam)
-
-
-# ---- candidates of `check_gradient`
+# ---- doors
 
 
 def require_records(support, query):
@@ -383,6 +418,49 @@ def require_records(support, query):
     return {f"support[{j}]": r for j, r in enumerate(support)} | {"query": query}
 
 
+def is_own(policy):
+    """Is it one of the user's, by its two functions?"""
+    return all(callable(getattr(policy, name, None)) for name in ("scores", "hvp"))
+
+
+def steps_of(policy, theta, named):
+    """LinearSteps or OwnSteps, and θ of each task (N, …).
+
+    theta: (F, m) or (N, F, m); of one's own policy (P,) or (N, P). Raises ValueError where these
+    and {name: record} do not fit.
+    """
+    theta = require_floats("theta", theta, traced=False)
+    records = list(named.values())
+    n_tasks = records[0].mask.shape[1]
+    for name, r in named.items():
+        tasks = r.mask.shape[1]
+        require(tasks == n_tasks, name, f"{tasks} tasks, where there should be {n_tasks}")
+    if is_own(policy):
+        steps = OwnSteps(policy, records)
+        shape = theta.shape[-1:]
+    else:
+        table = theta.ndim in (2, 3) and theta.size
+        require(table, "theta", f"expected shape (F, A), got {theta.shape}")
+        policy = SoftmaxPolicy(*theta.shape[-2:]) if policy is None else policy
+        linear = isinstance(policy, LinearPolicy)
+        require(linear, "policy", f"{policy!r:.99} has no methods scores and hvp")
+        for name, r in named.items():
+            require(r.discrete, name, "states and actions are missing, which this policy needs")
+            for what, size in (("states", policy.n_states), ("actions", policy.n_actions)):
+                x = getattr(r, what)
+                inside = x.min() >= 0 and x.max() < size
+                require(inside, name, f"{what} outside 0..{size - 1}")
+        steps = LinearSteps(policy, records)
+        shape = policy.shape
+    require_shapes(shape, (n_tasks, *shape), theta=theta)
+    require(np.isfinite(theta), "theta", "not finite", ())
+    return steps, theta + np.zeros((n_tasks, *shape))
+
+
+# ---- candidates of `check_gradient`
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite raises
 def estimator_gradients(
     theta,
     support,
@@ -405,27 +483,35 @@ def estimator_gradients(
     With no inner step all of them are one array, which has "policy gradient" as its first name.
     Raises ValueError if recorded log-probabilities are not those of θ adapted so far.
     """
-    theta = require_array("theta", theta).astype(float)
-    require(theta.ndim == 2 and theta.size, "theta", f"expected shape (F, A), got {theta.shape}")
-    records = require_records(support, query)
-    policy = SoftmaxPolicy(*theta.shape) if policy is None else policy
-    validate(policy=policy, baseline=baseline)
+    step_size, discount, lam = validate(step_size=step_size, discount=discount, lam=lam)
+    validate(baseline=baseline)
+    named = require_records(support, query)
+    steps, thetas = steps_of(policy, theta, named)
+    require(np.ndim(theta) == 2, "theta", f"expected shape (F, A), got {np.shape(theta)}")
 
-    def recorded_or_given(returns, episodes):
-        return baseline(returns, episodes) if episodes.baseline is None else episodes.baseline
+    def advantages(record):
+        returns = returns_to_go(record, discount)
+        b = record.baseline
+        b = baseline(returns, record) if b is None else b
+        return returns - require_floats("baseline", b, returns.shape, ())
 
-    plain = {}
-    scored = {}
-    for estimator in ESTIMATORS:
-        inner = Reinforce(step_size, recorded_or_given, estimator, lam)
-        path = replay(policy, theta, inner, [*records.values()], discount, names=[*records])
-        factor = centred_returns(path.returns[-1])
-        with_score = meta_gradient(policy, path, inner, score_factor=factor)
-        plain[estimator] = meta_gradient(policy, path, inner).mean(0)
-        scored[f"{estimator}+score"] = with_score.mean(0)
-    if not support:
-        return dict.fromkeys(["policy gradient", *plain, *scored], plain["naive"])
-    return plain | scored
+    usual = [Alternative("G less the baseline", advantages)]
+    data = Data(steps, thetas, named, usual, step_size, discount)
+    order = tuple(range(len(support)))
+    e = Explanation(steps=(ACTS,) * len(support), data=order)
+    for name, gap in data.gaps(e).items():
+        why = (
+            "log-probabilities do not belong to the parameters of its inner step: off by up "
+            f"to {gap:.2g}. Usual causes: other rewards, another step size, baseline or γᵗ in "
+            "the inner step before it, or axes in another order"
+        )
+        require(gap < 1e-4, name, why)
+    found = {}
+    for score, estimator in product(("", "+score"), ESTIMATORS):
+        decay = lam if estimator == "loaded_dice" else 1.0
+        this = replace(e, estimator=estimator, score=score, lam=decay)
+        (found[estimator + score],) = data.columns(this)
+    return found if support else dict.fromkeys(["policy gradient", *found], found["naive"])
 
 
 def exact_gradients(mdps, theta, *, step_size, steps=1, policy=None):

@@ -1,27 +1,33 @@
 """What a code may do, as tables; and the search for what gives a gradient.
 
-An `Explanation` is one point of a large space, and most codes are near its usual corner. The search
-begins there and goes on, a stage after the other, until something fits: all that is consistent; the
-score; up to two oddities; and one more unknown, of ONE_MORE, on top of what came nearest. A
-gradient fits if it is a multiple of the estimate that the explanation leads to.
+An `Explanation` is one point of a large space, and most codes are near its usual corner. VARIATIONS
+has a row for each way to leave that corner: what it changes, what is then said, and its cost. The
+search begins in the corner and goes on until something fits: one variation, two cheap ones, and one
+more on top of what came nearest. A gradient fits if it is a multiple of the estimate that the
+explanation leads to; of several that fit the one of the least cost is believed.
 
 To try something new add a row: to RETURNS, BASELINES or AFTERWARDS for other advantages, or to
-ONE_MORE; and the sentence about it to `diagnosis.FINDINGS`.
+VARIATIONS.
 """
 
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import partial
+from itertools import combinations, islice, product
 
 import numpy as np
 
 from metarl_np.arguments import NotFinite
 from metarl_np.check.advantages import SCALES, standardise
 from metarl_np.check.estimators import (
+    ACTS,
     AVERAGES,
-    SCORES,
+    DETACHED,
+    IDLE,
+    Alternative,
     Explanation,
-    average_weights,
+    average_ratio,
     bootstrapped_returns,
+    returns_to_go,
 )
 from metarl_np.learner.reinforce import ESTIMATORS
 from metarl_np.learner.returns import (
@@ -30,59 +36,37 @@ from metarl_np.learner.returns import (
     reward_to_go,
     time_mean_baseline,
 )
+from metarl_np.meta.maml import centred_returns
 
 # ---- what advantages may be: a return less a baseline, and what is done afterwards
 
 
-@dataclass(frozen=True)
-class Alternative:
-    """Advantages that a code may have used."""
-
-    sentence: str
-    of_record: object  # a function: record → (T, N, K)
-    usual: bool = True  # is it tried first?
-
-
-def _to_go(record, discount):
-    return reward_to_go(record.rewards, discount)
-
-
 def _whole_return(record, discount):
-    return _to_go(record, discount)[:1] + np.zeros(record.mask.shape)
+    return returns_to_go(record, discount)[:1] + np.zeros(record.mask.shape)
 
 
-def _one_later(record, discount):
-    """G of rewards r_(t+1) in the place of r_t."""
-    rewards = record.rewards[1:] * record.mask[:-1]
-    return reward_to_go(np.concatenate([rewards, 0 * record.rewards[:1]]), discount)
+def _shifted(steps, record, discount):
+    """G of rewards r_(t+steps) in the place of r_t, where both are steps of the episode."""
+    rewards = np.zeros(record.mask.shape)
+    now, other = (slice(None, -1), slice(1, None))[::steps]
+    rewards[now] = (record.rewards * record.mask)[other]
+    return reward_to_go(rewards * record.mask, discount)
 
 
-def _one_earlier(record, discount):
-    """G of rewards r_(t-1) in the place of r_t."""
-    rewards = record.rewards[:-1] * record.mask[1:]
-    return reward_to_go(np.concatenate([0 * record.rewards[:1], rewards]), discount)
-
-
-def _gae(lam, bootstrapped):
-    """GAE as a function of a record and a discount."""
-
-    def advantages(record, discount):
-        r = record
-        last = r.last_values if bootstrapped else np.zeros(r.mask.shape[1:])
-        return gae(r.rewards, r.values, r.mask, last, discount=discount, lam=lam)
-
-    return advantages
+def _gae(lam, bootstrapped, record, discount):
+    last = record.last_values if bootstrapped else 0.0
+    return gae(record.rewards, record.values, record.mask, last, discount=discount, lam=lam)
 
 
 # sentence: (what a record must have, function of record and discount)
 SHIFTED = "G of rewards that are shifted by one, r_(t{}1) in the place of r_t (a mistake)"
 RETURNS = {
-    "G": ("", _to_go),
+    "G": ("", returns_to_go),
     "G with V(s_T) bootstrapped": ("last_values", bootstrapped_returns),
     "the whole return G_0 at each step, which is right but noisy, as what was paid before an "
     "action does not depend on it": ("", _whole_return),
-    SHIFTED.format("+"): ("", _one_later),
-    SHIFTED.format("-"): ("", _one_earlier),
+    SHIFTED.format("+"): ("", partial(_shifted, 1)),
+    SHIFTED.format("-"): ("", partial(_shifted, -1)),
 }
 # sentence: (what a record must have, function of record and returns)
 BASELINES = {
@@ -93,17 +77,31 @@ BASELINES = {
     " less the mean over all episodes, which contains the episode itself (harmless but for a "
     "factor 1 - 1/K)": ("others", lambda r, g: time_mean_baseline(g)),
 }
+LAMBDAS = (0.9, 0.95, 0.97, 0.99)
 DIVIDED = {
     "centred": "less the mean",
     "std": "centred and divided by the standard deviation",
     "variance": "centred and divided by the variance, a mistake for the standard deviation,",
 }
-LAMBDAS = (0.9, 0.95, 0.97, 0.99)
 
 
-def _last_steps(mask):
-    """True at the last step of each episode."""
-    return mask & ~np.concatenate([mask[1:], np.zeros_like(mask[:1])])
+def _last_steps(advantages, mask):
+    """0 but at the last step of each episode."""
+    goes_on = np.concatenate([mask[1:], np.zeros_like(mask[:1])])
+    return advantages * (mask & ~goes_on)
+
+
+# sentence: (function of advantages and mask, is it usual?)
+AFTERWARDS = {
+    f", {DIVIDED[divisor]} of each {scope}, with ddof {ddof}": (
+        partial(standardise, divisor=divisor, over=over, ddof=ddof, scope=scope),
+        divisor == "std",
+    )
+    for divisor, over, ddof, scope in SCALES
+    if divisor in DIVIDED and over == "steps" and (divisor == "std" or scope == "task")
+}
+DONES = ", at the last step of each episode only: a mistake, dones stand where a mask belongs"
+AFTERWARDS[DONES] = (_last_steps, False)
 
 
 def _has(record, what):
@@ -113,30 +111,27 @@ def _has(record, what):
     return not what or getattr(record, what) is not None
 
 
-def _rows(records):
-    """(sentence, advantages of a record and a discount, are they usual?) that records allow."""
+def _less(returns, baseline, record, discount):
+    g = returns(record, discount)
+    return g - baseline(record, g)
 
-    def all_have(*needs):
-        return all(_has(r, what) for r in records for what in needs)
 
-    def less(returns, baseline):
-        def advantages(record, discount):
-            g = returns(record, discount)
-            return g - baseline(record, g)
-
-        return advantages
-
-    for (kind, (needs, returns)), (minus, (also, of_returns)) in product(
-        RETURNS.items(), BASELINES.items()
-    ):
-        if all_have(needs, also):
-            usual = returns is _to_go or (needs, also) == ("last_values", "values")
-            yield kind + minus, less(returns, of_returns), usual
-    for lam, bootstrapped in product(LAMBDAS, (False, True)):
-        if all_have("values", "last_values" * bootstrapped):
-            ends = ", with V(s_T) bootstrapped" * bootstrapped
-            sentence = f"GAE of the given values, lambda {lam:g}{ends}"
-            yield sentence, _gae(lam, bootstrapped), False
+def _plain(records):
+    """(sentence, advantages of a record and a discount, are they usual?), the usual ones first."""
+    rows = []
+    for kind, minus in product(RETURNS, BASELINES):
+        needs, returns = RETURNS[kind]
+        also, baseline = BASELINES[minus]
+        usual = kind == "G" or (needs, also) == ("last_values", "values")
+        rows.append(((needs, also), kind + minus, partial(_less, returns, baseline), usual))
+    for lam, needs in product(LAMBDAS, ("", "last_values")):
+        said = ", with V(s_T) bootstrapped" if needs else ""
+        sentence = f"GAE of the given values, lambda {lam:g}{said}"
+        rows.append((("values", needs), sentence, partial(_gae, lam, needs), False))
+    possible = [
+        row for needs, *row in rows if all(_has(r, what) for r in records for what in needs)
+    ]
+    return sorted(possible, key=lambda row: not row[-1])
 
 
 def alternatives(records, discount):
@@ -144,178 +139,398 @@ def alternatives(records, discount):
     found = []
     if all(r.advantages is not None for r in records):
         found.append(Alternative("as given", lambda r: r.advantages))
-    rows = sorted(_rows(records), key=lambda row: not row[2])
-
-    def alternative(row, gamma=discount, said="", after=lambda x, mask: x * mask, usual=True):
-        sentence, advantages, is_usual = row
-        return Alternative(
-            sentence + said,
-            lambda r: after(advantages(r, gamma), r.mask),
-            usual and is_usual,
-        )
-
-    found += [alternative(row) for row in rows]
+    endings = [("", (_as_they_are, True), discount)]
     if discount != 1:
         said = f", with gamma = 1 in the place of {discount:g} (a mistake, if not meant)"
-        found += [alternative(row, 1.0, said, usual=False) for row in rows]
-    for row, (said, after, usual) in product(rows, _afterwards()):
-        if row[2]:
-            found.append(alternative(row, said=said, after=after, usual=usual))
+        endings.append((said, (_as_they_are, False), 1.0))
+    endings += [(said, ending, discount) for said, ending in AFTERWARDS.items()]
+    for ending, (sentence, advantages, usual) in product(endings, _plain(records)):
+        said, (after, also_usual), gamma = ending
+        if usual or after is _as_they_are:
+            of_record = partial(_ended, advantages, after, gamma)
+            found.append(Alternative(sentence + said, of_record, usual and also_usual))
     return found
 
 
-def _afterwards():
-    """(sentence, function of advantages and mask, is it usual?): what may be done at the end."""
-    for scale in SCALES:
-        divisor, over, ddof, scope = scale
-        if divisor in DIVIDED and over == "steps" and (divisor == "std" or scope == "task"):
-
-            def standardised(x, mask, scale=scale):
-                return standardise(x, mask, *scale)
-
-            said = f", {DIVIDED[divisor]} of each {scope}, with ddof {ddof}"
-            yield said, standardised, divisor == "std"
-    said = ", at the last step of each episode only: a mistake, dones stand where a mask belongs"
-    yield said, lambda x, mask: x * _last_steps(mask), False
+def _as_they_are(advantages, mask):
+    return advantages
 
 
-# ---- what is tried: explanations from the usual to the odd
+def _ended(advantages, after, discount, record):
+    return after(advantages(record, discount), record.mask)
 
 
-def distinct_averages(records, up_to_scale=False):
-    """{the first of AVERAGES of its kind: those whose weights are the same in these data}."""
-    groups = {}
-    kinds = {}
-    for name in AVERAGES:
-        weights = np.concatenate([average_weights(r, name)[r.mask.any(0)] for r in records])
-        weights = weights / weights.max() if up_to_scale else weights
-        same = [x for x in kinds if np.allclose(kinds[x], weights, rtol=1e-12, atol=0)]
-        first = same[0] if same else name
-        kinds.setdefault(first, weights)
-        groups.setdefault(first, []).append(name)
-    return {first: tuple(names) for first, names in groups.items()}
+# ---- what is said of an explanation
+
+AVERAGE_SAYS = {
+    "episodes": "the mean over episodes of sums over time",
+    "steps": "the mean over all steps of a task",
+    "lengths": "the mean over episodes, each divided by its length",
+    "sum": "the sum over all steps",
+    "padding": "the mean over all steps and the padding as well",
+}
 
 
-class Space:
-    """The explanations that given data sets leave room for."""
-
-    def __init__(self, data):
-        self.data = data
-        self.n_steps = len(data.records) - 1
-        self.all_steps = (True,) * self.n_steps
-        self.inner = distinct_averages(data.records[:-1] or data.records)
-        self.outer = distinct_averages(data.records[-1:], up_to_scale=True)
-        self.kept = (True, False) if data.discount != 1 else (True,)
-        self.bootstraps = all(r.last_values is not None for r in data.records)
-
-    def through(self, estimator, acts):
-        """The steps that may be differentiated through, given those that act: all first."""
-        if estimator == "first_order":
-            return [(False,) * self.n_steps]
-        choices = product(*[(True, False) if act else (False,) for act in acts])
-        return [choice for choice in choices if any(choice)]
-
-    def within(self, advantages, odd):
-        """Explanations with these advantages and at most so many `oddities`."""
-        scales = (1.0, -1.0) if odd else (1.0,)
-        acting = product((True, False), repeat=self.n_steps) if odd else [self.all_steps]
-        inside = product(scales, acting, self.inner, self.kept)
-        outside = product(self.outer, self.kept, ESTIMATORS)
-        for (scale, acts, *inner), (*outer, estimator) in product(inside, outside):
-            for through in self.through(estimator, acts):
-                e = Explanation(
-                    estimator=estimator,
-                    advantages=advantages,
-                    query_advantages=advantages,
-                    average=outer[0],
-                    inner_average=inner[0],
-                    discounted=outer[1],
-                    inner_discounted=inner[1],
-                    acts=acts,
-                    differentiated=through,
-                    scale=scale,
-                    data=tuple(range(self.n_steps + 1)),
-                )
-                if oddities(e, self.outer[e.average]) <= odd:
-                    yield e
-                    if estimator == "dice" and self.bootstraps and not odd:
-                        yield replace(e, bootstrapped=True)
+def distinct_averages(records):
+    """Those of AVERAGES whose weights are not those of one before in these data."""
+    found = []
+    for average in AVERAGES:
+        if not any(average_ratio(records, average, other) == 1 for other in found):
+            found.append(average)
+    return found
 
 
-def oddities(e, names):
-    """How many of the usual choices an explanation does not make; names: the outer average's."""
-    odd = (
-        e.scale < 0,
-        not all(e.acts),
-        any(e.differentiated) and e.differentiated != e.acts,
-        e.inner_discounted != e.discounted,
-        e.inner_average not in names,
-    )
-    return sum(odd)
+@dataclass(frozen=True)
+class Trial:
+    """An explanation, and how well it fits the data."""
+
+    data: object
+    e: Explanation
+    c: tuple  # the gradient is Σ c x, x being the columns of the explanation
+    error: float
+
+    @property
+    def factor(self):
+        """The gradient is factor × the estimate."""
+        return float(self.c[0])
+
+    @property
+    def term(self):
+        """What the factor may be, beside 1: "" if it is 1, None if it has no name."""
+        query = self.data.records[self.e.query]
+        n, k = query.mask.shape[1:]
+        t = query.mask.sum(0).mean()
+        terms = {
+            "": 1,
+            "N: summed over tasks": n,
+            "1/N: divided by the tasks twice": 1 / n,
+            "T, the steps of an episode": t,
+            "1/T, T being the steps of an episode": 1 / t,
+            "K, the episodes of a task": k,
+            "1/K, K being the episodes of a task": 1 / k,
+            "K T, the steps of a task": k * t,
+            "1/(K T), K T being the steps of a task": 1 / (k * t),
+            "N K T, all steps": n * k * t,
+            "N K, all episodes": n * k,
+            "N T": n * t,
+            "N/T": n / t,
+            "N/(K T)": n / (k * t),
+        }
+        tolerance = min(max(3 * self.error, 1e-6), 0.01)
+        near = [x for x in terms if np.isclose(abs(self.factor), terms[x], rtol=tolerance)]
+        return near[0] if near else None
+
+    @property
+    def found(self):
+        """[(Variation, what it finds)] of those that find something."""
+        facts = [(row, row.fact(self)) for row in VARIATIONS]
+        return [(row, fact) for row, fact in facts if fact]
+
+    @property
+    def cost(self):
+        """Of what fits that is believed which has the least; then the first in the tables."""
+        e = self.e
+        order = e.advantages, ESTIMATORS.index(e.estimator), not e.discounted
+        return sum(row.cost for row, _ in self.found), *order
+
+    def renamed(self):
+        """The same with all names that the averages may have in these data.
+
+        Where the weights of two are in proportion their ratio goes into the factor or step size.
+        """
+        e = self.e
+        query = [self.data.records[e.query]]
+        support = [self.data.records[j] for j in e.data] or query
+        for average, inner in product(AVERAGES, AVERAGE_SAYS):
+            outside = average_ratio(query, e.average, average)
+            inside = average_ratio(support, e.inner_average, inner)
+            if outside and inside:
+                named = replace(e, average=average, inner_average=inner, scale=e.scale * inside)
+                named = replace(named, weight_decay=e.weight_decay / inside)
+                yield replace(self, e=named, c=(self.c[0] * outside, *self.c[1:]))
 
 
-def _other_query(space, e):
-    for j in range(space.n_steps):
-        yield replace(e, data=e.data[:-1] + (j,))
+def listed(numbers, form="{}"):
+    return ", ".join(form.format(x) for x in numbers)
 
 
-def _other_data(space, e):
-    for data in product(range(space.n_steps), repeat=space.n_steps):
-        yield replace(e, data=data + e.data[-1:])
+def _steps_that(does, e):
+    return listed(i for i, what in enumerate(e.steps) if what == does)
 
 
-def _other_in_one(space, e):
-    for i, alternative in enumerate(space.data.alternatives):
+def _averages(x):
+    """Both averages, where they differ."""
+    both = AVERAGE_SAYS[x.e.inner_average], AVERAGE_SAYS[x.e.average]
+    differ = {*x.e.steps} - {IDLE} and x.e.inner_average != x.e.average
+    return differ and "the inner loss is {}, the outer one {}".format(*both)
+
+
+def _moved(x):
+    """Which steps take another's data."""
+    taken = enumerate(x.e.data)
+    return ", ".join(f"step {i} takes the data set {j}" for i, j in taken if i != j)
+
+
+def _two_advantages(x):
+    """The advantages inside and outside, where they differ."""
+    inside = x.data.alternatives[x.e.advantages].sentence
+    outside = x.data.alternatives[x.e.query_advantages].sentence
+    return inside != outside and f"inside are {inside}, those of the query {outside}"
+
+
+def _are_rewards(x):
+    """Are the advantages the rewards, but for what is bootstrapped?"""
+    record = x.data.records[-1]
+    a = x.data.alternatives[x.e.query_advantages].of_record(record)
+    followed = record.mask[1:]
+    return np.allclose(a[:-1][followed], record.rewards[:-1][followed])
+
+
+def _coefficients(x):
+    """The fitted factors of the score, and those that it should have."""
+    numbers = listed([c / x.factor for c in x.c[1:]], "{:.3g}")
+    of = "the mean of the log-likelihoods" if "means" in x.e.score else "the log-likelihood"
+    centred = listed(centred_returns(x.data.query_returns()), "{:.3g}")
+    right = f"{numbers} per task of {of}, where J - c, {centred}, belongs"
+    return numbers and right
+
+
+def _other_log_probs(x):
+    """The data sets whose log-probabilities are not those of the path, and how far they are off."""
+    off = "{} are not those of the path, but off by up to {:.2g}"
+    gaps = x.data.gaps(x.e).items()
+    return ", and of ".join(off.format(name, gap) for name, gap in gaps if gap > 1e-4)
+
+
+# ---- the table
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A row: a way to leave the usual corner."""
+
+    fact: object  # a function: Trial → what is found, or nothing
+    clause: str = ""  # what is said of that
+    cost: float = 0.0
+    near: object = lambda data, e: ()  # Data and an Explanation → those with one more variation
+    number: str = ""  # the field that is fitted, from the nearest on
+
+
+def _with(**values):
+    """A function that gives an explanation each of these values of one field."""
+    ((field, some),) = values.items()
+    return lambda data, e: [replace(e, **{field: x}) for x in some]
+
+
+def _other_steps(data, e):
+    for steps in product((ACTS, DETACHED, IDLE), repeat=len(e.steps)):
+        if ACTS in steps or DETACHED not in steps:
+            yield replace(e, steps=steps)
+
+
+def _kept_in_one(data, e):
+    return [replace(e, inner_discounted=not e.discounted)] if data.discount != 1 else []
+
+
+def _other_query(data, e):
+    return [replace(e, query=j) for j in e.data]
+
+
+def _other_data(data, e):
+    return [replace(e, data=x) for x in product(e.data, repeat=len(e.data))]
+
+
+def _other_in_one(data, e):
+    for i, alternative in enumerate(data.alternatives):
         if alternative.usual:
             yield replace(e, query_advantages=i)
             yield replace(e, advantages=i)
 
 
-def _inside_product(space, e):
-    k = space.data.records[0].mask.shape[2]
-    for lam, wraps in product((1.0, 1 / k), (False, True)):
+def _inside_product(data, e):
+    k = data.records[0].mask.shape[2]
+    averages = (e.inner_average, "padding")
+    for lam, variant, average in product((1.0, 1 / k), ("inside", "wraps"), averages):
         if e.estimator == "dice":
-            inside = replace(e, inside=True, lam=lam, wraps=wraps, bootstrapped=False)
-            yield inside
-            yield replace(inside, inner_average="padding")
+            yield replace(e, variant=variant, lam=lam, inner_average=average)
 
 
-def _fitted_score(space, e):
+def _fitted_score(data, e):
     """Any coefficient for each task's score, or for the mean of its log-likelihoods."""
-    n_tasks, size = space.data.theta.shape
-    if n_tasks + 4 <= size:
+    n_tasks = len(data.theta)
+    if n_tasks + 4 <= data.theta[0].size:
         yield replace(e, score="+fitted")
         yield replace(e, score="+fitted means")
 
 
-def _lambda(space, e):
+def _lambda(data, e):
     if e.estimator in ("loaded_dice", "dice"):
-        for x in (0.0, 0.5, 1.0):
-            yield replace(e, lam=x, inside=e.estimator == "dice")
+        for lam in (0.0, 0.5, 1.0):
+            variant = e.variant if e.inside else "inside" * (e.estimator == "dice")
+            yield replace(e, lam=lam, variant=variant)
 
 
-def _other_advantages(space, e):
-    for i in range(len(space.data.alternatives)):
+def _other_advantages(data, e):
+    for i in range(len(data.alternatives)):
         yield replace(e, advantages=i, query_advantages=i)
 
 
-ONE_MORE = {  # one more unknown: explanations near another one
-    "query": _other_query,
-    "data": _other_data,
-    "advantages in one": _other_in_one,
-    "padding": lambda space, e: [replace(e, inner_average="padding")],
-    "inside": _inside_product,
-    "score": _fitted_score,
-    "scale": lambda space, e: [replace(e, scale=x) for x in (0.1, 1.0, 4.0)],
-    "momentum": lambda space, e: [replace(e, momentum=x) for x in (0.0, 0.5, 0.9)],
-    "weight_decay": lambda space, e: [replace(e, weight_decay=x) for x in (0.0, 0.01)],
-    "lam": _lambda,
-    "advantages": _other_advantages,
-}
-NUMBERS = ("scale", "momentum", "weight_decay", "lam")  # those are fitted, from the nearest on
+DROPPED = "gamma^t is dropped {}: as most public code does; what comes of it is the gradient of "
+DROPPED += "nothing in particular"
+VARIATIONS = [
+    Variation(
+        lambda x: x.factor < 0, "the sign is that of a loss, which is minimised: a convention"
+    ),
+    Variation(
+        lambda x: x.term, "the factor is {}: harmless but for the size of the outer step", 0.5
+    ),
+    Variation(
+        lambda x: x.term is None and f"{x.factor:.4g}",
+        "the factor {} has no name: is a number multiplied with the loss?",
+        1,
+    ),
+    Variation(
+        lambda x: x.e.score,
+        cost=0.5,
+        near=_with(score=["+score", "+raw", "+first"]),
+    ),
+    Variation(
+        lambda x: not x.e.discounted and not x.e.inner_discounted and "inside and outside", DROPPED
+    ),
+    Variation(
+        lambda x: x.e.discounted != x.e.inner_discounted
+        and ("in the inner steps only" if x.e.discounted else "in the query only"),
+        DROPPED,
+        1,
+        near=_kept_in_one,
+    ),
+    Variation(
+        _averages,
+        "{}: harmless, but the inner step size then means another thing than it seems to",
+        0.4,
+        near=_with(inner_average=AVERAGES),
+    ),
+    Variation(
+        lambda x: x.e.steps and {*x.e.steps} == {IDLE},
+        "no inner step has an effect: a mistake, this is the policy gradient",
+        1,
+        near=_other_steps,
+    ),
+    Variation(
+        lambda x: {*x.e.steps} != {IDLE} and _steps_that(IDLE, x.e),
+        "inner step {} has no effect: a mistake",
+        1,
+    ),
+    Variation(
+        lambda x: ACTS in x.e.steps and _steps_that(DETACHED, x.e),
+        "inner step {} is not differentiated through: a mistake, unless first-order MAML was meant "
+        "for all steps",
+        1,
+    ),
+    Variation(
+        lambda x: x.e.scale < 0,
+        "the inner steps descend: a mistake, their sign is wrong",
+        1,
+        near=_with(scale=[-1.0]),
+    ),
+    Variation(
+        lambda x: x.e.query >= 0 and str(x.e.query),
+        "the query is the support set of step {}: a mistake, as adapted parameters are to be "
+        "judged by new data that they sampled",
+        2,
+        near=_other_query,
+    ),
+    Variation(
+        _moved,
+        "{}: a mistake, as each step needs new data, of the parameters adapted up to there",
+        2,
+        near=_other_data,
+    ),
+    Variation(
+        lambda x: x.e.inner_average == "padding",
+        "the inner mean is over the padding as well: a mistake unless all episodes are as long, as "
+        "the step size then depends on the padding",
+        2,
+        near=_with(inner_average=["padding"]),
+    ),
+    Variation(
+        lambda x: x.e.inside and _are_rewards(x),
+        "the rewards stand inside DiCE's product, without a baseline: right, but noisy",
+        2,
+        near=_inside_product,
+    ),
+    Variation(
+        lambda x: x.e.inside and not _are_rewards(x),
+        "the advantages stand inside DiCE's product, where a baseline biases even the first "
+        "derivative: a mistake; the rewards belong there, and the baseline b outside, as "
+        "(1 - box) b",
+        2,
+    ),
+    Variation(
+        lambda x: x.e.variant == "wraps",
+        "index -1 wraps around to the last step: a mistake, the sum begins at 0",
+        1,
+    ),
+    Variation(
+        lambda x: x.e.lam != 1 and f"{x.e.lam:.4g}",
+        "lambda is {0}, the product decays with {0}: a convention, between bias and variance",
+        2,
+        near=_lambda,
+        number="lam",
+    ),
+    Variation(
+        lambda x: abs(x.e.scale) != 1
+        and f"{x.e.scale * x.data.step_size:.6g}, not {x.data.step_size:.6g}",
+        "the inner step size is {}: is it the outer one?",
+        2,
+        near=_with(scale=[0.1, 1.0, 4.0]),
+        number="scale",
+    ),
+    Variation(
+        lambda x: x.e.momentum and f"{x.e.momentum:.4g}",
+        "the inner steps have a momentum of {}, which is differentiated through: a convention, but "
+        "MAML's step is plain gradient ascent",
+        2,
+        near=_with(momentum=[0.0, 0.5, 0.9]),
+        number="momentum",
+    ),
+    Variation(
+        lambda x: x.e.weight_decay and f"{x.e.weight_decay:.4g}",
+        "the inner steps have a weight decay of {}: a convention, but MAML's step is plain "
+        "gradient ascent",
+        2,
+        near=_with(weight_decay=[0.0, 0.01]),
+        number="weight_decay",
+    ),
+    Variation(
+        lambda x: x.e.score == "+raw",
+        "the score's factor is J, without the other tasks' mean: right, but noisier",
+    ),
+    Variation(
+        lambda x: x.e.score == "+first",
+        "the score is that of the first inner step only: a mistake, as the data of later steps "
+        "depend on theta as well",
+    ),
+    Variation(
+        _coefficients,
+        "it has a score term with the coefficients {}: a mistake; the score is a sum over all "
+        "episodes and steps, and its factor is the task's mean return less that of the others",
+        2,
+        near=_fitted_score,
+    ),
+    Variation(_two_advantages, "the advantages {}: are both meant?", 1.1, near=_other_in_one),
+    Variation(
+        _other_log_probs,
+        "the log_probs of {}, the path being the parameters that these inner steps lead to: the "
+        "data come from other parameters than the loss differentiates; explain_step says which",
+    ),
+    Variation(lambda x: x.e.advantages > 0, cost=1.1, near=_other_advantages),
+]
 
 
-# ---- how they are compared with the gradient
+# ---- how explanations are compared with the gradient
+
+LIMIT = 20_000  # explanations are tried, unless told otherwise
 
 
 def fit(target, *columns):
@@ -336,26 +551,20 @@ def fit(target, *columns):
         return c / unit * size, float(error)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """An explanation and how well it fits."""
-
-    explanation: Explanation
-    error: float
-    factor: float
-    coefficients: tuple = ()  # of the score, where they are fitted
-
-
 class Search:
-    """Explanations, tried one after the other up to a limit."""
+    """Explanations, tried one after the other up to a limit.
 
-    def __init__(self, gradient, data, tolerance, limit):
-        self.gradient = gradient
+    columns: a function of an explanation: what the target is a sum of.
+    """
+
+    def __init__(self, target, data, columns, tolerance, limit=LIMIT):
+        self.target = target
         self.data = data
+        self.columns = columns
         self.tolerance = tolerance
         self.limit = limit
         self.tried = 0
-        self.trials = {}  # explanation → Trial
+        self.trials = {}  # Explanation → Trial
 
     @property
     def full(self):
@@ -366,87 +575,110 @@ class Search:
         """The trials that agree with the gradient."""
         return [trial for trial in self.trials.values() if trial.error <= self.tolerance]
 
-    def nearest(self, explanations=None):
+    def nearest(self, some=None):
         """Trials, of these explanations perhaps, the best first."""
-        some = self.trials if explanations is None else explanations
-        found = [self.trials[e] for e in some if e in self.trials]
+        found = [self.trials[e] for e in some or self.trials if e in self.trials]
         return sorted(found, key=lambda trial: trial.error)
 
     def run(self):
         """Try a stage after the other until something fits."""
-        for stage in self.stages():
-            for e in stage:
-                if self.full:
-                    return
-                if e not in self.trials:
-                    self.trials[e] = self.trial(e)
-            if self.fits():
+        for explanations, number in self.stages():
+            self.try_all(explanations)
+            if number:
+                for trial in self.nearest(explanations)[:12]:
+                    self.refine(trial, number)
+            if self.full or self.fits():
                 return
 
     def stages(self):
-        """Explanations from what is usual to what is not, as lists or generators."""
-        space = Space(self.data)
+        """(explanations, the field that is fitted to the nearest of them), the usual ones first."""
         usual = [i for i, a in enumerate(self.data.alternatives) if a.usual]
-        given = self.data.records[-1].advantages is not None
-        for i in usual[:1] if given else usual:
-            yield space.within(i, odd=0)
-        nearest = [trial.explanation.advantages for trial in self.nearest()]
-        first = [*usual[: 1 if given else 2], *list(dict.fromkeys(nearest))[:2]]
-        first = list(dict.fromkeys(first))
-        plausible = [e for i in first for e in space.within(i, odd=0)]
-        for score in SCORES[:3]:
-            yield [replace(e, score=score) for e in plausible]
-        yield space.within(first[0], odd=2)
-        yield from self.one_more(space, plausible)
-        for i in first[1:]:
-            yield space.within(i, odd=2)
-        yield from self.one_more(space, [trial.explanation for trial in self.nearest()[:10]])
+        if self.data.records[-1].advantages is not None:
+            usual = usual[:1]
+        for i in usual:
+            yield self.plain(i), ""
+        nearest = dict.fromkeys(trial.e.advantages for trial in self.nearest())
+        some = dict.fromkeys([*usual[:2], *list(nearest)[:2]])
+        plausible = [e for i in some for e in self.plain(i)]
+        corner = list(self.plain(usual[0]))
+        cheap = [row for row in VARIATIONS if row.cost <= 1]
+        for row in cheap:
+            yield self.varied(row, corner)
+        mistakes = [row for row in cheap if row.clause]
+        for one, other in combinations(mistakes, 2):
+            yield self.varied(other, self.varied(one, corner)[0])
+        for row in VARIATIONS:
+            yield self.varied(row, plausible)
+        near = self.nearest()
+        simple = [trial for trial in near if len(trial.c) == 1]  # where nothing else is fitted
+        for row in VARIATIONS:
+            yield self.varied(row, [trial.e for trial in (*simple[:10], *near[:10])])
 
-    def one_more(self, space, bases):
-        """Stages with one more unknown on top of each base."""
-        for name, near in ONE_MORE.items():
-            if name in NUMBERS:
-                variants = [x for e in bases for x in near(space, e)]
-                yield variants
-                for trial in self.nearest(variants)[:12]:
-                    self.refine(trial, name)
-                yield []
-            else:
-                yield (x for e in bases for x in near(space, e))
+    def plain(self, advantages):
+        """Explanations that do the same inside and outside, in steps that all act."""
+        records = self.data.records
+        n_steps = len(records) - 1
+        kept = (True, False) if self.data.discount != 1 else (True,)
+        for average, discounted, estimator in product(distinct_averages(records), kept, ESTIMATORS):
+            e = Explanation(
+                estimator=estimator,
+                advantages=advantages,
+                query_advantages=advantages,
+                average=average,
+                inner_average=average,
+                discounted=discounted,
+                inner_discounted=discounted,
+                steps=(ACTS,) * n_steps,
+                data=tuple(range(n_steps)),
+            )
+            yield e
+            if estimator == "dice" and all(r.last_values is not None for r in records):
+                yield replace(e, variant="bootstrapped")
 
-    def columns(self, e):
-        """What the gradient is a sum of by an explanation; infinite where θ runs away."""
-        try:
-            with np.errstate(all="ignore"):
-                return self.data.columns(e)
-        except NotFinite:
-            return [np.full(self.gradient.shape, np.inf)]
+    def varied(self, row, bases):
+        """A stage with one more variation on top of each of the bases."""
+        return list(dict.fromkeys(x for e in bases for x in row.near(self.data, e))), row.number
+
+    @np.errstate(all="ignore")
+    def try_all(self, explanations):
+        """Try those that are new, the ones with the same path after each other."""
+        new = (e for e in explanations if e not in self.trials)
+        groups = {}
+        for e in islice(new, self.limit - self.tried):
+            groups.setdefault(e.forward, []).append(e)
+        for group in groups.values():
+            for e in group:
+                self.trials[e] = self.trial(e)
 
     def trial(self, e):
         """The trial of an explanation."""
         self.tried += 1
-        c, error = fit(self.gradient, *self.columns(e))
-        factor = float(c[0])
-        return Trial(e, error, factor, tuple(c[1:] / (factor or 1.0)))
+        c, error = fit(self.target, *self._columns(e))
+        return Trial(self.data, e, tuple(c), error)
 
+    def _columns(self, e):
+        """What the target is a sum of; infinite where θ runs away."""
+        try:
+            return self.columns(e)
+        except NotFinite:
+            return [np.full(self.target.shape, np.inf)]
+
+    @np.errstate(all="ignore")
     def refine(self, trial, field):
         """Fit one number of a trial by Gauss and Newton's method, and keep the best."""
         for _ in range(8):
             if self.full or not self.tolerance / 100 < trial.error < np.inf:
                 break
-            e = trial.explanation
-            x = getattr(e, field)
-            width = 1e-4 * (1 + abs(x))
-            low = self.columns(replace(e, **{field: x - width}))[0]
-            high = self.columns(replace(e, **{field: x + width}))[0]
-            with np.errstate(invalid="ignore"):
-                slope = (high - low) / (2 * width)
-            c, _ = fit(self.gradient, *self.columns(e), slope)
-            if c[0] == 0 or c[-1] == 0:
+            x = getattr(trial.e, field)
+            width = 1e-6 * (1 + abs(x))
+            (now, *_), (after, *_) = (
+                self._columns(replace(trial.e, **{field: y})) for y in (x, x + width)
+            )
+            (times, change), _ = fit(self.target, now, (after - now) / width)
+            if times == 0:
                 break
-            x = float(x + c[-1] / c[0])
-            new = self.trial(replace(e, **{field: x}))
-            if new.error > max(0.7 * trial.error, self.tolerance):
+            new = self.trial(replace(trial.e, **{field: float(x + change / times)}))
+            if new.error > 0.7 * trial.error:
                 break
-            trial = min(trial, new, key=lambda trial: trial.error)
-        self.trials[trial.explanation] = trial
+            trial = new
+        self.trials[trial.e] = trial
