@@ -14,6 +14,7 @@ The lanes are run a chunk at a time, so that what a chunk needs stays in the cac
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
+from itertools import cycle
 from math import prod
 
 import numpy as np
@@ -223,13 +224,12 @@ def _run(tables, rng, lanes):
     a NumPy call costs more than its work, and so the steps of a block share these calls.
     """
     draws = tables.draws
+    row_bits = draws[0].width_bits
+    row = (lanes.first_row + lanes.state) << row_bits  # its first column, see AliasTables
     steps, n_lanes = lanes.states.shape
-    row = (lanes.first_row + lanes.state) << draws[
-        0
-    ].width_bits  # its first column, see AliasTables
     block = min(steps, max(1, BLOCK // n_lanes))
     u = np.empty((block, len(draws), n_lanes), np.int64)
-    columns = np.empty_like(u)
+    columns = np.empty_like(u)  # a draw makes cells of them
     noisy = lanes.noise.any()
     for t in range(0, steps, block):
         now = slice(t, t + block)
@@ -238,20 +238,22 @@ def _run(tables, rng, lanes):
         u[:] = _random_bits(rng, u.shape)
         for i, draw in enumerate(draws):
             np.right_shift(u[:, i], 32 - draw.width_bits, out=columns[:, i])
-        for u_t, columns_t in zip(u, columns):
-            for draw, numbers, column in zip(draws, u_t, columns_t):
-                draw.draw(numbers, column, row)
-        first = columns[:, 0]  # the cells that are drawn, and the last of each step
+        one_after_the_other = (-1, n_lanes)
+        numbers = u.reshape(one_after_the_other)
+        cells = columns.reshape(one_after_the_other)
+        for draw, number, cell in zip(cycle(draws), numbers, cells):
+            draw.draw(number, cell, row)
+        first = columns[:, 0]  # the cells of each step's first draw, and of its last
         last = columns[:, -1]
         tables.states.take(first, out=lanes.states[now], mode="wrap")
         tables.actions.take(first, out=lanes.actions[now], mode="wrap")
+        tables.rewards.take(last, out=lanes.rewards[now], mode="wrap")
         if tables.alive is not None:
             tables.alive.take(first, out=lanes.mask[now], mode="wrap")
-        tables.rewards.take(last, out=lanes.rewards[now], mode="wrap")
         if noisy:
             z = rng.standard_normal(last.shape, np.float32)
             lanes.rewards[now] += lanes.noise * z * lanes.mask[now]
-    lanes.state[:] = (row >> draws[0].width_bits) - lanes.first_row
+    lanes.state[:] = (row >> row_bits) - lanes.first_row
 
 
 def _random_bits(rng, shape):
