@@ -34,9 +34,9 @@ class AliasTables(Record):
         column = W·row + c, where c is made of the highest log2 W bits of the random number u
         cell = 2·column + (1 if u is below the column's threshold, else 0).
 
-    Instead of the threshold its border is kept, NUMBERS·(2·column + 1) + threshold − 1, since then
-    the cell is the whole part of (border − u) / NUMBERS: a shift by 32 bits. The arrays are
-    read-only.
+    Instead of the threshold its border is kept, NUMBERS·(2·column + 1) + threshold − 1. Then
+    (border − u) / NUMBERS is at least 2·column + 1 if u ≤ threshold − 1, else at least 2·column:
+    its whole part, a shift by 32 bits, is the cell. The arrays are read-only.
     """
 
     width_bits: int  # log2 W
@@ -50,7 +50,7 @@ class AliasTables(Record):
         the row to draw from, which becomes that of the next draw.
         """
         np.add(column, row, out=column)
-        # mode="wrap", since NumPy makes a copy for "raise" with out
+        # written over what is not needed any more; for mode="raise" NumPy would make a copy first
         border = self.borders.take(column, out=row, mode="wrap")
         np.subtract(border, u, out=border)
         cell = np.right_shift(border, 32, out=column)
@@ -98,19 +98,19 @@ def sampling_tables(mdps, log_pi):
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
     n_rows = n_tasks * n_states
     pi = np.exp(log_pi)
-    action = np.arange(n_actions, dtype=np.int32)  # of each outcome of a row
+    action = np.arange(n_actions, dtype=np.int32)
     if _jointly(mdps):
-        action = np.repeat(action, n_slots)
+        action = np.repeat(action, n_slots)  # of each outcome
         # where Z = 1 tasks that share π share the tables too
         joint = pi[..., None] * mdps.probabilities if n_slots > 1 else pi
         p = joint.reshape(-1, len(action))
-        draw, entries = _draw(p, mdps.next_rows.ravel(), _width_bits(len(action)))
+        draw, entries = _tables(p, mdps.next_rows.ravel(), _width_bits(len(action)))
         draws = (draw,)
         rewards = _rewards(mdps, entries)
     else:
         successor, rewards = _successor_draw(mdps)
-        own_row = np.arange(n_rows * n_actions)  # in the successor's tables, of each (s, a)
-        draw, entries = _draw(pi.reshape(-1, n_actions), own_row, successor.width_bits)
+        its_row = np.arange(n_rows * n_actions)  # of each state and action
+        draw, entries = _tables(pi.reshape(-1, n_actions), its_row, successor.width_bits)
         draws = (draw, successor)
 
     cells = len(entries) // n_rows  # of a state
@@ -125,20 +125,24 @@ def sampling_tables(mdps, log_pi):
     )
 
 
-_successor_draws = WeakKeyDictionary()  # what the next function has made, by MDP
+_successor_draws = WeakKeyDictionary()  # by MDP; what is kept for one goes when the MDP goes
 
 
 def _successor_draw(mdps):
-    """AliasTables of the successor of each (s, a), and the rewards; made once for these tasks."""
+    """AliasTables of the successor, a row for each (task, s, a), and the reward of each cell.
+
+    They are made once for these tasks and kept, since they do not depend on a policy.
+    """
     if mdps not in _successor_draws:
         _, _, n_actions, n_slots = mdps.successors.shape
         p = mdps.probabilities.reshape(-1, n_slots)
-        draw, entries = _draw(p, mdps.next_rows.ravel(), _width_bits(n_actions))
+        draw, entries = _tables(p, mdps.next_rows.ravel(), _width_bits(n_actions))
         _successor_draws[mdps] = draw, _rewards(mdps, entries)
     return _successor_draws[mdps]
 
 
 def _rewards(mdps, entries):
+    """Of each cell, (cells,) float32; its entry is a place among the (N, S, A, Z) outcomes."""
     return read_only(mdps.rewards.astype(np.float32).ravel().take(entries))
 
 
@@ -147,12 +151,12 @@ def _width_bits(n_outcomes):
     return max(1, (n_outcomes - 1).bit_length())
 
 
-def _draw(p, next_row, next_bits):
+def _tables(p, next_row, next_bits):
     """AliasTables of n outcomes in each of R rows, and the entry of each cell (R·W·2,).
 
-    Outcome i of row r has entry n·r + i. p (R, n): the probabilities, or those of the first rows
-    only, which repeat. next_row (R·n,): the row that each entry leads to, in tables that have
-    2**next_bits columns.
+    Outcome i of row r has entry n·r + i, as where the outcomes (R, n) are laid out flat. p (R, n):
+    their probabilities; or those of the first rows, which repeat. next_row (R·n,): the row from
+    which the next draw is made after each entry, in tables of 2**next_bits columns.
     """
     n_outcomes = p.shape[1]
     n_rows = len(next_row) // n_outcomes
@@ -179,30 +183,34 @@ def _draw(p, next_row, next_bits):
 def _alias_tables(p):
     """keeps and alias, both (R·W,) int64, of R distributions p (R, n); W is that of `_width_bits`.
 
-    Of the NUMBERS random numbers outcome i is to have m_i = round(NUMBERS·p_i), in such a way that
-    they add up. A column has C = NUMBERS / W. Its own outcome keeps some of them, the alias has the
-    rest. A light outcome (m < C) leaves C − m of its own column free. A heavy one (m > C) has m − C
-    too much, and puts that into the columns of light ones. The columns are filled in order, by the
-    heavy outcomes in order: let D_k be what is free in the columns of the first k lights and E_j
-    what the first j heavies have too much.
+    Of the NUMBERS random numbers outcome i is to have m_i, the nearest to NUMBERS·p_i or one next
+    to that, so that they add up: they are what lies between the rounded Σ_{j≤i} p_j. A column has
+    C = NUMBERS / W. Its own outcome keeps some of them, and the alias has the rest.
 
-    - A heavy j gives until the first k with D_k ≥ E_j. By then it has given D_k − E_j more than it
-      had too much: so many of its own column it does not keep, and the next heavy fills that.
-    - The columns of the lights after that of the heavy before, and up to this k, are filled by j.
+    A light outcome (m < C) leaves C − m of its own column free. A heavy one (m > C) has m − C too
+    much, and puts that into the columns of light ones. These are filled in order, by the heavy
+    outcomes in order. Let D_k be what is free in the columns of the first k lights, and E_j what
+    the first j heavies have too much.
+
+    - Heavy j gives until the first k with D_k ≥ E_j. By then it has given D_k − E_j more than it
+      had too much: so many numbers of its own column it does not keep, and the next heavy has them.
+    - It is the alias in the columns of the lights up to this k, after the last one of the heavy
+      before.
 
     For example, p = (1, 8, 2, 5) / 16, in units of C:
 
         outcome      0     1     2     3
         m          .25     2    .5  1.25
-        D          .75         1.25           free in the columns of 0, and of 0 and 2
-        E                  1        1.25      too much in 1, and in 1 and 3
+        D          .75         1.25           free in the column of 0, and in those of 0 and 2
+        E                  1         1.25     too much in 1, and in 1 and 3
         keeps      .25   .75    .5     1      1 gave D_2 − E_1 = .25 more than it had too much
         alias        1     3     1     –
 
     Outcome 1 has .75 of its own column, .75 of column 0 and .5 of column 2: 2 in all, as it should.
-    Outcome 3 has its own column and .25 of column 1. In whole numbers nothing is lost to rounding:
-    of each row the lights leave as much free as the heavies have too much. So all rows are laid
-    out in one line, and none gives to the next.
+    Outcome 3 has its own column and .25 of column 1.
+
+    In every row the lights leave as much free as the heavies have too much, exactly, since these
+    are whole numbers. So all rows can be filled as one long row: none gives to the next.
     """
     n_rows, n_outcomes = p.shape
     width = 1 << _width_bits(n_outcomes)
@@ -210,8 +218,8 @@ def _alias_tables(p):
     cumulative = np.cumsum(p, 1)
     ends = np.full((n_rows, width), NUMBERS)
     ends[:, :n_outcomes] = np.rint(cumulative * (NUMBERS / cumulative[:, -1:]))
-    ends += NUMBERS * np.arange(n_rows)[:, None]  # all rows in one line
-    keeps = np.diff(ends.ravel(), prepend=0)  # at first m
+    ends += NUMBERS * np.arange(n_rows)[:, None]  # one long row
+    keeps = np.diff(ends.ravel(), prepend=0)  # m, so far
 
     heavy = np.flatnonzero(keeps > column)
     light = np.flatnonzero(keeps < column)

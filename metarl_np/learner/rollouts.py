@@ -8,6 +8,7 @@ are called lanes. In words, a step of one lane in state s is
     write down s, and the outcome's action and reward
     go on in the outcome's successor
 
+In large tasks the action is drawn first, and the successor then, each in this way (see `alias`).
 The lanes are run a chunk at a time, so that what a chunk needs stays in the cache.
 """
 

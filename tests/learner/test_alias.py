@@ -120,7 +120,7 @@ def thresholds_of(draw):
 def test_a_draw_finds_the_cell_at_the_borders_of_every_column(rng):
     """The first and the last number of a column, and those next to its threshold."""
     p = np.concatenate([rng.dirichlet(np.ones(5), 20), np.eye(5)])
-    draw, _ = alias._draw(p, np.arange(p.size), 3)
+    draw, _ = alias._tables(p, np.arange(p.size), 3)
     column = np.arange(len(draw.borders))
     row, place = column // 8, column % 8
     first = place * (NUMBERS // 8)
@@ -237,7 +237,7 @@ def test_tables_of_very_many_arms():
 def test_more_columns_than_can_be_numbered_are_refused():
     p = np.full((1, 2), 0.5)
     with pytest.raises(ValueError, match="^mdps: 1073741824 tables of 2 columns"):
-        alias._draw(p, np.broadcast_to(0, 2**31), 1)
+        alias._tables(p, np.broadcast_to(0, 2**31), 1)
 
 
 def several_successors(rng):
