@@ -236,8 +236,8 @@ def test_tables_of_very_many_arms():
 
 def test_more_columns_than_can_be_numbered_are_refused():
     p = np.full((1, 2), 0.5)
-    with pytest.raises(ValueError, match="^mdps: 1073741824 tables of 2 columns"):
-        alias._tables(p, np.broadcast_to(0, 2**31), 1)
+    with pytest.raises(ValueError, match="^mdps: .* tables of 2 columns, above"):
+        alias._tables(p, np.broadcast_to(0, 2**50), 1)
 
 
 def several_successors(rng):
