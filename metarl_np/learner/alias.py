@@ -67,9 +67,9 @@ class SamplingTables(Record):
 
     log_pi: np.ndarray  # (N, S, A)
     draws: tuple  # of AliasTables
+    action_bits: int  # enough for the numbers of the actions
     # by cell of the first draw
-    states: np.ndarray  # (cells,) int32
-    actions: np.ndarray  # (cells,) int32
+    pairs: np.ndarray  # (cells,) int32: s and a in one look-up, s·2**action_bits + a
     alive: np.ndarray  # (cells,) bool: the state is not terminal; None where no state is terminal
     # by cell of the last draw
     rewards: np.ndarray  # (cells,) float32
@@ -114,12 +114,14 @@ def sampling_tables(mdps, log_pi):
         draws = (draw, successor)
 
     cells = len(entries) // n_rows  # of a state
-    state = np.repeat(np.arange(n_states, dtype=np.int32), cells)
+    action_bits = (n_actions - 1).bit_length()
+    state = np.repeat(np.arange(n_states, dtype=np.int32) << action_bits, cells)
+    pairs = np.tile(state, n_tasks) + np.tile(action, n_rows).take(entries)
     return SamplingTables(
         log_pi=np.broadcast_to(np.array(log_pi), mdps.shape),
         draws=draws,
-        states=read_only(np.tile(state, n_tasks)),
-        actions=read_only(np.tile(action, n_rows).take(entries)),
+        action_bits=action_bits,
+        pairs=read_only(pairs),
         alive=read_only(np.repeat(~mdps.terminal, cells)) if mdps.terminal.any() else None,
         rewards=rewards,
     )

@@ -246,8 +246,9 @@ def _run(tables, rng, lanes):
             draw.draw(number, cell, row)
         first = columns[:, 0]  # the cells of each step's first draw, and of its last
         last = columns[:, -1]
-        tables.states.take(first, out=lanes.states[now], mode="wrap")
-        tables.actions.take(first, out=lanes.actions[now], mode="wrap")
+        pair = tables.pairs.take(first, out=lanes.states[now], mode="wrap")
+        np.bitwise_and(pair, (1 << tables.action_bits) - 1, out=lanes.actions[now])
+        np.right_shift(pair, tables.action_bits, out=pair)
         tables.rewards.take(last, out=lanes.rewards[now], mode="wrap")
         if tables.alive is not None:
             tables.alive.take(first, out=lanes.mask[now], mode="wrap")

@@ -170,14 +170,15 @@ def test_sampling_tables_reconstruct_the_joint_distribution_of_action_and_succes
     for next_row, cells, chance in steps:
         row = cells[0] // 2 ** (tables.draws[0].width_bits + 1)
         task, state = divmod(row, 5)
-        assert tables.states[cells[0]] == state
+        recorded, action = divmod(int(tables.pairs[cells[0]]), 2**tables.action_bits)
+        assert recorded == state
         assert tables.alive[cells[0]] != mdps.terminal[task, state]
         next_state = next_row - 5 * task
         if mdps.terminal[task, state]:
             assert next_state == state and tables.rewards[cells[-1]] == 0
         else:
             outcome = np.unravel_index(int(tables.rewards[cells[-1]]) - 1, joint.shape)
-            assert outcome[:3] == (task, state, tables.actions[cells[0]])
+            assert outcome[:3] == (task, state, action)
             assert mdps.successors[outcome] == next_state
             joint[outcome] += chance
     expected = np.exp(log_pi)[..., None] * mdps.probabilities
