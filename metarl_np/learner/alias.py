@@ -166,7 +166,8 @@ def _tables(p, next_row, next_bits):
     width = 1 << bits
     too_many = f"{n_rows} tables of {width} columns, above {COLUMNS} in all"
     require(n_rows * width <= COLUMNS, "mdps", too_many)
-    keeps, alias = (np.resize(x, n_rows * width) for x in _alias_tables(p))
+    repeats = n_rows // len(p)
+    keeps, alias = (np.tile(x, repeats) for x in _alias_tables(p))
     column = np.arange(n_rows * width)
     place = column & (width - 1)  # in its row
     threshold = place * (NUMBERS // width) + keeps
@@ -232,5 +233,5 @@ def _alias_tables(p):
     keeps[heavy] = column - over
     alias = np.arange(keeps.size)
     alias[light] = np.repeat(heavy, np.diff(last, prepend=-1))
-    alias[heavy] = np.where(over > 0, np.roll(heavy, -1), heavy)
+    alias[heavy[:-1]] = np.where(over[:-1] > 0, heavy[1:], heavy[:-1])
     return keeps, alias & (width - 1)
