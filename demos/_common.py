@@ -27,12 +27,13 @@ from contextlib import contextmanager
 if "numpy" not in sys.modules:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Memory that is freed stays with the process: to get a page from the system again costs more than
-# to fill it. These are options of glibc's mallopt(3).
+# to fill it. These are options of glibc's mallopt(3): nothing is given back, and large arrays, too,
+# are taken from the heap, where otherwise each of them is mapped anew.
 if os.name == "posix" and hasattr(ctypes.CDLL(None), "mallopt"):
     M_TRIM_THRESHOLD = -1
-    M_MMAP_THRESHOLD = -3
+    M_MMAP_MAX = -4
     ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**25)
+    ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
 
 # Pictures go to files; no window is needed. A notebook's shell names a backend here that may not be
 # installed where the demo runs, and then matplotlib refuses to be imported.

@@ -29,6 +29,8 @@ from metarl_np.learner.returns import time_mean_baseline
 from metarl_np.learner.rollouts import rollout
 from metarl_np.meta.rl2_training import RecurrentPPO, train_recurrent
 from metarl_np.tasks.gridworld import GridWorld
+from metarl_np.tasks.mdp import MDP
+from metarl_np.tasks.random_mdps import random_mdps
 
 # Gymnasium's 4x4 map, slippery
 FROZEN_LAKE = GridWorld("S... .O.O ...O O..G", discount=0.99, horizon=100, slip=2 / 3)
@@ -49,6 +51,15 @@ SCALING = dict(
     value_iteration=((1, 0, 10, 100), (10_000, 0, 1_000, 10**6)),
     exact_meta_gradient=((1, 0, 10, 25), (1_000, 0, 1_000, 40_000)),
 )
+# states, actions and successors of one task; the first of each line grows up to this size
+TABLES = dict(
+    states=dict(states=30_000, actions=4, successors=32),
+    actions=dict(actions=100_000, states=4, successors=8),
+    successors=dict(successors=100_000, states=4, actions=8),
+    arms=dict(actions=10**6, states=1, successors=2),
+)
+# dense tasks: states, actions; the first is as large as Jack's car rental (Sutton & Barto, ex. 4.2)
+DENSE = [(441, 11), (400, 5)]
 LOOKS = dict(  # name, colour, marker
     rollout=("rollout", "blue", "o"),
     maml=("MAML iteration", "red", "s"),
@@ -105,6 +116,34 @@ def measure_frozen_lake(rng, quick, progress):
             f"{threads} thread{'s' * (threads > 1)}: {rate / 1e6:.1f} M steps/s"
         )
     return numbers
+
+
+# %% Dense tasks: every state may follow every other, so that a step has A·S outcomes
+def measure_dense(rng, quick, progress):
+    """A row of the JSON for each of the sizes in DENSE, printed."""
+    print("\ndense tasks, 16384 lanes x 100 steps")
+    rows = []
+    for n_states, n_actions in [(40, 5)] if quick else DENSE:
+        progress("dense tasks")
+        mdps = random_mdps(rng, 1, n_states, n_actions, horizon=100, reward_noise=0.0)
+        policy = SoftmaxPolicy(n_states, n_actions)
+        log_pi = policy.log_pi(policy.init())
+
+        def sample(episodes):
+            return lambda: rollout(rng, mdps, log_pi, episodes)
+
+        first = median_seconds(sample(1), repeats=1, warm_up=0)
+        again = median_seconds(sample(1), repeats=5)
+        episodes = 1_000 if quick else 16_384
+        rate = episodes * mdps.horizon / median_seconds(sample(episodes), repeats=5)
+        progress.done()
+        row = dict(states=n_states, actions=n_actions, first_seconds=first)
+        rows.append(row | dict(seconds=again, steps_per_s=rate))
+        print(
+            f"{n_states} states, {n_actions} actions: the first episode after {first:.3f} s, "
+            f"with another policy after {again * 1e3:.1f} ms; {rate / 1e6:.1f} M steps/s"
+        )
+    return rows
 
 
 # %% A MAML meta-iteration: sample, adapt, sample, second-order meta-gradient
@@ -249,26 +288,52 @@ def work(rng, name, tasks, episodes, horizon, states):
     return lambda: exact.optimal_values(mdps)
 
 
+def three_decades(end, points):
+    """Sizes from a thousandth of the end, evenly on a logarithmic scale."""
+    return np.geomspace(end / 1000, end, points).round().astype(int).tolist()
+
+
+def time_and_memory(run):
+    """Seconds, and megabytes at the peak, above what was there before."""
+    seconds = median_seconds(run, 2)
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return dict(seconds=seconds, megabytes=peak / 1e6)
+
+
 def scaling(rng, name, axis, points):
-    """A row per size: seconds, and megabytes at the peak, above what was there before."""
+    """A row per size."""
     base, ends = SCALING[name]
-    for size in np.geomspace(ends[axis] / 1000, ends[axis], points).round().astype(int).tolist():
+    for size in three_decades(ends[axis], points):
         sizes = list(base)
         sizes[axis] = size
-        run = work(rng, name, *sizes)
-        seconds = median_seconds(run, 2)
-        tracemalloc.start()
-        run()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        yield dict(
-            zip(AXES, sizes),
-            what=name,
-            axis=AXES[axis],
-            size=size,
-            seconds=seconds,
-            megabytes=peak / 1e6,
+        row = dict(zip(AXES, sizes), what=name, axis=AXES[axis], size=size)
+        yield row | time_and_memory(work(rng, name, *sizes))
+
+
+def table_scaling(rng, axis, points):
+    """A row per size: what the tables of a policy cost in a task that is new."""
+    sizes = dict(TABLES[axis])
+    grows, end = next(iter(sizes.items()))
+    for size in three_decades(end, points):
+        sizes[grows] = size
+        shape = (1, sizes["states"], sizes["actions"], sizes["successors"])
+        p = rng.random(shape)
+        mdps = MDP(
+            successors=rng.integers(sizes["states"], size=shape),
+            probabilities=p / p.sum(-1, keepdims=True),
+            rewards=p,
+            start=np.eye(1, sizes["states"]),
+            terminal=np.zeros(shape[:2]),
+            discount=1.0,
+            horizon=1,
         )
+        log_pi = np.full(shape[1:3], -np.log(sizes["actions"]))
+        new_tasks = iter([mdps[:] for _ in range(4)])  # so often it is run
+        row = dict(sizes, what="tables", axis=axis, size=size)
+        yield row | time_and_memory(lambda: sampling_tables(next(new_tasks), log_pi))
 
 
 def exponents(rows):
@@ -340,6 +405,27 @@ def measure_scaling(rng, quick, progress, out):
     draw_axes(axes)
     fig.legend(*axes[2].get_legend_handles_labels(), loc="outside right center")
     return every, slopes, plots.save(fig, out, "scaling")
+
+
+def measure_tables(rng, quick, progress):
+    """(rows of the JSON, exponents), printed as a table."""
+    print("\ntables of a policy in a new task: exponents, and seconds at the largest size")
+    every = []
+    slopes = {}
+    for axis in TABLES:
+        if quick and axis != "states":
+            continue
+        progress(f"tables against {axis}")
+        rows = list(table_scaling(rng, axis, points=4 if quick else 7))
+        progress.done()
+        every += rows
+        slopes[f"tables, {axis}"] = slope = exponents(rows)
+        last = rows[-1]
+        print(
+            f"{axis:12s}{slope['seconds']:7.2f} /{slope['megabytes']:5.2f}"
+            f"{last['size']:12d}: {last['seconds']:.2f} s, {last['megabytes']:.0f} MB"
+        )
+    return every, slopes
 
 
 # %% Peers: the scripts that time what a user would run instead
@@ -427,12 +513,14 @@ def main():
     progress = Progress()
 
     numbers = measure_frozen_lake(rng, quick, progress)
+    numbers["dense"] = measure_dense(rng, quick, progress)
     numbers["maml"] = measure_maml(rng, quick)
     numbers["rl2"] = measure_rl2(rng, quick, progress)
     numbers["oracle"], seconds = measure_oracles(quick, progress)
     numbers["exact_meta_gradient_seconds"] = seconds
     rows, slopes, picture = measure_scaling(rng, quick, progress, arguments.out)
-    numbers |= dict(scaling=rows, exponents=slopes)
+    table_rows, table_slopes = measure_tables(rng, quick, progress)
+    numbers |= dict(scaling=rows + table_rows, exponents=slopes | table_slopes)
 
     if arguments.peers:
         progress("peers")

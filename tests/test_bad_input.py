@@ -822,8 +822,9 @@ EXEMPT_REASONS = {
         diagnosis.Verdict diagnosis.Diagnosis diagnosis.Step estimators.Alternative
         explanations.Trial explanations.Variation
         estimators.Explanation records.RecordedEpisodes maml.Adaptation maml.Iteration
-        rl2_training.RecurrentIteration alias.SamplingTables reinforce.RecordedSteps ppo.PPOData
-        trpo.TRPOData beliefs.Counts beliefs.Transitions strategies.Strategy planners.Planner""",
+        rl2_training.RecurrentIteration alias.AliasTables alias.SamplingTables
+        reinforce.RecordedSteps ppo.PPOData trpo.TRPOData beliefs.Counts beliefs.Transitions
+        strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
         explanations.Search explanations.alternatives explanations.fit

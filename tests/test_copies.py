@@ -69,6 +69,7 @@ RECORDS = {
     "ActorCritic": ActorCritic(LogisticPolicy(3, 2, FEATURES)),
     "Scores": POLICY.scores(THETA),
     "SamplingTables": sampling_tables(MDPS, LOG_PI),
+    "AliasTables": sampling_tables(MDPS, LOG_PI).draws[0],
     "Episodes": EPISODES,
     "Episodes that never end": ENDLESS,
     "Episodes, a part": EPISODES.part([0, 2]),
@@ -141,7 +142,7 @@ def test_a_copy_has_the_same_values_and_the_same_is_read_only(name, way):
 
 
 @EVERY_COPY
-@pytest.mark.parametrize("name", READ_ONLY + ["SamplingTables", "FiniteBelief"])
+@pytest.mark.parametrize("name", READ_ONLY + ["SamplingTables", "AliasTables", "FiniteBelief"])
 def test_nothing_can_be_written_into_what_is_read_only(name, way):
     record = RECORDS[name]
     computed(record)

@@ -54,6 +54,7 @@ PROMISED = {
     "benchmark": {
         "frozen_lake_steps_per_s",
         "frozen_lake_steps_per_s_threads",
+        "dense",
         "scaling",
         "exponents",
         "maml",

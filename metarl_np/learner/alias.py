@@ -6,127 +6,232 @@ the A·Z pairs of an action and a successor slot, with probabilities π(a|s) P(z
 threshold splits each column: below it lies the column's own outcome, above it another one, its
 alias. To draw, take a random number: it falls into some column, and above or below the threshold
 there. However many outcomes there are, that is one look-up.
+
+Where there are many, a step makes two such draws, of the action and then of the successor:
+`_jointly` decides.
 """
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from metarl_np.arguments import Record, read_only, require_plain
+from metarl_np.arguments import Record, read_only, require, require_plain
 from metarl_np.tasks.mdp import require_log_pi
+
+NUMBERS = 2**32  # a random number is one of 0 … NUMBERS − 1
+JOINT = 64  # outcomes of a step, see `_jointly`
+COLUMNS = 2**30  # with more, a border would not fit into an int64
+
+
+@dataclass(frozen=True, eq=False)
+class AliasTables(Record):
+    """What a draw looks up: an alias table for each of R distributions, its *rows*.
+
+    A row has W columns, W a power of two, and a column has two *cells*, one above and one below its
+    threshold. Columns and cells are numbered from the first row to the last:
+
+        column = W·row + c, where c is made of the highest log2 W bits of the random number u
+        cell = 2·column + (1 if u is below the column's threshold, else 0).
+
+    Instead of the threshold its border is kept, NUMBERS·(2·column + 1) + threshold − 1. Then
+    (border − u) / NUMBERS is at least 2·column + 1 if u ≤ threshold − 1, else at least 2·column:
+    its whole part, a shift by 32 bits, is the cell. The arrays are read-only.
+    """
+
+    width_bits: int  # log2 W
+    borders: np.ndarray  # (R·W,) int64; a threshold is one of 0 … NUMBERS
+    leads_to: np.ndarray  # (R·W·2,) int64: the first column of the row of the next draw
+
+    def draw(self, u, column, row):
+        """A draw in each lane; u, column, row are (lanes,) int64, and the last two are written.
+
+        u: the random numbers. column: c of each, which becomes the cell. row: the first column of
+        the row to draw from, which becomes that of the next draw.
+        """
+        np.add(column, row, out=column)
+        # written over what is not needed any more; for mode="raise" NumPy would make a copy first
+        border = self.borders.take(column, out=row, mode="wrap")
+        np.subtract(border, u, out=border)
+        cell = np.right_shift(border, 32, out=column)
+        self.leads_to.take(cell, out=row, mode="wrap")
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingTables(Record):
-    """What a step looks up, by the number of the cell that it falls into.
+    """What a step draws, and what is written down for the cells drawn. The arrays are read-only.
 
-    The *row* of state s in task i is S·i + s. It has W columns, W a power of two, and a column has
-    two *cells*, one above and one below its threshold. In column c of a row they are numbered
-
-        cell = 2·(W·row + c) + (1 if the random number is below the threshold, else 0).
-
-    A row has 2W cells, so the first cell of a row is 2W·row, and the row of a cell is cell // 2W.
-    As 2W is a power of two, these are shifts to the left and to the right by log2 W + 1 bits. The
-    arrays are read-only.
+    There is one draw, of action and successor together, from row S·task + s. Or there are two, of
+    the action from that row, and of the successor from row A·(S·task + s) + a.
     """
 
     log_pi: np.ndarray  # (N, S, A)
-    width_bits: int  # log2 W
-    thresholds: np.ndarray  # (N·S·W·2,) uint32: 2³²·(c + share of the own outcome) / W
-    next_cell: np.ndarray  # (N·S·W·2,) int64: the first cell of the next state's row
-    rewards: np.ndarray  # (N·S·W·2,) float32
-    actions: np.ndarray  # (N·S·W·2,) int32
-    alive: np.ndarray  # (N·S,) bool: not terminal; None where no state is terminal
+    draws: tuple  # of AliasTables
+    action_bits: int  # enough for the numbers of the actions
+    # by cell of the first draw
+    pairs: np.ndarray  # (cells,) int32: s and a in one look-up, s·2**action_bits + a
+    alive: np.ndarray  # (cells,) bool: the state is not terminal; None where no state is terminal
+    # by cell of the last draw
+    rewards: np.ndarray  # (cells,) float32
+
+
+def _jointly(mdps):
+    """Does one random number draw action and successor together?
+
+    A second draw takes some 5 ns a step. But a joint table has A·Z outcomes in each state and is
+    made anew for each policy, at some 40 ns an outcome. Of two draws only the action's, with A
+    outcomes, knows the policy; the successor's, Z for each action, are made once for these tasks.
+    With 64 outcomes a joint table has paid for itself after some 500 steps in each state.
+    """
+    _, _, n_actions, n_slots = mdps.successors.shape
+    return n_actions * n_slots <= JOINT or min(n_actions, n_slots) == 1
 
 
 def sampling_tables(mdps, log_pi):
     """SamplingTables of `mdps` under log π (S, A) or (N, S, A).
 
-    A probability is kept to within W·2⁻³³, W < 2AZ; what has probability zero never happens.
-    Raises ValueError on what are no log-probabilities for these tasks.
+    A probability is kept to within 2⁻³², or 2⁻³¹ where a step makes two draws; what has probability
+    zero never happens. Raises ValueError on what are no log-probabilities for these tasks.
     """
     require_plain(log_pi=log_pi)
     log_pi = require_log_pi(log_pi, mdps)
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
-    n_outcomes = n_actions * n_slots
-    width_bits = max(1, (n_outcomes - 1).bit_length())
-    width = 1 << width_bits
-    joint = np.exp(log_pi)[..., None]
-    if n_slots > 1:  # else tasks that share π share the columns too
-        joint = joint * mdps.probabilities
-    p = np.zeros((width, joint.size // n_outcomes))
-    p[:n_outcomes] = joint.reshape(-1, n_outcomes).T
+    n_rows = n_tasks * n_states
+    pi = np.exp(log_pi)
+    action = np.arange(n_actions, dtype=np.int32)
+    if _jointly(mdps):
+        action = np.repeat(action, n_slots)  # of each outcome
+        # where Z = 1 tasks that share π share the tables too
+        joint = pi[..., None] * mdps.probabilities if n_slots > 1 else pi
+        p = joint.reshape(-1, len(action))
+        draw, entries = _tables(p, mdps.next_rows.ravel(), _width_bits(len(action)))
+        draws = (draw,)
+        rewards = _rewards(mdps, entries)
+    else:
+        successor, rewards = _successor_draw(mdps)
+        its_row = np.arange(n_rows * n_actions)  # of each state and action
+        draw, entries = _tables(pi.reshape(-1, n_actions), its_row, successor.width_bits)
+        draws = (draw, successor)
 
-    rows = (n_tasks * n_states, width)
-    # np.resize: columns that tasks share are repeated for each of them
-    thresholds, alias = (np.resize(x.T, rows) for x in _alias_tables(p))
-    own = np.broadcast_to(np.arange(width, dtype=np.int32), rows)
-    outcome = np.stack([alias, own], -1)  # (N·S, W, 2), of every cell
-    outcome = np.minimum(outcome, n_outcomes - 1)  # a padding column's own outcome is never drawn
-    first_entry = n_outcomes * np.arange(len(outcome))[:, None, None]
-    entry = (first_entry + outcome).ravel()  # where the outcome is in the MDP's arrays
+    cells = len(entries) // n_rows  # of a state
+    action_bits = (n_actions - 1).bit_length()
+    state = np.repeat(np.arange(n_states, dtype=np.int32) << action_bits, cells)
+    pairs = np.tile(state, n_tasks) + np.tile(action, n_rows).take(entries)
     return SamplingTables(
         log_pi=np.broadcast_to(np.array(log_pi), mdps.shape),
-        width_bits=width_bits,
-        thresholds=read_only(np.repeat(thresholds, 2)),
-        next_cell=read_only(mdps.next_rows.ravel()[entry] << (width_bits + 1)),
-        rewards=read_only(mdps.rewards.ravel()[entry].astype(np.float32)),
-        actions=read_only((outcome // n_slots).ravel()),
-        alive=read_only(~mdps.terminal.ravel()) if mdps.terminal.any() else None,
+        draws=draws,
+        action_bits=action_bits,
+        pairs=read_only(pairs),
+        alive=read_only(np.repeat(~mdps.terminal, cells)) if mdps.terminal.any() else None,
+        rewards=rewards,
     )
 
 
+_successor_draws = WeakKeyDictionary()  # by MDP; what is kept for one goes when the MDP goes
+
+
+def _successor_draw(mdps):
+    """AliasTables of the successor, a row for each (task, s, a), and the reward of each cell.
+
+    They are made once for these tasks and kept, since they do not depend on a policy.
+    """
+    if mdps not in _successor_draws:
+        _, _, n_actions, n_slots = mdps.successors.shape
+        p = mdps.probabilities.reshape(-1, n_slots)
+        draw, entries = _tables(p, mdps.next_rows.ravel(), _width_bits(n_actions))
+        _successor_draws[mdps] = draw, _rewards(mdps, entries)
+    return _successor_draws[mdps]
+
+
+def _rewards(mdps, entries):
+    """Of each cell, (cells,) float32; its entry is a place among the (N, S, A, Z) outcomes."""
+    return read_only(mdps.rewards.astype(np.float32).ravel().take(entries))
+
+
+def _width_bits(n_outcomes):
+    """log2 W, W being the smallest power of two above 1 that is not below the outcomes."""
+    return max(1, (n_outcomes - 1).bit_length())
+
+
+def _tables(p, next_row, next_bits):
+    """AliasTables of n outcomes in each of R rows, and the entry of each cell (R·W·2,).
+
+    Outcome i of row r has entry n·r + i, as where the outcomes (R, n) are laid out flat. p (R, n):
+    their probabilities; or those of the first rows, which repeat. next_row (R·n,): the row from
+    which the next draw is made after each entry, in tables of 2**next_bits columns.
+    """
+    n_outcomes = p.shape[1]
+    n_rows = len(next_row) // n_outcomes
+    bits = _width_bits(n_outcomes)
+    width = 1 << bits
+    too_many = f"{n_rows} tables of {width} columns, above {COLUMNS} in all"
+    require(n_rows * width <= COLUMNS, "mdps", too_many)
+    repeats = n_rows // len(p)
+    keeps, alias = (np.tile(x, repeats) for x in _alias_tables(p))
+    column = np.arange(n_rows * width)
+    place = column & (width - 1)  # in its row
+    threshold = place * (NUMBERS // width) + keeps
+    borders = NUMBERS * (2 * column + 1) + threshold - 1
+
+    first_entry = n_outcomes * (column >> bits)  # of the row
+    own = np.minimum(place, n_outcomes - 1)  # a padding column's own outcome is never drawn
+    entries = np.empty((n_rows * width, 2), np.int64)
+    entries[:, 0] = first_entry + alias
+    entries[:, 1] = first_entry + own
+    entries = entries.ravel()
+    leads_to = (next_row << next_bits).take(entries)
+    return AliasTables(bits, read_only(borders), read_only(leads_to)), entries
+
+
 def _alias_tables(p):
-    """Thresholds (W, R) uint32 and aliases (W, R) of R distributions p (W, R), W a power of two.
+    """keeps and alias, both (R·W,) int64, of R distributions p (R, n); W is that of `_width_bits`.
 
-    Every column is 1 wide, and outcome i is w_i = W·p_i wide. A light outcome (w ≤ 1) leaves 1 − w
-    of its own column free. A heavy one (w > 1) has w − 1 too much, and puts that into the columns
-    of light ones. The columns are filled in order, by the heavy outcomes in order: let D_i be what
-    is free in the columns of the light outcomes up to i, and E_i what the heavy ones up to i have
-    too much.
+    Of the NUMBERS random numbers outcome i is to have m_i, the nearest to NUMBERS·p_i or one next
+    to that, so that they add up: they are what lies between the rounded Σ_{j≤i} p_j. A column has
+    C = NUMBERS / W. Its own outcome keeps some of them, and the alias has the rest.
 
-    - The column of a light i is filled by the first heavy j that has something left when it is its
-      turn: the first with E_j > D_{i−1}.
-    - A heavy i gives until the first D ≥ E_i. By then it has given D − E_i more than it had too
-      much: it keeps 1 − (D − E_i) of its own column, and the next heavy one, the first with
-      E_j > E_i, fills that.
+    A light outcome (m < C) leaves C − m of its own column free. A heavy one (m > C) has m − C too
+    much, and puts that into the columns of light ones. These are filled in order, by the heavy
+    outcomes in order. Let D_k be what is free in the columns of the first k lights, and E_j what
+    the first j heavies have too much.
 
-    For example, p = (1, 8, 2, 5) / 16:
+    - Heavy j gives until the first k with D_k ≥ E_j. By then it has given D_k − E_j more than it
+      had too much: so many numbers of its own column it does not keep, and the next heavy has them.
+    - It is the alias in the columns of the lights up to this k, after the last one of the heavy
+      before.
+
+    For example, p = (1, 8, 2, 5) / 16, in units of C:
 
         outcome      0     1     2     3
-        w          .25     2    .5  1.25
-        D          .75   .75  1.25  1.25      free in the columns of 0 and 2
-        E            0     1     1  1.25      too much in 1 and 3
+        m          .25     2    .5  1.25
+        D          .75         1.25           free in the column of 0, and in those of 0 and 2
+        E                  1         1.25     too much in 1, and in 1 and 3
         keeps      .25   .75    .5     1      1 gave D_2 − E_1 = .25 more than it had too much
-        alias        1     3     1     –      0: E_1 > 0;  1: E_3 > E_1;  2: E_1 > D_1
+        alias        1     3     1     –
 
     Outcome 1 has .75 of its own column, .75 of column 0 and .5 of column 2: 2 in all, as it should.
-    Outcome 3 has its own column and .25 of column 1. The thresholds are (.25, 1.75, 2.5, 4)·2³⁰,
-    the last one less 1 so that it fits into 32 bits.
+    Outcome 3 has its own column and .25 of column 1.
+
+    In every row the lights leave as much free as the heavies have too much, exactly, since these
+    are whole numbers. So all rows can be filled as one long row: none gives to the next.
     """
-    width, rows = p.shape
-    w = p * (width / p.sum(0))
-    heavy = w > 1
-    own = np.arange(width, dtype=np.int32)[:, None]
-    e = np.maximum(w - 1, 0)
-    d = np.zeros((width + 2, rows))  # D_i stands in row i + 1; the last is for one not found
-    np.maximum(1 - w, 0, out=d[1:-1])
-    for i in range(1, width):
-        e[i] += e[i - 1]
-        d[i + 1] += d[i]
+    n_rows, n_outcomes = p.shape
+    width = 1 << _width_bits(n_outcomes)
+    column = NUMBERS // width
+    cumulative = np.cumsum(p, 1)
+    ends = np.full((n_rows, width), NUMBERS)
+    ends[:, :n_outcomes] = np.rint(cumulative * (NUMBERS / cumulative[:, -1:]))
+    ends += NUMBERS * np.arange(n_rows)[:, None]  # one long row
+    keeps = np.diff(ends.ravel(), prepend=0)  # m, so far
 
-    # E and D only grow: the first E_j > x comes after those with E_j ≤ x, so these are counted
-    filled = np.where(heavy, e, d[:width])
-    alias = np.zeros((width, rows), np.int32)
-    closing = np.ones((width, rows), np.int32)
-    for e_j, d_j in zip(e, d[1:]):
-        alias += e_j <= filled
-        closing += d_j < e
-    place = closing * np.int64(rows) + np.arange(rows)  # in d, laid out flat
-    keep = np.where(heavy, 1 + e - d.take(place), w)
-    alias = np.where(alias == width, own, alias)  # nothing but rounding is left to give
-    keep[alias == own] = 1
-
-    column = 2**32 // width
-    threshold = np.rint(np.minimum(keep, 1) * column) + own * float(column)
-    return np.minimum(threshold, 2**32 - 1).astype(np.uint32), alias
+    heavy = np.flatnonzero(keeps > column)
+    light = np.flatnonzero(keeps < column)
+    e = np.cumsum(keeps[heavy] - column)
+    d = np.cumsum(column - keeps[light])
+    last = np.searchsorted(d, e)  # the light that each heavy gives to last
+    over = d[last] - e
+    keeps[heavy] = column - over
+    alias = np.arange(keeps.size)
+    alias[light] = np.repeat(heavy, np.diff(last, prepend=-1))
+    alias[heavy[:-1]] = np.where(over[:-1] > 0, heavy[1:], heavy[:-1])
+    return keeps, alias & (width - 1)

@@ -8,12 +8,14 @@ are called lanes. In words, a step of one lane in state s is
     write down s, and the outcome's action and reward
     go on in the outcome's successor
 
+In large tasks the action is drawn first, and the successor then, each in this way (see `alias`).
 The lanes are run a chunk at a time, so that what a chunk needs stays in the cache.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
+from itertools import cycle
 from math import prod
 
 import numpy as np
@@ -35,6 +37,7 @@ from metarl_np.arguments import (
 from metarl_np.learner.alias import SamplingTables, sampling_tables
 
 CHUNK = 65_536  # lanes; with fewer, threads would wait for Python's lock more than they work
+BLOCK = 130_000  # lanes · steps; of a whole chunk one step, as its rows do not lie side by side
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +195,7 @@ def _lanes_at_start(rng, mdps, tables, *, shape):
         states=np.empty(shape, np.int32),
         actions=np.empty(shape, np.int32),
         rewards=np.empty(shape, np.float32),
-        mask=np.broadcast_to(True, shape) if tables.alive is None else np.empty(shape, bool),
+        mask=(np.broadcast_to(True, shape) if tables.alive is None else np.empty(shape, bool)),
     )
 
 
@@ -217,45 +220,46 @@ def _first_states(rng, mdps, episodes):
 def _run(tables, rng, lanes):
     """All steps of a chunk of lanes, which are written into it.
 
-    The inner loop, over time steps, does only what the next step needs: find the cell. Actions,
-    rewards and states are looked up afterwards, for a block of steps at a time: where there are few
-    lanes a NumPy call costs more than its work, and so the steps of a block share these calls.
+    The inner loop, over time steps, does only what the next step needs: the draws. States, actions
+    and rewards are looked up afterwards, for a block of steps at a time: where there are few lanes
+    a NumPy call costs more than its work, and so the steps of a block share these calls.
     """
+    draws = tables.draws
+    row_bits = draws[0].width_bits
+    row = (lanes.first_row + lanes.state) << row_bits  # its first column, see AliasTables
     steps, n_lanes = lanes.states.shape
-    shift = tables.width_bits + 1  # from a cell to its row, see SamplingTables
-    row_cell = (lanes.first_row + lanes.state) << shift  # the first cell of the state's row
-    block = min(steps, max(1, CHUNK // 2 // n_lanes))
-    cells = np.empty((block, n_lanes), np.int64)
-    threshold = np.empty(n_lanes, np.uint32)
-    below = np.empty(n_lanes, bool)
+    block = min(steps, max(1, BLOCK // n_lanes))
+    u = np.empty((block, len(draws), n_lanes), np.int64)
+    columns = np.empty_like(u)  # a draw makes cells of them
     noisy = lanes.noise.any()
     for t in range(0, steps, block):
         now = slice(t, t + block)
-        u = _random_bits(rng, lanes.states[now].shape)
-        cells = cells[: len(u)]
-        np.right_shift(u, 32 - tables.width_bits, out=cells)  # the column
-        np.add(cells, cells, out=cells)  # its first cell, in row 0
-        for u_t, cell in zip(u, cells):
-            np.add(cell, row_cell, out=cell)
-            # mode="wrap", since NumPy makes a copy for "raise" with out
-            tables.thresholds.take(cell, out=threshold, mode="wrap")
-            np.less(u_t, threshold, out=below)
-            np.add(cell, below, out=cell)
-            tables.next_cell.take(cell, out=row_cell, mode="wrap")
-        tables.actions.take(cells, out=lanes.actions[now], mode="wrap")
-        tables.rewards.take(cells, out=lanes.rewards[now], mode="wrap")
-        np.right_shift(cells, shift, out=cells)  # the row, S·task + state
-        np.subtract(cells, lanes.first_row, out=lanes.states[now], casting="unsafe")
+        u = u[: steps - t]
+        columns = columns[: steps - t]
+        u[:] = _random_bits(rng, u.shape)
+        for i, draw in enumerate(draws):
+            np.right_shift(u[:, i], 32 - draw.width_bits, out=columns[:, i])
+        one_after_the_other = (-1, n_lanes)
+        numbers = u.reshape(one_after_the_other)
+        cells = columns.reshape(one_after_the_other)
+        for draw, number, cell in zip(cycle(draws), numbers, cells):
+            draw.draw(number, cell, row)
+        first = columns[:, 0]  # the cells of each step's first draw, and of its last
+        last = columns[:, -1]
+        pair = tables.pairs.take(first, out=lanes.states[now], mode="wrap")
+        np.bitwise_and(pair, (1 << tables.action_bits) - 1, out=lanes.actions[now])
+        np.right_shift(pair, tables.action_bits, out=pair)
+        tables.rewards.take(last, out=lanes.rewards[now], mode="wrap")
         if tables.alive is not None:
-            tables.alive.take(cells, out=lanes.mask[now], mode="wrap")
+            tables.alive.take(first, out=lanes.mask[now], mode="wrap")
         if noisy:
-            z = rng.standard_normal(u.shape, np.float32)
+            z = rng.standard_normal(last.shape, np.float32)
             lanes.rewards[now] += lanes.noise * z * lanes.mask[now]
-    np.subtract(row_cell >> shift, lanes.first_row, out=lanes.state, casting="unsafe")
+    lanes.state[:] = (row >> row_bits) - lanes.first_row
 
 
 def _random_bits(rng, shape):
-    """A random number of 32 bits for each step and lane: (steps, lanes) uint32.
+    """Random numbers of 32 bits: (…) uint32.
 
     A generator makes 64 bits at a time, and each half is one number.
     """

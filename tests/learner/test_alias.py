@@ -2,40 +2,49 @@
 of.
 """
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from helpers import coded, random_log_pi, random_tasks
 
-from metarl_np.learner.alias import _alias_tables, sampling_tables
+from metarl_np.learner import alias
+from metarl_np.learner.alias import NUMBERS, AliasTables, _alias_tables, _jointly, sampling_tables
 from metarl_np.learner.rollouts import rollout
+from metarl_np.tasks import bandits
 from metarl_np.tasks.gridworld import GridWorld
+from metarl_np.tasks.random_mdps import random_mdps
 
 
-def added_up(threshold, alias):
+@pytest.fixture(params=["one draw", "two draws"])
+def way(request, monkeypatch):
+    """Small tasks sampled with one random number a step, or with two as large ones are."""
+    if request.param == "two draws":
+        monkeypatch.setattr(alias, "JOINT", 0)
+    return request.param
+
+
+def added_up(keeps, others):
     """How many of the 2³² numbers draw each outcome of one table, as a list of W integers.
 
-    Column c owns the numbers from c·2³²/W on; those below its threshold draw c, the rest its alias.
+    Column c owns 2³²/W numbers; it keeps some, and the rest draws the other outcome.
     """
-    width = len(alias)
-    column = 2**32 // width
+    width = len(keeps)
     count = [0] * width
     for c in range(width):
-        below = int(threshold[c]) - c * column
-        assert 0 <= below <= column
-        count[c] += below
-        count[alias[c]] += column - below
+        assert 0 <= keeps[c] <= NUMBERS // width
+        count[c] += int(keeps[c])
+        count[others[c]] += NUMBERS // width - int(keeps[c])
     return count
 
 
 def test_the_example_of_the_docstring():
-    """w = .25, 2, .5, 1.25: what each outcome keeps of its column, and who fills the rest."""
+    """m = .25, 2, .5, 1.25: what each outcome keeps of its column, and who fills the rest."""
     p = np.array([1, 8, 2, 5]) / 16
-    threshold, alias = _alias_tables(p[:, None])
-    last = 2**32 - 1
-    assert threshold[:, 0].tolist() == [2**28, 7 * 2**28, 10 * 2**28, last]
-    assert alias[:3, 0].tolist() == [1, 3, 1]
-    kept = threshold[:, 0] / 2**30 - np.arange(4)
-    np.testing.assert_allclose(kept, [0.25, 0.75, 0.5, 1], atol=1e-9)
+    keeps, others = _alias_tables(p[None])
+    assert keeps.tolist() == [2**28, 3 * 2**28, 2**29, 2**30]
+    assert others[:3].tolist() == [1, 3, 1]
 
 
 def distributions(rng, kind, width):
@@ -58,17 +67,18 @@ def distributions(rng, kind, width):
     return p / p.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("width", [2, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("width", [2, 3, 4, 8, 13, 16, 32, 33, 64])
 @pytest.mark.parametrize("kind", ["any", "with zeros", "sure", "uniform", "padded", "nearly sure"])
-def test_alias_tables_hold_the_probabilities_to_rounding(rng, kind, width):
+def test_alias_tables_hold_the_probabilities_to_a_2_32th(rng, kind, width):
     p = distributions(rng, kind, width)
-    threshold, alias = _alias_tables(np.ascontiguousarray(p.T))
-    for r, row in enumerate(p):
-        count = np.array(added_up(threshold[:, r], alias[:, r]))
-        assert count.sum() == 2**32
+    tables = [x.reshape(len(p), -1) for x in _alias_tables(p)]
+    for row, keeps, others in zip(p, *tables):
+        count = np.array(added_up(keeps, others))
+        assert count.sum() == NUMBERS
+        assert (count[width:] == 0).all()
+        count = count[:width]
         assert (count[row == 0] == 0).all()
-        tolerance = (width / 2 + 1) * 2.0**-32
-        np.testing.assert_allclose(count / 2**32, row, atol=tolerance, rtol=0)
+        assert abs(count - row * NUMBERS).max() <= 1 + 1e-5
 
 
 @pytest.mark.parametrize(
@@ -80,54 +90,155 @@ def test_alias_tables_hold_the_probabilities_to_rounding(rng, kind, width):
         [4, 4, 0, 0],
         [1, 0, 3, 0],
         [5, 1, 1, 1, 5, 1, 1, 1],
+        [1],
+        [0, 1],
     ],
     ids=str,
 )
 def test_alias_tables_where_a_heavy_outcome_gives_exactly_what_it_has(parts):
     """Eighths and sixteenths are exact, so is their table."""
     p = np.array(parts) / sum(parts)
-    threshold, alias = _alias_tables(p[:, None])
-    exact = threshold[:, 0].astype(np.int64)
-    exact[exact == 2**32 - 1] = 2**32  # which does not fit into 32 bits
-    assert np.array_equal(np.array(added_up(exact, alias[:, 0])) / 2**32, p)
+    count = added_up(*_alias_tables(p[None]))
+    assert count[: len(p)] == (p * NUMBERS).tolist()
 
 
 def test_alias_tables_of_rows_that_sum_to_one_only_nearly(rng):
-    p = rng.dirichlet(np.ones(16), 50).T
-    nearly = p * (1 + rng.uniform(-1e-6, 1e-6, 50))
-    threshold, alias = _alias_tables(p)
-    other_threshold, other_alias = _alias_tables(nearly)
-    assert (abs(threshold.astype(np.int64) - other_threshold) <= 8).all()
-    assert (alias == other_alias).all()
+    p = rng.dirichlet(np.ones(16), 50)
+    nearly = p * (1 + rng.uniform(-1e-6, 1e-6, (50, 1)))
+    keeps, others = _alias_tables(p)
+    other_keeps, other_others = _alias_tables(nearly)
+    assert (abs(keeps - other_keeps) <= 16).all()
+    assert (others == other_others).all()
 
 
-def test_sampling_tables_reconstruct_the_joint_distribution_of_action_and_successor(rng):
+def thresholds_of(draw):
+    """(R·W,) of 0 … 2³², from the borders."""
+    column = np.arange(len(draw.borders))
+    return draw.borders + 1 - NUMBERS * (2 * column + 1)
+
+
+def test_a_draw_finds_the_cell_at_the_borders_of_every_column(rng):
+    """The first and the last number of a column, and those next to its threshold."""
+    p = np.concatenate([rng.dirichlet(np.ones(5), 20), np.eye(5)])
+    draw, _ = alias._tables(p, np.arange(p.size), 3)
+    column = np.arange(len(draw.borders))
+    row, place = column // 8, column % 8
+    first = place * (NUMBERS // 8)
+    last = first + NUMBERS // 8 - 1
+    threshold = thresholds_of(draw)
+    assert (threshold >= first).all() and (threshold <= last + 1).all()
+    for u in (first, last, threshold - 1, threshold):
+        here = (first <= u) & (u <= last)
+        u_here = u[here]
+        cells = u_here >> (32 - draw.width_bits)
+        row_start = 8 * row[here]
+        draw.draw(u_here, cells, row_start)
+        np.testing.assert_array_equal(cells, 2 * column[here] + (u < threshold)[here])
+        np.testing.assert_array_equal(row_start, draw.leads_to[cells])
+
+
+def shares(draw):
+    """Of each cell: how many of the numbers that come to its row draw it, a part of one."""
+    column = np.arange(len(draw.borders))
+    width = 2**draw.width_bits
+    keeps = thresholds_of(draw) - column % width * (NUMBERS // width)
+    return np.stack([NUMBERS // width - keeps, keeps], -1).ravel() / NUMBERS
+
+
+def test_sampling_tables_reconstruct_the_joint_distribution_of_action_and_successor(rng, way):
     """Each cell's share of the numbers is added to the outcome that it stands for."""
-    mdps = coded(random_tasks(rng, 3, 5, 3, 3, horizon=4))  # 9 outcomes in 16 columns
+    mdps = coded(random_tasks(rng, 3, 5, 3, 3, horizon=4))
     log_pi = random_log_pi(rng, 3, 5, 3)
     tables = sampling_tables(mdps, log_pi)
-    width = 2**tables.width_bits
-    assert width == 16
-    column = 2**32 // width
+    assert [draw.width_bits for draw in tables.draws] == dict(
+        [("one draw", [4]), ("two draws", [2, 2])]
+    )[way]
+    steps = [(row, [], 1.0) for row in range(15)]  # row of the next draw, cells drawn, chance
+    for draw in tables.draws:
+        width = 2**draw.width_bits
+        share = shares(draw)
+        steps = [
+            (int(draw.leads_to[cell]), [*cells, cell], chance * share[cell])
+            for row, cells, chance in steps
+            for cell in range(2 * width * row, 2 * width * (row + 1))
+            if share[cell]
+        ]
+        next_width = 2 ** tables.draws[len(steps[0][1]) % len(tables.draws)].width_bits
+        assert all(start % next_width == 0 for start, _, _ in steps)
+        steps = [(start // next_width, cells, chance) for start, cells, chance in steps]
     joint = np.zeros(mdps.rewards.shape)
-    for cell, threshold in enumerate(tables.thresholds.tolist()):
-        row, in_row = divmod(cell, 2 * width)
-        c, below = divmod(in_row, 2)
+    for next_row, cells, chance in steps:
+        row = cells[0] // 2 ** (tables.draws[0].width_bits + 1)
         task, state = divmod(row, 5)
-        share = threshold - c * column if below else (c + 1) * column - threshold
-        next_row, rest = divmod(tables.next_cell[cell], 2 * width)
+        recorded, action = divmod(int(tables.pairs[cells[0]]), 2**tables.action_bits)
+        assert recorded == state
+        assert tables.alive[cells[0]] != mdps.terminal[task, state]
         next_state = next_row - 5 * task
-        assert rest == 0
-        if share and mdps.terminal[task, state]:
-            assert next_state == state and tables.rewards[cell] == 0
-        elif share:
-            outcome = np.unravel_index(int(tables.rewards[cell]) - 1, joint.shape)
-            assert outcome[:3] == (task, state, tables.actions[cell])
+        if mdps.terminal[task, state]:
+            assert next_state == state and tables.rewards[cells[-1]] == 0
+        else:
+            outcome = np.unravel_index(int(tables.rewards[cells[-1]]) - 1, joint.shape)
+            assert outcome[:3] == (task, state, action)
             assert mdps.successors[outcome] == next_state
-            joint[outcome] += share / 2**32
+            joint[outcome] += chance
     expected = np.exp(log_pi)[..., None] * mdps.probabilities
     expected[mdps.terminal] = 0
-    np.testing.assert_allclose(joint, expected, atol=9 * 2.0**-32, rtol=0)
+    resolution = dict([("one draw", 2.0**-32), ("two draws", 2.0**-31)])[way]
+    np.testing.assert_allclose(joint, expected, atol=resolution * (1 + 1e-5), rtol=0)
+
+
+@pytest.mark.parametrize(
+    "shape, joint",
+    [
+        ((4, 16), True),  # 64 outcomes
+        ((5, 13), False),
+        ((13, 5), False),
+        ((1000, 1), True),
+        ((1, 1000), True),
+    ],
+)
+def test_one_draw_where_the_outcomes_are_few(shape, joint):
+    n_actions, n_slots = shape
+    mdps = bandits.bernoulli(np.full((1, n_actions), 0.5))
+    p = np.full((1, 1, *shape), 1 / n_slots)
+    mdps = type(mdps)(np.zeros(p.shape, int), p, 0 * p, [[1.0]], [[False]], 1, 1)
+    assert _jointly(mdps) == joint
+    tables = sampling_tables(mdps, np.full((1, n_actions), -np.log(n_actions)))
+    assert len(tables.draws) == (1 if joint else 2)
+
+
+def test_the_successors_tables_are_made_once_for_tasks_and_go_with_them(rng):
+    first, other = (random_mdps(rng, 2, n_states=20) for _ in range(2))
+    made = [sampling_tables(mdps, random_log_pi(rng, 2, 20, 5)) for mdps in (first, first, other)]
+    assert made[0].draws[1] is made[1].draws[1]
+    assert made[0].rewards is made[1].rewards
+    assert made[0].draws[0] is not made[1].draws[0]
+    assert made[0].draws[1] is not made[2].draws[1]
+    kept = weakref.ref(made[0].draws[1])
+    del first, made
+    gc.collect()
+    assert kept() is None
+
+
+def test_tables_of_very_many_arms():
+    """Their cost is that of their entries: what took W passes over W columns did not come to an
+    end here.
+    """
+    arms = 200_000
+    means = np.arange(arms) % 2
+    mdps = bandits.bernoulli(means[None].astype(float))
+    pi = np.arange(1, arms + 1) / (arms * (arms + 1) / 2)
+    e = rollout(np.random.default_rng(0), mdps, np.log(pi)[None], 100_000)
+    assert (e.rewards[0, 0] == means[e.actions[0, 0]]).all()
+    # P(the first half) = 1/4
+    few = (e.actions < arms // 2).mean()
+    assert abs(few - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 100_000)
+
+
+def test_more_columns_than_can_be_numbered_are_refused():
+    p = np.full((1, 2), 0.5)
+    with pytest.raises(ValueError, match="^mdps: .* tables of 2 columns, above"):
+        alias._tables(p, np.broadcast_to(0, 2**50), 1)
 
 
 def several_successors(rng):
@@ -138,13 +249,22 @@ def one_successor(rng):
     return GridWorld.open(2, 3, discount=0.9, horizon=4).mdps([3, 4, 5])
 
 
+def parts_of(tables):
+    """{name: array}, those of each draw included."""
+    parts = dict(vars(tables))
+    for i, draw in enumerate(parts.pop("draws")):
+        assert isinstance(draw, AliasTables)
+        parts |= {f"{name} of draw {i}": x for name, x in vars(draw).items()}
+    return parts
+
+
 @pytest.mark.parametrize("tasks", [several_successors, one_successor])
-def test_a_shared_policy_gives_the_tables_of_one_that_each_task_has(rng, tasks):
+def test_a_shared_policy_gives_the_tables_of_one_that_each_task_has(rng, tasks, way):
     mdps = tasks(rng)
     n_tasks, n_states, n_actions = mdps.shape
     log_pi = random_log_pi(rng, 1, n_states, n_actions)[0]
-    shared = vars(sampling_tables(mdps, log_pi))
-    own = vars(sampling_tables(mdps, np.array([log_pi] * n_tasks)))
+    shared = parts_of(sampling_tables(mdps, log_pi))
+    own = parts_of(sampling_tables(mdps, np.array([log_pi] * n_tasks)))
     for name in shared:
         np.testing.assert_array_equal(shared[name], own[name], err_msg=name)
 

@@ -10,12 +10,21 @@ import numpy as np
 import pytest
 from helpers import chi2_p, coded, random_log_pi, random_tasks, terminal_state
 
+from metarl_np.learner import alias
 from metarl_np.learner.alias import sampling_tables
 from metarl_np.learner.rollouts import CHUNK, Episodes, rollout, step, successor_table
 from metarl_np.tasks.gridworld import GridWorld
 from metarl_np.tasks.mdp import MDP
 
 STATISTICAL = 1e-3  # smallest p-value that passes; the seeds are fixed
+ONE_DRAW = alias.JOINT
+TWO_DRAWS = 0
+
+
+@pytest.fixture(params=[ONE_DRAW, TWO_DRAWS], ids=["one draw", "two draws"])
+def way(request, monkeypatch):
+    """A step draws action and successor together, or one after the other as in large tasks."""
+    monkeypatch.setattr(alias, "JOINT", request.param)
 
 
 def loop_rollout(rng, mdps, log_pi, episodes):
@@ -102,6 +111,28 @@ def test_no_number_draws_what_has_probability_zero(rng, width):
             assert (pi[np.arange(n), actions] > 0).all()
 
 
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_no_number_draws_an_action_or_a_successor_of_probability_zero(rng, way, width):
+    """The same with both: action 1 is impossible, and so are some of the other's successors."""
+    n = 200
+    p = rng.dirichlet(np.ones(width), n) * (rng.random((n, width)) < 0.5)
+    p[p.sum(1) == 0, 0] = 1
+    p[::4] = np.eye(width)[p[::4].argmax(1)]
+    p /= p.sum(1, keepdims=True)
+    P = np.full((n, width, 3, width), 1 / width)
+    P[:, :, [0, 2]] = p[:, None, None]
+    start = np.eye(width)[np.zeros(n, int)]
+    mdps = MDP.from_dense(P, np.zeros(P.shape), start, discount=1, horizon=1)
+    with np.errstate(divide="ignore"):
+        log_pi = np.log([[0.7, 0, 0.3]] * width)
+    tables = sampling_tables(mdps, log_pi)
+    for column in range(4 * width):
+        for u in (column * 2**30 // width, (column + 1) * 2**30 // width - 1):
+            e = rollout(Stuck(u), mdps, tables, 1)
+            assert (e.actions != 1).all()
+            assert (p[np.arange(n), e.last_states[:, 0]] > 0).all()
+
+
 @pytest.mark.parametrize("x, pick", [(0.0, 0), (1 - 2.0**-53, -1)])
 def test_start_states_at_the_ends_of_the_unit_interval(rng, x, pick):
     """The first that is possible, or the last, of a task's own; the probabilities add up to a bit
@@ -150,13 +181,16 @@ def experience():
     mdps = coded(random_tasks(rng, TASKS, STATES, ACTIONS, SLOTS, horizon=HORIZON))
     log_pi = random_log_pi(rng, TASKS, STATES, ACTIONS)
     samples = {
-        "library": rollout(rng, mdps, log_pi, LIBRARY_EPISODES),
+        "one draw": rollout(rng, mdps, log_pi, LIBRARY_EPISODES),
         "loop": loop_rollout(rng, mdps, log_pi, LOOP_EPISODES),
     }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alias, "JOINT", TWO_DRAWS)
+        samples["two draws"] = rollout(rng, mdps, log_pi, LIBRARY_EPISODES)
     return mdps, np.exp(log_pi), samples
 
 
-@pytest.mark.parametrize("sampler", ["library", "loop"])
+@pytest.mark.parametrize("sampler", ["one draw", "two draws", "loop"])
 def test_every_state_action_successor_has_its_probability(experience, sampler):
     mdps, pi, samples = experience
     counts = outcome_counts(mdps, samples[sampler])
@@ -175,7 +209,7 @@ def test_every_state_action_successor_has_its_probability(experience, sampler):
         assert chi2_p(counts[i], expected, dof) > STATISTICAL, f"task {i}"
 
 
-@pytest.mark.parametrize("sampler", ["library", "loop"])
+@pytest.mark.parametrize("sampler", ["one draw", "two draws", "loop"])
 def test_every_state_is_visited_as_often_as_expected_at_each_step(experience, sampler):
     mdps, pi, samples = experience
     e = samples[sampler]
@@ -197,9 +231,10 @@ def test_every_state_is_visited_as_often_as_expected_at_each_step(experience, sa
             p = moved
 
 
-def test_library_and_loop_agree_with_each_other(experience):
+@pytest.mark.parametrize("sampler", ["one draw", "two draws"])
+def test_library_and_loop_agree_with_each_other(experience, sampler):
     mdps, _, samples = experience
-    a, b = (outcome_counts(mdps, samples[name]) for name in ("library", "loop"))
+    a, b = (outcome_counts(mdps, samples[name]) for name in (sampler, "loop"))
     for i in range(TASKS):
         total = (a + b)[i].reshape(STATES, -1)
         share = np.stack([x[i].reshape(STATES, -1).sum(1) for x in (a, b)])  # (2, S)
@@ -209,7 +244,7 @@ def test_library_and_loop_agree_with_each_other(experience):
         assert chi2_p(observed, share[:, :, None] * total, dof) > STATISTICAL, f"task {i}"
 
 
-@pytest.mark.parametrize("sampler", ["library", "loop"])
+@pytest.mark.parametrize("sampler", ["one draw", "two draws", "loop"])
 def test_each_step_is_a_transition_of_its_own_task(experience, sampler):
     mdps, _, samples = experience
     e = samples[sampler]
@@ -307,6 +342,22 @@ def test_chunks_keep_tasks_apart(n, k):
     assert (e.last_states == ((task % ring + horizon * (1 + task % 3)) % ring)[:, None]).all()
 
 
+@pytest.mark.parametrize("k", [50, CHUNK + 7])
+def test_every_step_of_two_draws_is_a_transition_of_its_own_task(rng, k):
+    """In tasks that are large enough for them, of different numbers of actions and successors."""
+    mdps = coded(random_tasks(rng, 2, 6, 13, 6, horizon=4))
+    e = rollout(rng, mdps, random_log_pi(rng, 2, 6, 13), k)
+    path = np.concatenate([e.states, e.last_states[None]])
+    on = e.mask
+    i, s, a, z = np.unravel_index(e.rewards[on].astype(int) - 1, mdps.rewards.shape)
+    task = np.broadcast_to(np.arange(2)[:, None], on.shape)[on]
+    assert (i == task).all() and (s == e.states[on]).all() and (a == e.actions[on]).all()
+    assert (mdps.successors[i, s, a, z] == path[1:][on]).all()
+    ends = mdps.terminal[np.arange(2)[:, None], e.states]
+    assert (on == ~ends).all() and (path[1:][~on] == e.states[~on]).all()
+    assert set(a) == set(range(13)) and not on.all()
+
+
 def test_chunks_mask_by_the_task_that_they_belong_to():
     """Task i ends in state i + 1 of a chain, so after i + 1 steps."""
     n = 5
@@ -331,7 +382,7 @@ def test_chunks_mask_by_the_task_that_they_belong_to():
     assert (e.mask == (np.arange(8)[:, None, None] <= np.arange(n)[:, None])).all()
 
 
-def test_same_seed_same_bits(rng):
+def test_same_seed_same_bits(rng, way):
     mdps = random_tasks(rng, 3, 5, 3, 3, horizon=6, reward_noise=[0, 1, 2])
     log_pi = random_log_pi(rng, 3, 5, 3)
     a, b, c, d = (
@@ -351,7 +402,7 @@ def test_same_seed_same_bits(rng):
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
-def test_same_bits_whatever_the_number_of_threads(rng, threads):
+def test_same_bits_whatever_the_number_of_threads(rng, way, threads):
     mdps = random_tasks(rng, 3, 5, 3, 3, horizon=4, reward_noise=[0, 1, 2])
     log_pi = random_log_pi(rng, 3, 5, 3)
     # four chunks
@@ -388,7 +439,7 @@ def test_one_generator_gives_new_episodes_each_time(rng):
 
 
 @pytest.mark.parametrize("z", [1, 3])
-def test_a_shared_table_is_the_same_table_for_every_task(rng, z):
+def test_a_shared_table_is_the_same_table_for_every_task(rng, way, z):
     mdps = (
         random_tasks(rng, 2, 5, 3, 3, horizon=6)
         if z > 1
@@ -413,7 +464,7 @@ def test_log_probs_are_those_of_the_actions_taken(rng):
         assert e.log_probs[t, i, k] == np.float32(log_pi[i, e.states[t, i, k], e.actions[t, i, k]])
 
 
-def test_a_deterministic_policy_never_strays(rng):
+def test_a_deterministic_policy_never_strays(rng, way):
     mdps = random_tasks(rng, 2, 4, 3, 2, horizon=5)
     choice = rng.integers(3, size=(2, 4))
     log_pi = np.where(np.arange(3) == choice[..., None], 0, -np.inf)
