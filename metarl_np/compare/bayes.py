@@ -95,7 +95,6 @@ class Posteriors:
         # where nothing is left to chance a posterior is known by the set of tasks that are left
         self.are_sets = np.isin(likelihoods, (0, 1)).all()
         self.keys = self._keys(self.weights)
-        self.links = []  # (evidence, posteriors, how probable it is there, what they become)
 
     def __len__(self):
         return len(self.weights)
@@ -112,241 +111,235 @@ class Posteriors:
             width = rows.shape[1]
         return rows.view(np.uint64 if width == 8 else f"V{width}")[:, 0]
 
-    def _joint(self, evidence, numbers):
-        """P(task | posterior) P(evidence | task): (B, C) for B pairs of the two."""
-        return self.weights[numbers] * self.likelihoods[evidence]
-
     def update(self, wanted):
-        """Bayes' rule: {evidence: numbers} → {evidence: (numbers, what they become)}.
+        """Bayes' rule: {evidence: numbers} → {evidence: (how probable it is, what they become)}.
 
-        Left out are the posteriors in which the evidence is impossible.
+        All are (B,). Where evidence is impossible or certain a posterior stays what it is.
         """
-        chances = self.chances(wanted)
-        evidence = np.repeat(list(chances), [len(numbers) for numbers, _ in chances.values()])
-        before = np.concatenate([numbers for numbers, _ in chances.values()])
-        new_keys = []
-        for kind, (numbers, chance) in chances.items():
-            new_keys.append(self._keys(self._joint(kind, numbers) / chance[:, None]))
-        _, first, which = np.unique(
-            np.concatenate([self.keys, *new_keys]), return_index=True, return_inverse=True
-        )
-        is_new = first >= len(self)
-        numbers = first.copy()
-        numbers[is_new] = len(self) + np.arange(is_new.sum())
-        after = numbers[which[len(self) :]].astype(np.int32)
-
-        made = first[is_new] - len(self)
-        joint = self._joint(evidence[made], before[made])
-        self.keys = np.concatenate([self.keys, np.concatenate(new_keys)[made]])
-        self.weights = np.concatenate([self.weights, joint / joint.sum(1, keepdims=True)])
         became = {}
-        low = 0
-        for kind, (numbers, chance) in chances.items():
-            high = low + len(numbers)
-            became[kind] = numbers, after[low:high]
-            self.links.append((kind, numbers, chance, after[low:high]))
-            low = high
+        tell = {}  # the evidence that tells something
+        keys = [self.keys]
+        pairs = []
+        for e, numbers in wanted.items():
+            chance = self.chance(e, numbers)
+            became[e] = chance, numbers.astype(np.int32)
+            tell[e] = (chance > 0) & (chance < 1 - 0.1**DECIMALS)
+            before = numbers[tell[e]]
+            pairs.append(np.stack([np.full(len(before), e), before]))
+            keys.append(self._keys(self._bayes(e, before)))
+        keys = np.concatenate(keys)
+        _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+        is_new = first >= len(self)
+        number_of = first.copy()
+        number_of[is_new] = len(self) + np.arange(is_new.sum())
+        after = number_of[which[len(self) :]]
+        for e, (_, numbers) in became.items():
+            here, after = np.split(after, [tell[e].sum()])
+            numbers[tell[e]] = here
+
+        made = first[is_new]
+        evidence, before = np.concatenate(pairs, 1)[:, made - len(self)]
+        self.keys = np.concatenate([self.keys, keys[made]])
+        self.weights = np.concatenate([self.weights, self._bayes(evidence, before)])
         return became
 
-    def foresee(self, wanted):
-        """`chances` as links, for a last step: what posteriors become is not asked, and left 0."""
-        for kind, (numbers, chance) in self.chances(wanted).items():
-            self.links.append((kind, numbers, chance, 0))
+    def chance(self, evidence, numbers):
+        """How probable it is in B posteriors: (B,)."""
+        return self.weights[numbers] @ self.likelihoods[evidence]
 
-    def chances(self, wanted):
-        """{evidence: numbers} → {evidence: (numbers, how probable it is)}, where it is possible."""
-        possible = {}
-        for kind, numbers in wanted.items():
-            chance = self.weights[numbers] @ self.likelihoods[kind]
-            good = chance > 0
-            possible[kind] = numbers[good], chance[good]
-        return possible
+    def _bayes(self, evidence, numbers):
+        """P(task | posterior, evidence) of B posteriors, for the same evidence or one each."""
+        joint = self.weights[numbers] * self.likelihoods[evidence]
+        return joint / joint.sum(1, keepdims=True)
+
+
+class Link:
+    """What comes of an Outcome at each of the B pairs of posterior and state where it may be met.
+
+    While pairs are being met both are lists of parts.
+    """
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+        self.chance = []  # (B,) how probable it is
+        self.after = []  # (B,) the number of what the posterior becomes
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """All M posteriors, and all B pairs of a posterior and a state s, that can be met.
+
+    Pairs are in the order in which they are met.
+    """
+
+    n_posteriors: int  # M
+    started: np.ndarray  # (n,) how many posteriors have been met before episode e starts
+    starts: list  # of Link, for each posterior
+    posteriors: list  # of each state's pairs: (B,)
+    moves: list  # moves[s][a] is a list of Link, for each of the state's pairs
+    sizes: np.ndarray  # (n, T, S) how many of the pairs have been met when step t is taken
 
 
 def meet(seen, prior, *, episodes, horizon, max_posteriors):
-    """All Posteriors that can be met, and how many have been met by then: sizes (n, T + 1).
+    """The Meeting of a Family in n episodes, by following each pair up when it is first met.
 
-    sizes[e, 0] is the number before episode e starts, sizes[e, t + 1] that before step t. A pair of
-    posterior and state is followed up once, when it is first met. It may be met again at a later
-    step: so at the end of an episode all that have been met are followed to the next start, be it
-    possible to be there just then or not.
+    It may be met again at any later step. So when an episode ends all posteriors met so far are
+    followed to the next start, be it possible to have them just then or not.
     """
     n_states = len(seen.moves)
-    starts = [(0, outcome) for outcome in seen.starts]
+    starts = [Link(outcome) for outcome in seen.starts]
     moves = []
-    for s, actions in enumerate(seen.moves):
-        moves += [(s, outcome) for outcomes in actions for outcome in outcomes]
+    for actions in seen.moves:
+        moves.append([[Link(outcome) for outcome in outcomes] for outcomes in actions])
+    of_state_links = [[link for links in actions for link in links] for actions in moves]
     known = Posteriors(prior, seen.likelihoods)
-    met = np.zeros((n_states, 1), bool)
-    started = 0
-    sizes = np.zeros((episodes, horizon + 1), int)
-
-    def require_few(episode, step):
-        numbers = sizes.size * n_states + 8 * n_states + 8 * len(prior) + 12 * len(seen.likelihoods)
-        most = min(max_posteriors, arguments.MAX_BYTES // numbers)
-        limit = f"max_posteriors = {max_posteriors:,}"
-        if most < max_posteriors:
-            limit = f"the {most:,} that arguments.MAX_BYTES has room for"
-        where = f"{len(known):,} posteriors met by step {step} of episode {episode}"
-        lower = "lower episodes, or the horizon or the number of the tasks"
-        require(len(known) <= most, "episodes", f"{where}, above {limit}: {lower}")
-
+    posteriors = [[] for _ in range(n_states)]
+    is_met = np.zeros((n_states, 1), bool)
+    started = np.zeros(episodes, int)
+    sizes = np.zeros((episodes, horizon, n_states), int)
+    followed = 0
     for e in range(episodes):
-        sizes[e, 0] = len(known)
-        here = np.arange(len(known))[None] >= started
-        started = len(known)
-        uses = starts
+        started[e] = len(known)
+        reached = _follow(known, [np.arange(followed, len(known))], [starts], n_states)
+        followed = started[e]
         for t in range(horizon):
-            reached = _follow(known, here, uses, n_states)
-            require_few(e, t)
-            met = np.pad(met, ((0, 0), (0, len(known) - met.shape[1])))
-            here = reached & ~met
-            met |= reached
-            sizes[e, t + 1] = len(known)
-            uses = moves
-        if e < episodes - 1:
-            _follow(known, here, uses, n_states)
-            require_few(e, horizon)
-        else:  # nothing comes of the last step but its reward
-            known.foresee(_wanted(here, uses))
-    return known, sizes
+            _require_few(known, max_posteriors, f"step {t} of episode {e}")
+            is_met = np.pad(is_met, ((0, 0), (0, len(known) - is_met.shape[1])))
+            new = reached & ~is_met
+            is_met |= reached
+            here = [np.flatnonzero(row) for row in new]
+            for numbers, of_state in zip(here, posteriors):
+                of_state.append(numbers)
+            sizes[e, t] = is_met.sum(1)
+            last = e == episodes - 1 and t == horizon - 1
+            reached = _follow(known, here, of_state_links, n_states, last=last)
+    for link in starts + sum(of_state_links, []):
+        link.chance = np.concatenate(link.chance)
+        link.after = np.concatenate(link.after)
+    posteriors = [np.concatenate(numbers) for numbers in posteriors]
+    return Meeting(len(known), started, starts, posteriors, moves, sizes)
 
 
-def _wanted(here, uses):
-    """{evidence: the posteriors it may be met in}: here (S, M) bool, uses a list of (s, Outcome)."""
-    states = {}
-    for s, outcome in uses:
-        states.setdefault(outcome.evidence, set()).add(s)
+def _follow(known, here, links, n_states, last=False):
+    """Add what comes next to the links: which pairs it leads to, (S, M) bool.
+
+    here: numbers of posteriors (B,), new ones, for each list of links. last: nothing comes next.
+    """
     wanted = {}
-    for evidence, where in states.items():
-        wanted[evidence] = np.flatnonzero(here[list(where)].any(0))
-    return wanted
-
-
-def _follow(known, here, uses, n_states):
-    """The (state, posterior) that come next, but for episodes that end: (S, M) → (S, M') bool."""
-    before = len(known)
-    became = known.update(_wanted(here, uses))
+    for numbers, of_state in zip(here, links):
+        for link in of_state:
+            wanted.setdefault(link.outcome.evidence, []).append(numbers)
+    wanted = {e: np.unique(np.concatenate(parts)) for e, parts in wanted.items()}
+    if last:
+        became = {e: (known.chance(e, numbers), numbers) for e, numbers in wanted.items()}
+    else:
+        became = known.update(wanted)
     reached = np.zeros((n_states, len(known)), bool)
-    for evidence, (numbers, after) in became.items():
-        next_number = np.full(before, -1)
-        next_number[numbers] = after
-        for s, outcome in uses:
-            if outcome.evidence == evidence and not outcome.ends:
-                following = next_number[here[s]]
-                reached[outcome.state, following[following >= 0]] = True
+    for numbers, of_state in zip(here, links):
+        for link in of_state:
+            e = link.outcome.evidence
+            chance, after = (x[np.searchsorted(wanted[e], numbers)] for x in became[e])
+            link.chance.append(chance)
+            link.after.append(after)
+            if not link.outcome.ends:
+                reached[link.outcome.state, after[chance > 0]] = True
     return reached
 
 
-class Tables(NamedTuple):
-    """What evidence does to the M posteriors, where it can be met; elsewhere 0."""
-
-    chance: np.ndarray  # (E, M) how probable it is
-    after: np.ndarray  # (E, M) the number of what the posterior becomes
-
-
-def tables(known):
-    """Tables of the links of Posteriors."""
-    shape = len(known.likelihoods), len(known)
-    chance = np.zeros(shape)
-    after = np.zeros(shape, np.int32)
-    # of the last step it is not known what posteriors become: what is known from before stays
-    for evidence, numbers, probability, became in reversed(known.links):
-        chance[evidence, numbers] = probability
-        after[evidence, numbers] = became
-    return Tables(chance, after)
+def _require_few(known, max_posteriors, when):
+    """ValueError, telling what to lower, if there is no room for all posteriors that are met."""
+    lower = "lower episodes, or the horizon or the number of the tasks"
+    found = f"{len(known):,} posteriors met by {when}"
+    limit = f"above max_posteriors = {max_posteriors:,}"
+    require(len(known) <= max_posteriors, "episodes", f"{found}, {limit}: {lower}")
 
 
-def plan(seen, links, sizes, discount):
-    """The best action at each episode and step, in each state and posterior: actions[e][t] (S, M).
+def plan(met, discount):
+    """The best action at each episode and step in each state: actions[e][t][s] (B,).
 
-    Q(b, s, a) = Σ_o P(o|b, s, a) (γᵗ r_o + V(b_o, s_o)), V = max_a Q, by backward induction from
-    the end of the last episode. Where an episode ends the next one's start follows. What stands at
-    pairs of state and posterior that cannot be met means nothing, and is never read at those that
-    can be.
+    Q(b, s, a) = Σ_o P(o|b, s, a) (γᵗ r_o + V(b_o, s_o)) and V = max_a Q, by backward induction from
+    the end of the last episode. Where an episode ends the next one's start follows.
     """
-    n_episodes, horizon = len(sizes), sizes.shape[1] - 1
-    actions = [[None] * horizon for _ in range(n_episodes)]
-    at_start = np.zeros(links.after.shape[1])  # V when the next episode starts: (M,)
-    for e in reversed(range(n_episodes)):
-        v = None
+    episodes, horizon, n_states = met.sizes.shape
+    actions = [[None] * horizon for _ in range(episodes)]
+    at_start = np.zeros(met.n_posteriors)  # V as the next episode starts
+    for e in reversed(range(episodes)):
+        v = [at_start] * n_states  # V (M,) in each state, at the horizon
         for t in reversed(range(horizon)):
-            size = sizes[e, t + 1]
-            last = t == horizon - 1
-            v, actions[e][t] = _backup(seen, links, size, discount**t, at_start, None if last else v)
-        at_start = _expected(seen.starts, links, slice(sizes[e, 0]), 1.0, at_start, v)
+            v, actions[e][t] = _backup(met, met.sizes[e, t], discount**t, v, at_start)
+        part = slice(met.started[e])
+        of_posteriors = _expected(met.starts, part, 1.0, v, at_start)
+        at_start = np.zeros(met.n_posteriors)
+        at_start[part] = of_posteriors
     return actions
 
 
-def _backup(seen, links, size, discount, at_start, v):
-    """(V (S, M), the best actions (S, M)) one step earlier, for the first M = `size` posteriors.
+def _backup(met, sizes, discount, v, at_start):
+    """V one step earlier (M,) and the best actions (B,), for each state.
 
-    v: (S, M') of the next step, None where the horizon ends the episode.
+    Of the pairs only those that have been met by then, sizes (S,); at others V is 0 and not read.
     """
-    n_states = len(seen.moves)
-    n_actions = max(map(len, seen.moves))
-    best = np.zeros((n_states, size))
-    chosen = np.zeros((n_states, size), np.min_scalar_type(n_actions))
-    for low in range(0, size, BLOCK):
-        part = slice(low, min(low + BLOCK, size))
-        for s, actions in enumerate(seen.moves):
-            highest = best[s, part]
-            for a, outcomes in enumerate(actions):
-                q = _expected(outcomes, links, part, discount, at_start, v)
-                if a == 0:
-                    highest[:] = q
-                else:
-                    chosen[s, part][q > highest + TIE] = a
-                    np.maximum(highest, q, out=highest)
-    return best, chosen
+    before = []
+    actions = []
+    for numbers, choices, size in zip(met.posteriors, met.moves, sizes):
+        v_s = np.zeros(met.n_posteriors)
+        action = np.zeros(size, np.min_scalar_type(len(choices)))
+        for low in range(0, size, BLOCK):
+            part = slice(low, min(low + BLOCK, size))
+            best = -np.inf
+            for a, links in enumerate(choices):
+                q = _expected(links, part, discount, v, at_start)
+                action[part][q > best + TIE] = a
+                best = np.maximum(best, q)
+            v_s[numbers[part]] = best
+        before.append(v_s)
+        actions.append(action)
+    return before, actions
 
 
-def _expected(outcomes, links, part, discount, at_start, v):
-    """Σ_o P(o) (γᵗ r_o + V(b_o, s_o)) of some Outcomes, for the posteriors in the slice: (B,)."""
+def _expected(links, part, discount, v, at_start):
+    """Σ_o P(o) (γᵗ r_o + V(b_o, s_o)) for a slice of the pairs: (B,)."""
     total = 0.0
-    for outcome in outcomes:
-        following = at_start if outcome.ends or v is None else v[outcome.state]
-        # numbers that are too high stand only where nothing is read
-        worth = following.take(links.after[outcome.evidence, part], mode="clip")
-        worth += discount * outcome.reward
-        worth *= links.chance[outcome.evidence, part]
+    for link in links:
+        following = at_start if link.outcome.ends else v[link.outcome.state]
+        worth = following.take(link.after[part])
+        worth += discount * link.outcome.reward
+        worth *= link.chance[part]
         total = total + worth
     return total
 
 
-def play(seen, links, actions, sizes, discount):
+def play(met, actions, discount):
     """The expected return of each episode under the plan, by following it forward: (n,)."""
-    n_episodes, horizon = len(sizes), sizes.shape[1] - 1
-    size = links.after.shape[1]
-    n_states = len(seen.moves)
-    returns = np.zeros(n_episodes)
-    started = np.zeros(size)  # the probability of each posterior as an episode starts
-    started[0] = 1.0
-    for e in range(n_episodes):
-        mass = np.zeros((n_states, size))  # the probability of each state and posterior
-        for outcome in seen.starts:
-            _move(started, outcome, links, mass[outcome.state])
-        started = np.zeros(size)
+    episodes, horizon, n_states = met.sizes.shape
+    returns = np.zeros(episodes)
+    at_start = np.zeros(met.n_posteriors)  # how probable each posterior is there
+    at_start[0] = 1.0
+    for e in range(episodes):
+        mass = np.zeros((n_states, met.n_posteriors))  # how probable each pair is
+        for link in met.starts:
+            _move(at_start[: len(link.after)], link, to=mass[link.outcome.state])
+        at_start = np.zeros(met.n_posteriors)
         for t in range(horizon):
             now = mass
-            mass = np.zeros((n_states, size))
-            for s, choices in enumerate(seen.moves):
-                chosen = np.pad(actions[e][t][s], (0, size - sizes[e, t + 1]))
-                for a, outcomes in enumerate(choices):
-                    acting = now[s] * (chosen == a)
-                    for outcome in outcomes:
-                        ended = outcome.ends or t == horizon - 1
-                        to = started if ended else mass[outcome.state]
-                        chance = _move(acting, outcome, links, to)
-                        returns[e] += chance * discount**t * outcome.reward
+            mass = np.zeros_like(now)
+            for s, best in enumerate(actions[e][t]):
+                here = now[s, met.posteriors[s][: len(best)]]
+                for a, links in enumerate(met.moves[s]):
+                    acting = here * (best == a)
+                    for link in links:
+                        to = at_start if link.outcome.ends else mass[link.outcome.state]
+                        probability = _move(acting, link, to)
+                        returns[e] += probability * discount**t * link.outcome.reward
+        at_start += mass.sum(0)  # the horizon ends the episode
     return returns
 
 
-def _move(mass, outcome, links, to):
-    """Add to `to` (M,) the probability that goes there with the Outcome; returns how much it is."""
-    numbers = np.flatnonzero(mass)
-    moved = mass[numbers] * links.chance[outcome.evidence, numbers]
-    np.add.at(to, links.after[outcome.evidence, numbers], moved)
+def _move(mass, link, to):
+    """Add to `to` the part of the mass that takes this link; returns how much that is."""
+    pairs = np.flatnonzero(mass)
+    moved = mass[pairs] * link.chance[pairs]
+    np.add.at(to, link.after[pairs], moved)
     return moved.sum()
 
 
@@ -375,17 +368,14 @@ def optimal_returns(mdps, episodes, prior=None, *, max_posteriors=5_000_000):
     is_distribution = (weights >= 0).all() and abs(weights.sum() - 1) < rounding(prior)
     require(is_distribution, "prior", "no probabilities that sum to one")
 
-    seen = family(mdps)
-    known, sizes = meet(
-        seen,
+    met = meet(
+        family(mdps),
         weights / weights.sum(),
         episodes=episodes,
         horizon=mdps.horizon,
         max_posteriors=max_posteriors,
     )
-    links = tables(known)
-    actions = plan(seen, links, sizes, mdps.discount)
-    return play(seen, links, actions, sizes, mdps.discount)
+    return play(met, plan(met, mdps.discount), mdps.discount)
 
 
 # ---- Bernoulli arms whose means are drawn from U[0, 1]
