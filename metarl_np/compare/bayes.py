@@ -1,7 +1,7 @@
 """The Bayes-optimal return, exactly: what no learner can surpass.
 
-`optimal_returns` is for any prior over finitely many tasks, `bayes_optimal` and
-`dependent_optimal` are for Bernoulli arms whose means are drawn from U[0, 1].
+`optimal_returns` is for any prior over finitely many tasks, `bayes_optimal` for independent
+Bernoulli arms whose means are drawn from U[0, 1], of which there are endlessly many.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl_np import arguments
 from metarl_np.arguments import require, require_floats, require_memory, validate
-from metarl_np.tasks.bandits import DEPENDENT
+from metarl_np.tasks.bandits import DEPENDENT, bernoulli
 from metarl_np.tasks.mdp import rounding
 
 # ---- any prior over finitely many tasks
@@ -116,8 +116,11 @@ class Posteriors:
 
         All are (B,). Where evidence is impossible or certain a posterior stays what it is.
         """
+        updates = sum(map(len, wanted.values()))
+        fits = 3 * updates * self.keys.itemsize <= arguments.MAX_BYTES
+        _require(fits, self, f"and {updates:,} updates of them to be compared, too many")
         became = {}
-        tell = {}  # the evidence that tells something
+        tell = {}  # where the evidence tells something
         keys = [self.keys]
         pairs = []
         for e, numbers in wanted.items():
@@ -184,7 +187,8 @@ def meet(seen, prior, *, episodes, horizon, max_posteriors):
     """The Meeting of a Family in n episodes, by following each pair up when it is first met.
 
     It may be met again at any later step. So when an episode ends all posteriors met so far are
-    followed to the next start, be it possible to have them just then or not.
+    followed to the next start, be it possible to have them just then or not; and what comes of the
+    pairs at the horizon is met in the next episode, where these may be met before the horizon.
     """
     n_states = len(seen.moves)
     starts = [Link(outcome) for outcome in seen.starts]
@@ -198,12 +202,16 @@ def meet(seen, prior, *, episodes, horizon, max_posteriors):
     started = np.zeros(episodes, int)
     sizes = np.zeros((episodes, horizon, n_states), int)
     followed = 0
+    at_horizon = np.zeros((n_states, 0), bool)
     for e in range(episodes):
         started[e] = len(known)
         reached = _follow(known, [np.arange(followed, len(known))], [starts], n_states)
         followed = started[e]
         for t in range(horizon):
-            _require_few(known, max_posteriors, f"step {t} of episode {e}")
+            when = f"step {t} of episode {e}"
+            _require_room(known, moves, sizes, when, max_posteriors)
+            if t == 1:
+                reached[:, : at_horizon.shape[1]] |= at_horizon
             is_met = np.pad(is_met, ((0, 0), (0, len(known) - is_met.shape[1])))
             new = reached & ~is_met
             is_met |= reached
@@ -213,6 +221,7 @@ def meet(seen, prior, *, episodes, horizon, max_posteriors):
             sizes[e, t] = is_met.sum(1)
             last = e == episodes - 1 and t == horizon - 1
             reached = _follow(known, here, of_state_links, n_states, last=last)
+        at_horizon = reached
     for link in starts + sum(of_state_links, []):
         link.chance = np.concatenate(link.chance)
         link.after = np.concatenate(link.after)
@@ -225,11 +234,11 @@ def _follow(known, here, links, n_states, last=False):
 
     here: numbers of posteriors (B,), new ones, for each list of links. last: nothing comes next.
     """
-    wanted = {}
+    parts = {}
     for numbers, of_state in zip(here, links):
         for link in of_state:
-            wanted.setdefault(link.outcome.evidence, []).append(numbers)
-    wanted = {e: np.unique(np.concatenate(parts)) for e, parts in wanted.items()}
+            parts.setdefault(link.outcome.evidence, []).append(numbers)
+    wanted = {e: _union(several, len(known)) for e, several in parts.items()}
     if last:
         became = {e: (known.chance(e, numbers), numbers) for e, numbers in wanted.items()}
     else:
@@ -246,12 +255,34 @@ def _follow(known, here, links, n_states, last=False):
     return reached
 
 
-def _require_few(known, max_posteriors, when):
-    """ValueError, telling what to lower, if there is no room for all posteriors that are met."""
+def _union(several, size):
+    """The numbers below `size` that stand in one of several arrays, ascending: (B,)."""
+    is_there = np.zeros(size, bool)  # np.unique would take four times as long
+    for numbers in several:
+        is_there[numbers] = True
+    return np.flatnonzero(is_there)
+
+
+def _require_room(known, moves, sizes, when, max_posteriors):
+    """ValueError, telling what to lower, if too much has been met.
+
+    moves and sizes are those of a Meeting, up to now.
+    """
+    pairs = sizes.max((0, 1))  # of each state
+    links = [sum(map(len, actions)) for actions in moves]
+    planned = pairs.sum() * sizes.shape[0] * sizes.shape[1]
+    values = len(known) * (known.weights.shape[1] + 2 * len(moves))
+    needed = 12 * (pairs @ links) + planned + 8 * values
+    too_many = f"above max_posteriors = {max_posteriors:,}"
+    too_large = f"which take {needed:,} bytes, above arguments.MAX_BYTES"
+    _require(len(known) <= max_posteriors, known, f"by {when}, {too_many}")
+    _require(needed <= arguments.MAX_BYTES, known, f"by {when}, {too_large}")
+
+
+def _require(good, known, why):
+    """ValueError if too many posteriors are known."""
     lower = "lower episodes, or the horizon or the number of the tasks"
-    found = f"{len(known):,} posteriors met by {when}"
-    limit = f"above max_posteriors = {max_posteriors:,}"
-    require(len(known) <= max_posteriors, "episodes", f"{found}, {limit}: {lower}")
+    require(good, "episodes", f"{len(known):,} posteriors met {why}: {lower}")
 
 
 def plan(met, discount):
@@ -378,7 +409,7 @@ def optimal_returns(mdps, episodes, prior=None, *, max_posteriors=5_000_000):
     return play(met, plan(met, mdps.discount), mdps.discount)
 
 
-# ---- Bernoulli arms whose means are drawn from U[0, 1]
+# ---- Bernoulli arms
 
 
 def bayes_optimal(arms, pulls, *, max_states=1_000_000):
@@ -443,9 +474,9 @@ def _number_of_states(k, pulls):
 def dependent_optimal(difficulty, pulls):
     """The best expected reward of each pull of `bandits.dependent` arms: (n,).
 
-    The arms' means are p and 1 − p, so both tell the same of p, and greedy is optimal: it earns
-    Σ_s max(E[p; s], E[1 − p; s]), s being how many of t signs are for p. The integral over U[0, 1]
-    by Gauss–Legendre is exact. Raises ValueError for another difficulty.
+    The arms' means are p and 1 − p. What n pulls bring is a polynomial in p of degree n, so for
+    p ~ U[0, 1] the n/2 + 1 points of Gauss and Legendre, with their weights as the prior, are
+    exact. Raises ValueError for another difficulty, and as `optimal_returns` does.
     """
     pulls = validate(pulls=pulls)
     require_memory(8, pulls, pulls)
@@ -453,16 +484,9 @@ def dependent_optimal(difficulty, pulls):
     is_known = isinstance(difficulty, str) and difficulty in known
     require(is_known, "difficulty", f"{difficulty!r:.99} is not one of {', '.join(known)}")
     if difficulty == "uniform":
-        x, weights = np.polynomial.legendre.leggauss(pulls)  # on [−1, 1]
+        x, weights = np.polynomial.legendre.leggauss(pulls // 2 + 1)  # on [−1, 1]
     else:
         x = np.array([1, -1]) * (1 - 2 * DEPENDENT[difficulty])
         weights = np.ones(2)
-    p = (1 + x[:, None]) / 2
-    chance = weights[:, None] / 2  # of p and s: (points of p, t + 1)
-    best = np.empty(pulls)
-    for t in range(pulls):
-        best[t] = np.maximum((p * chance).sum(0), ((1 - p) * chance).sum(0)).sum()
-        against = np.pad(chance * (1 - p), ((0, 0), (0, 1)))
-        in_favour = np.pad(chance * p, ((0, 0), (1, 0)))
-        chance = against + in_favour
-    return best
+    p = (1 + x) / 2
+    return optimal_returns(bernoulli(np.stack([p, 1 - p], -1)), pulls, weights / 2)
