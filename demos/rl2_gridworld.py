@@ -173,7 +173,7 @@ def rows_of(method, returns, repeats):
 
 
 def rows_of_bayes(best):
-    """The same of the Bayes optimum: best (n,). The n episodes are fewer if quick: no trial then."""
+    """The same of the Bayes optimum: best (n,). If quick it is of fewer episodes, and no trial."""
     rows = []
     settings = [f"episode {e + 1}" for e in range(len(best))]
     if len(best) == EPISODES:

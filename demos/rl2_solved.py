@@ -19,7 +19,6 @@ from _common import (
     begin,
     finish,
     make_weights,
-    mean_and_error,
     number,
     read_weights,
     rl2_parser,
@@ -92,51 +91,58 @@ def task_family(solved):
 
 
 # %% The expected return of each episode in each task, (n, N)
-def play_rl2(rng, solved, mdps, policy, theta, greedy):
+def play_rl2(rng, mdps, episodes, policy, theta, greedy):
     """The trained policy; what is expected of each step that it took."""
-    trials = rl2.sample_trials(rng, mdps, policy, theta, solved.episodes, greedy=greedy)
+    trials = rl2.sample_trials(rng, mdps, policy, theta, episodes, greedy=greedy)
     earned = rl2.expected_rewards(mdps, trials)
-    return np.array([(earned * (trials.episode == e)).sum(0) for e in range(solved.episodes)])
+    return np.array([(earned * (trials.episode == e)).sum(0) for e in range(episodes)])
 
 
-def play_planner(rng, solved, mdps, plan):
+def play_planner(rng, mdps, episodes, candidates, plan):
     """Planning in the exact posterior, anew before each episode; expected given the plan."""
-    candidates = solved.mdps()
     prior = np.full((len(mdps), len(candidates)), 1 / len(candidates))
     belief = beliefs.FiniteBelief(candidates, prior)
-    acted = planners.act(rng, mdps, belief, episodes=solved.episodes, plan=plan)
+    acted = planners.act(rng, mdps, belief, episodes=episodes, plan=plan)
     return np.array([returns for returns, _, _ in acted])
 
 
-def measure(solved, policy, theta, seed, repeats):
-    """{method: dict(episodes (n,), mean and sem of the trial)}, each task met `repeats` times."""
-    every = solved.mdps()
+def measure(every, episodes, trained, seed, repeats):
+    """{method: a part of its row of the JSON}, in the tasks `every`, each met `repeats` times.
+
+    trained: (policy, θ) of RL².
+    """
     mdps = every[np.repeat(np.arange(len(every)), repeats)]
 
     def trial(rng, value):
-        return play_rl2(rng, solved, mdps, policy, theta, value == "greedy")
+        return play_rl2(rng, mdps, episodes, *trained, value == "greedy")
 
     value, tuning = tune(np.random.default_rng((seed, TUNING)), trial, ("greedy", "sampled"))
     rng = np.random.default_rng((seed, TEST))
-    played = dict(
-        rl2=trial(rng, value),
-        thompson=play_planner(rng, solved, mdps, planners.sample_plan),
-        posterior_mean=play_planner(rng, solved, mdps, planners.mean_plan),
+    results = dict(
+        optimum=exactly(optimal_returns(every, episodes)),
+        rl2=sampled(trial(rng, value), repeats),
+        thompson=sampled(play_planner(rng, mdps, episodes, every, planners.sample_plan), repeats),
+        posterior_mean=sampled(
+            play_planner(rng, mdps, episodes, every, planners.mean_plan), repeats
+        ),
+        known=exactly(np.full(episodes, exact.optimal_return(every).mean())),
     )
-    results = dict(optimum=exactly(optimal_returns(every, solved.episodes)))
-    for method, returns in played.items():
-        # all tasks of the family are met as often: only what happens in each is left to chance
-        luck = returns.sum(0) - returns.sum(0).reshape(-1, repeats).mean(1).repeat(repeats)
-        _, sem = mean_and_error(luck)
-        mean = float(returns.sum(0).mean())
-        results[method] = dict(episodes=returns.mean(1).tolist(), mean=mean, sem=sem)
     results["rl2"] |= dict(hyperparameter=value, tuning=tuning)
-    results["known"] = exactly(np.full(solved.episodes, exact.optimal_return(every).mean()))
     return results
 
 
+def sampled(returns, repeats):
+    """Means of the episodes and of the trial, whose standard error is sem: returns (n, N).
+
+    All tasks of the family are met as often: only what happens in each is left to chance.
+    """
+    totals = returns.sum(0)
+    sem = np.sqrt(totals.reshape(-1, repeats).var(1, ddof=1).mean() / len(totals)).round(9)
+    return dict(episodes=returns.mean(1).tolist(), mean=float(totals.mean()), sem=float(sem))
+
+
 def exactly(returns):
-    """What `measure` says of a method, from the exact expected return of each episode (n,)."""
+    """The same of exact expected returns (n,)."""
     return dict(episodes=returns.tolist(), mean=float(returns.sum()), sem=0.0)
 
 
@@ -189,12 +195,15 @@ def main():
         return finish(arguments, dict(trained=trained), [])
 
     progress = Progress()
-    repeats = 2 if arguments.quick else 200
+    few, repeats = (5, 2) if arguments.quick else (None, 200)  # the tasks of a family; all
     rows = []
     for name in chosen:
         policy, theta = trained_policy(name, paths[name])
         progress(f"{name}: solved and measured")
-        results = measure(FAMILIES[name], policy, theta, arguments.seed, repeats)
+        solved = FAMILIES[name]
+        every = solved.mdps()[:few]
+        trained = policy, theta
+        results = measure(every, solved.episodes, trained, arguments.seed, repeats)
         rows += rows_of(name, results)
     progress.done()
     for name in chosen:

@@ -15,30 +15,66 @@ from metarl_np.arguments import require, require_floats, require_memory, validat
 from metarl_np.tasks.bandits import DEPENDENT, bernoulli
 from metarl_np.tasks.mdp import rounding
 
-# ---- any prior over finitely many tasks
+
+def optimal_returns(mdps, episodes, prior=None, *, max_posteriors=5_000_000):
+    """The expected return of each of n = `episodes` episodes, played Bayes-optimally: (n,).
+
+    mdps: an MDP of the C tasks that are possible. prior: their probabilities (C,), by default all
+    alike. The task is drawn from it, stays the same for the trial, and is not told. Optimal is the
+    policy that makes the trial's return, the sum over its episodes of E Σ_t γᵗ r_t with the tasks'
+    own γ, as large as possible; it may depend on all that has been seen: where episodes start, and
+    each step's state, action, reward, next state, and whether that is terminal. If several policies
+    are optimal, one of them is followed. Exact but for rounding: by dynamic programming over
+    (posterior, state, time, episode).
+
+    Raises ValueError where more than max_posteriors posteriors would have to be kept, and on tasks
+    with Gaussian noise, whose posteriors are endless.
+    """
+    validate(mdps=mdps)
+    episodes, max_posteriors = validate(episodes=episodes, max_posteriors=max_posteriors)
+    n_tasks = len(mdps)
+    noisy = "rewards with Gaussian noise, which has endlessly many posteriors"
+    require(not mdps.reward_noise.any(), "mdps", noisy)
+    if prior is None:
+        prior = np.full(n_tasks, 1 / n_tasks)
+    weights = require_floats("prior", prior, (n_tasks,), traced=False)
+    is_distribution = (weights >= 0).all() and abs(weights.sum() - 1) < rounding(prior)
+    require(is_distribution, "prior", "no probabilities that sum to one")
+
+    met = _meet(
+        _family(mdps),
+        weights / weights.sum(),
+        episodes=episodes,
+        horizon=mdps.horizon,
+        max_posteriors=max_posteriors,
+    )
+    return _play(met, _plan(met, mdps.discount), mdps.discount)
+
+
+# ---- how that is found
 #
 # A learner knows where it is, how many steps and episodes have passed, and the posterior, how
 # probable each task is after all that it has seen. Nothing else that it has seen matters, so the
-# optimum is a function of (posterior, state, time, episode): Martin (1967), Duff (2002). `meet`
-# goes forward through the posteriors that can be met, each of which is kept once; `plan` goes
-# backward through the values; `play` goes forward once more, along what the plan does.
+# optimum is a function of (posterior, state, time, episode): Martin (1967), Duff (2002). `_meet`
+# goes forward through the posteriors that can be met, each of which is kept once; `_plan` goes
+# backward through the values; `_play` goes forward once more, along what the plan does.
 
 DECIMALS = 12  # of a probability: posteriors that agree so far are taken for one
 TIE = 1e-12  # an action is preferred to one before it only if it is better by more than this
 BLOCK = 16_384  # posteriors whose values stay in a core's cache until all actions are compared
 
 
-class Outcome(NamedTuple):
+class _Outcome(NamedTuple):
     """What may be seen after an action, or when an episode starts."""
 
-    evidence: int  # the row of `Family.likelihoods`
+    evidence: int  # the row of `_Family.likelihoods`
     state: int  # s', or the start
     reward: float
     ends: bool  # the episode, since s' is terminal
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class _Family:
     """What may be seen in C possible tasks."""
 
     likelihoods: np.ndarray  # (E, C) how probable each kind of evidence is in each task
@@ -46,7 +82,7 @@ class Family:
     moves: list  # moves[s][a] is a list of Outcome; moves[s] is empty if s is terminal everywhere
 
 
-def family(mdps):
+def _family(mdps):
     """Family of the C tasks of an MDP.
 
     Outcomes of (s, a) are told apart by s', by whether s' is terminal, and by the reward as the
@@ -60,13 +96,13 @@ def family(mdps):
 
     starts = []
     for s in np.flatnonzero(mdps.start.any(0)):
-        starts.append(Outcome(evidence(mdps.start[:, s]), int(s), reward=0.0, ends=False))
+        starts.append(_Outcome(evidence(mdps.start[:, s]), int(s), reward=0.0, ends=False))
     moves = []
     for s in range(n_states):
         actions = [] if mdps.terminal[:, s].all() else range(n_actions)
         moves.append([_outcomes(mdps, s, a, evidence) for a in actions])
     likelihoods = np.array([np.frombuffer(likelihood) for likelihood in numbers])
-    return Family(likelihoods, starts, moves)
+    return _Family(likelihoods, starts, moves)
 
 
 def _outcomes(mdps, s, a, evidence):
@@ -82,11 +118,11 @@ def _outcomes(mdps, s, a, evidence):
         likelihood = (p * is_this).sum(-1)
         exact_reward = rewards[is_this][0]  # in float64
         number = evidence(likelihood)
-        outcomes.append(Outcome(number, int(state), float(exact_reward), bool(is_end)))
+        outcomes.append(_Outcome(number, int(state), float(exact_reward), bool(is_end)))
     return outcomes
 
 
-class Posteriors:
+class _Posteriors:
     """The M posteriors that have been met, by number. Number 0 is the prior."""
 
     def __init__(self, prior, likelihoods):
@@ -156,7 +192,7 @@ class Posteriors:
         return joint / joint.sum(1, keepdims=True)
 
 
-class Link:
+class _Link:
     """What comes of an Outcome at each of the B pairs of posterior and state where it may be met.
 
     While pairs are being met both are lists of parts.
@@ -169,7 +205,7 @@ class Link:
 
 
 @dataclass(frozen=True, eq=False)
-class Meeting:
+class _Meeting:
     """All M posteriors, and all B pairs of a posterior and a state s, that can be met.
 
     Pairs are in the order in which they are met.
@@ -183,7 +219,7 @@ class Meeting:
     sizes: np.ndarray  # (n, T, S) how many of the pairs have been met when step t is taken
 
 
-def meet(seen, prior, *, episodes, horizon, max_posteriors):
+def _meet(seen, prior, *, episodes, horizon, max_posteriors):
     """The Meeting of a Family in n episodes, by following each pair up when it is first met.
 
     It may be met again at any later step. So when an episode ends all posteriors met so far are
@@ -191,12 +227,12 @@ def meet(seen, prior, *, episodes, horizon, max_posteriors):
     pairs at the horizon is met in the next episode, where these may be met before the horizon.
     """
     n_states = len(seen.moves)
-    starts = [Link(outcome) for outcome in seen.starts]
+    starts = [_Link(outcome) for outcome in seen.starts]
     moves = []
     for actions in seen.moves:
-        moves.append([[Link(outcome) for outcome in outcomes] for outcomes in actions])
+        moves.append([[_Link(outcome) for outcome in outcomes] for outcomes in actions])
     of_state_links = [[link for links in actions for link in links] for actions in moves]
-    known = Posteriors(prior, seen.likelihoods)
+    known = _Posteriors(prior, seen.likelihoods)
     posteriors = [[] for _ in range(n_states)]
     is_met = np.zeros((n_states, 1), bool)
     started = np.zeros(episodes, int)
@@ -226,7 +262,7 @@ def meet(seen, prior, *, episodes, horizon, max_posteriors):
         link.chance = np.concatenate(link.chance)
         link.after = np.concatenate(link.after)
     posteriors = [np.concatenate(numbers) for numbers in posteriors]
-    return Meeting(len(known), started, starts, posteriors, moves, sizes)
+    return _Meeting(len(known), started, starts, posteriors, moves, sizes)
 
 
 def _follow(known, here, links, n_states, last=False):
@@ -285,7 +321,7 @@ def _require(good, known, why):
     require(good, "episodes", f"{len(known):,} posteriors met {why}: {lower}")
 
 
-def plan(met, discount):
+def _plan(met, discount):
     """The best action at each episode and step in each state: actions[e][t][s] (B,).
 
     Q(b, s, a) = Σ_o P(o|b, s, a) (γᵗ r_o + V(b_o, s_o)) and V = max_a Q, by backward induction from
@@ -340,7 +376,7 @@ def _expected(links, part, discount, v, at_start):
     return total
 
 
-def play(met, actions, discount):
+def _play(met, actions, discount):
     """The expected return of each episode under the plan, by following it forward: (n,)."""
     episodes, horizon, n_states = met.sizes.shape
     returns = np.zeros(episodes)
@@ -372,41 +408,6 @@ def _move(mass, link, to):
     moved = mass[pairs] * link.chance[pairs]
     np.add.at(to, link.after[pairs], moved)
     return moved.sum()
-
-
-def optimal_returns(mdps, episodes, prior=None, *, max_posteriors=5_000_000):
-    """The expected return of each of n = `episodes` episodes, played Bayes-optimally: (n,).
-
-    mdps: an MDP of the C tasks that are possible. prior: their probabilities (C,), by default all
-    alike. The task is drawn from it, stays the same for the trial, and is not told. Optimal is the
-    policy that makes the trial's return, the sum over its episodes of E Σ_t γᵗ r_t with the tasks'
-    own γ, as large as possible; it may depend on all that has been seen: each step's state, action,
-    reward, next state, and whether that is terminal. If several policies are optimal, one of them
-    is followed. Exact but for rounding: by dynamic programming over (posterior, state, time,
-    episode).
-
-    Raises ValueError where more than max_posteriors posteriors would have to be kept, and on tasks
-    with Gaussian noise, whose posteriors are endless.
-    """
-    validate(mdps=mdps)
-    episodes, max_posteriors = validate(episodes=episodes, max_posteriors=max_posteriors)
-    n_tasks = len(mdps)
-    noisy = "rewards with Gaussian noise, which has endlessly many posteriors"
-    require(not mdps.reward_noise.any(), "mdps", noisy)
-    if prior is None:
-        prior = np.full(n_tasks, 1 / n_tasks)
-    weights = require_floats("prior", prior, (n_tasks,), traced=False)
-    is_distribution = (weights >= 0).all() and abs(weights.sum() - 1) < rounding(prior)
-    require(is_distribution, "prior", "no probabilities that sum to one")
-
-    met = meet(
-        family(mdps),
-        weights / weights.sum(),
-        episodes=episodes,
-        horizon=mdps.horizon,
-        max_posteriors=max_posteriors,
-    )
-    return play(met, plan(met, mdps.discount), mdps.discount)
 
 
 # ---- Bernoulli arms

@@ -217,9 +217,7 @@ def corridor(goals, width, horizon, discount=0.9):
     stays = np.where(is_goal[..., None], cell[:, None], target)
     P = (stays[..., None] == cell).astype(float)
     R = is_goal[:, target] * ~is_goal[..., None]
-    return MDP.from_dense(
-        P, R, width // 2, discount=discount, horizon=horizon, terminal=is_goal
-    )
+    return MDP.from_dense(P, R, width // 2, discount=discount, horizon=horizon, terminal=is_goal)
 
 
 def two_coins(chances, discount=1.0):
