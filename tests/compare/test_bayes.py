@@ -20,7 +20,7 @@ from metarl_np.compare.strategies import (
 )
 from metarl_np.tasks.bandits import bernoulli, dependent, independent, informative
 from metarl_np.tasks.exact import optimal_return
-from metarl_np.tasks.gridworld import GridWorld
+from metarl_np.tasks.gridworld import GridWorld, varibad
 from metarl_np.tasks.mdp import MDP
 
 
@@ -285,6 +285,42 @@ def test_optimal_returns_by_recursion_over_histories(horizon, episodes, seed):
     prior = rng.dirichlet(np.ones(3))
     best = best_by_recursion(mdps, episodes, prior)
     assert optimal_returns(mdps, episodes, prior).sum() == pytest.approx(best, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "mdps, episodes",
+    [
+        (GridWorld.open(3, 3, discount=0.9, horizon=5).mdps(range(1, 9)), 3),
+        (GridWorld("S.#.. .....", discount=0.9, horizon=4).mdps([1, 3, 4, 6, 7, 9]), 3),
+        (replace(varibad([2, 3, 10, 12, 24]), horizon=7), 3),
+    ],
+    ids=["grid", "grid with a wall", "varibad"],
+)
+def test_optimal_returns_by_recursion_over_sets_of_tasks(mdps, episodes):
+    """Without chance what counts of a history is which tasks are left."""
+
+    @lru_cache(None)
+    def best(left, e, t, s):
+        """Σ over the tasks that are left of what the best policy gets from here on."""
+        if e == episodes:
+            return 0.0
+        totals = []
+        for a in range(mdps.shape[2]):
+            seen = {}
+            for c in left:
+                z = int(mdps.successors[c, s, a, 0])
+                key = z, bool(mdps.terminal[c, z]), float(mdps.rewards[c, s, a, 0])
+                seen.setdefault(key, []).append(c)
+            total = 0.0
+            for (z, end, r), tasks in seen.items():
+                over = end or t + 1 == mdps.horizon
+                total += len(tasks) * mdps.discount**t * r
+                total += best(tuple(tasks), *((e + 1, 0, 0) if over else (e, t + 1, z)))
+            totals.append(total)
+        return max(totals)
+
+    expected = best(tuple(range(len(mdps))), 0, 0, 0) / len(mdps)
+    assert optimal_returns(mdps, episodes).sum() == pytest.approx(expected, abs=1e-12)
 
 
 def test_optimal_returns_of_bernoulli_arms_over_a_grid_of_means():
