@@ -118,7 +118,8 @@ _RULES = [
         "a whole number of at least 1",
         "n_tasks n_states n_actions n_train arms units inputs outputs height width horizon "
         "length episodes pulls threads every epochs minibatches samples "
-        "max_sweeps max_episodes max_datasets max_states max_explanations",
+        "max_sweeps max_episodes max_datasets max_states max_posteriors "
+        "max_explanations",
         _whole(1),
     ),
     (

@@ -235,6 +235,7 @@ CASES = {
         mdp.require_log_pi, dict(log_pi=LOG_PI, mdps=ONE), log_pi="array", **MDPS
     ),
     "bandits.bernoulli": case(bandits.bernoulli, dict(means=[[0.5, 0.2]]), means="means"),
+    "bandits.informative": case(bandits.informative, dict(targets=[1, 2]), targets="targets"),
     "bandits.independent": case(
         bandits.independent,
         dict(rng=rng(), n_tasks=2, arms=2),
@@ -279,6 +280,7 @@ CASES = {
     "gridworld.GridWorld.mdps": case(
         gridworld.GridWorld(**GRID).mdps, dict(goals=[1, 2]), goals="goals"
     ),
+    "gridworld.varibad": case(gridworld.varibad, dict(goals=[2, 3]), goals="cells"),
     "gridworld.GridWorld.render": case(
         gridworld.GridWorld(**GRID).render,
         dict(actions=np.zeros(3, int), goal=1),
@@ -810,7 +812,7 @@ EXEMPT_REASONS = {
         strategies.gittins_index strategies.gittins planners.sample_plan planners.mean_plan
         planners.act planners.play_mdps planners.planned_values planners.optimistic
         planners.greedy_plan planners.beb planners.opsrl planners.ucrl2 bayes.bayes_optimal
-        bayes.dependent_optimal""",
+        bayes.dependent_optimal bayes.optimal_returns""",
     "its input is seen to in tests/check": """
         advantages.explain_advantages inputs.explain_inputs inputs.explain_clipped""",
     "its input is seen to in tests/meta": """
@@ -906,6 +908,8 @@ def bad_baselines(good):
 NO_RECORD = [None, 3, "abc", NAN, [None], {}, {"states": 1}]
 NO_MEANS = [[[NAN, 0.5]], [[-0.1, 0.5]], [[0.5, 1.1]], [[INF, 0.5]], [0.5, 0.5]]
 NO_GOALS = ["abc", {}, [1.0], [0], [-1], [3], [], [[1, 2]], 1.5, NAN, [None]]
+NO_CELLS = [x for x in NO_GOALS if x != [3]] + [[25]]
+NO_TARGETS = [x for x in NO_CELLS if x != [0]] + [[10]]
 NO_ACTIONS = ["abc", {}, [1.0, 0, 0], [4, 0, 0], [-1, 0, 0], [0], [], NAN, np.zeros((2, 3), int)]
 OTHER_TASKS = [np.ones((3, 3, 2)), np.ones((2, 2, 3, 2)), np.ones(2), np.ones((1, 3, 2))]
 SPECIAL = {  # kind: bad values, made from the good one
@@ -918,6 +922,8 @@ SPECIAL = {  # kind: bad values, made from the good one
     "matrix": lambda good: NO_ARRAY + bad_values("array", good)[-3:],  # of any size
     "means": lambda good: NO_ARRAY[:-1] + NO_MEANS,
     "goals": lambda good: NO_GOALS,
+    "cells": lambda good: NO_CELLS,
+    "targets": lambda good: NO_TARGETS,
     "actions": lambda good: NO_ACTIONS,
     "goal": lambda good: ["abc", {}, 1.5, -1, 3, NAN, [1, 2], np.zeros(2, int)],
     "records": lambda good: NO_RECORD,

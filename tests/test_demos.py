@@ -49,7 +49,8 @@ PROMISED = {
     "compare_methods": {"methods", "trpo_kl", "values"},
     "rl2_bandits": {"rows", "regret"},
     "rl2_mdps": {"rows"},
-    "rl2_gridworld": {"rows", "bound"},
+    "rl2_gridworld": {"rows", "actions"},
+    "rl2_solved": {"rows"},
     "study": {"steps", "seeds", "edges", "anywhere", "executor", "seconds"},
     "benchmark": {
         "frozen_lake_steps_per_s",
@@ -400,21 +401,41 @@ def test_mdp_rows_are_complete(name, demo):
         assert method == "optimum" or sum(row["episode"]) == pytest.approx(row["mean"])
 
 
-@pytest.mark.parametrize("name", ["episode 1", "episode 2", "episode 3"])
+@pytest.mark.parametrize("name", ["episode 1", "episode 2", "episode 3", "trial"])
 def test_gridworld_trials_stay_below_their_bounds(name, demo):
-    numbers = demo("rl2_gridworld")[0]
-    settings = by_method(numbers["rows"])
-    assert list(settings) == ["episode 1", "episode 2", "episode 3"]
+    """In the first episode nobody can do better than to enter a new cell at each step."""
+    settings = by_method(demo("rl2_gridworld")[0]["rows"])
+    assert set(settings) == {"episode 1", "episode 2", "episode 3", "trial"}
     rows = settings[name]
-    assert set(rows) == {"rl2", "posterior_sampling", "posterior_mean", "optimum"}
+    new_cells = (0.95 ** np.arange(15)).sum() / 24
+    if name == "episode 1":
+        assert rows["bayes"]["mean"] == pytest.approx(new_cells, abs=1e-12)
+    assert set(rows) - {"bayes"} == {"rl2", "posterior_sampling", "posterior_mean", "optimum"}
     for method, row in rows.items():
         searching = name == "episode 1" and method != "optimum"
-        bound = numbers["bound"] if searching else rows["optimum"]["mean"]
+        bound = new_cells if searching else rows["optimum"]["mean"]
         assert row["mean"] <= bound + 4 * row["sem"] + 1e-9
 
 
+@pytest.mark.parametrize("name, episodes", [("informative", 5), ("varibad", 4)])
+def test_nobody_gets_more_than_all_of_a_solved_family(name, episodes, demo):
+    rows = by_method(demo("rl2_solved")[0]["rows"])[name]
+    assert set(rows) == {"optimum", "rl2", "thompson", "posterior_mean", "known"}
+    best = rows["optimum"]["mean"]
+    for method, row in rows.items():
+        assert len(row["episodes"]) == episodes
+        assert sum(row["episodes"]) == pytest.approx(row["mean"])
+        assert row["share"] == pytest.approx(row["mean"] / best)
+        assert method == "known" or row["mean"] <= best + 4 * row["sem"] + 1e-9
+    assert rows["known"]["mean"] > best
+
+
 # one small setting of each demo
-SMALL = dict(rl2_bandits=("--pulls", "4", "--arms", "3"), rl2_mdps=("--episodes", "2"))
+SMALL = dict(
+    rl2_bandits=("--pulls", "4", "--arms", "3"),
+    rl2_mdps=("--episodes", "2"),
+    rl2_solved=("--family", "informative"),
+)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -423,7 +444,7 @@ def test_weights_are_trained_and_then_evaluated(name, demo, tmp_path):
     trained = demo(name, "--train", *options)[0]["trained"]
     assert [row["weights"] for row in trained] == [str(p) for p in tmp_path.glob("*.npz")]
     rows = demo(name, *options)[0]["rows"]
-    assert {row["method"] for row in rows} >= TABLE
+    assert {row["method"] for row in rows} >= ({"rl2", "thompson"} if "solved" in name else TABLE)
 
 
 @pytest.mark.parametrize("mistake", ["no weights", "weights lost"])
@@ -487,10 +508,11 @@ def test_a_seed_may_have_more_than_64_bits(demo):
     demo("policy_gradient", "--seed", str(2**70))
 
 
-TRAINS = ["maml_gridworld", "rl2_gridworld", "rl2_bandits --train", "rl2_mdps --train"]
+WEIGHTED = ["rl2_bandits", "rl2_mdps", "rl2_solved"]
+TRAINS = ["maml_gridworld", "rl2_gridworld", *(f"{name} --train" for name in WEIGHTED)]
 PLACES = [f"{name} --out" for name in PROMISED] + ["study --folder"]
 PLACES += [f"{name} --checkpoint" for name in TRAINS]
-PLACES += [f"rl2_{x} {train}--weights" for x in ("bandits", "mdps") for train in ("", "--train ")]
+PLACES += [f"{name} {train}--weights" for name in WEIGHTED for train in ("", "--train ")]
 
 
 @pytest.mark.parametrize("where", ["empty", "a file", "below a file"])
@@ -502,7 +524,7 @@ def test_a_path_that_cannot_be_used_is_refused(line, where, tmp_path, monkeypatc
     is_file = options[-1] == "--checkpoint"
     a_file = "/" if is_file else file
     path = {"empty": "", "a file": a_file, "below a file": file / "deeper"}[where]
-    if line in ("rl2_bandits --weights", "rl2_mdps --weights") and where == "below a file":
+    if options == ["--weights"] and where == "below a file":
         pytest.skip("nothing is written there: that no weights are there is said")
     others = ["--out", tmp_path / "pictures"]
     if "--train" in options:
@@ -513,10 +535,8 @@ def test_a_path_that_cannot_be_used_is_refused(line, where, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "line",
     [
-        "rl2_bandits --iterations 5",
-        "rl2_mdps --iterations 5",
-        "rl2_bandits --checkpoint x.npz",
-        "rl2_mdps --checkpoint x.npz",
+        *(f"{name} --iterations 5" for name in WEIGHTED),
+        *(f"{name} --checkpoint x.npz" for name in WEIGHTED),
         "study --executor serial --scheduler tcp://nope:1",
         "study --scheduler tcp://nope:1",
         "benchmark --peers-python python3",

@@ -632,7 +632,7 @@ NUMBERS_OF_EPISODES = """
     adapt train train_multi_task adapt_values train_values sample_trials train_recurrent rollout
     enumerate_adaptations expected_adapted_return expected_adapted_return_gradient
     expected_meta_gradient expected_gradients
-    play_mdps act play_bandits tune""".split()
+    play_mdps act play_bandits tune optimal_returns""".split()
 THE_MASK_ITSELF = ["require_mask", "harmless", "unmasked"]
 IN_OTHER_ROWS = """
     estimator_gradients replay no_baseline time_mean_baseline leave_one_out_baseline

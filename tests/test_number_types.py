@@ -108,6 +108,10 @@ MORE = {
         beliefs.FiniteBelief, dict(candidates=TASKS, weights=[[0.5, 0.5], [0.25, 0.75]])
     ),
     "bayes.bayes_optimal": case(bayes.bayes_optimal, dict(arms=2, pulls=3, max_states=100)),
+    "bayes.optimal_returns": case(
+        bayes.optimal_returns,
+        dict(mdps=TASKS, episodes=2, prior=[0.5, 0.5], max_posteriors=1000),
+    ),
     "bayes.dependent_optimal": case(bayes.dependent_optimal, dict(difficulty="easy", pulls=3)),
     "values.value_step": case(values.value_step, dict(v=V, episodes=E, **VALUE_STEPS)),
     "values.value_error": case(values.value_error, dict(v=V, episodes=E, discount=0.5)),

@@ -4,12 +4,15 @@ import re
 
 import numpy as np
 import pytest
-from _common import load_weights, save_weights
+from _common import WEIGHTS, load_weights, save_weights
 from helpers import random_tasks
 
 from metarl_np import checkpoint
-from metarl_np.meta.rl2 import RecurrentPolicy, sample_trials
-from metarl_np.tasks.bandits import dependent, independent
+from metarl_np.compare.bayes import optimal_returns
+from metarl_np.meta.rl2 import RecurrentPolicy, expected_rewards, sample_trials
+from metarl_np.tasks.bandits import dependent, independent, informative
+from metarl_np.tasks.exact import optimal_return
+from metarl_np.tasks.gridworld import varibad
 
 
 @pytest.fixture
@@ -118,3 +121,23 @@ def test_weights_for_other_tasks_are_refused(weights, rng):
             load_weights(path, mdps)
     with pytest.raises(FileNotFoundError, match="nowhere.npz"):
         load_weights(path.parent / "nowhere.npz", independent(rng, 2, 3))
+
+
+def return_of_weights(name, tasks, episodes, rng):
+    """The mean return of a trial of RL² with the weights that come with the demos."""
+    policy, theta, _ = load_weights(WEIGHTS / f"{name}.npz", tasks)
+    trials = sample_trials(rng, tasks, policy, theta, episodes, greedy=True)
+    return expected_rewards(tasks, trials).sum(0).mean()
+
+
+def test_rl2_has_learned_to_pull_the_arm_that_tells(rng):
+    best = optimal_returns(informative(), 5).sum()
+    assert 0.98 * best < return_of_weights("informative", informative(), 5, rng) <= best + 1e-9
+
+
+def test_rl2_gets_almost_all_of_varibad_s_grid(rng):
+    """In the first episode nobody gets more than who plays for it alone, and in later ones than who
+    knows the goal. The Bayes optimum reaches the sum of these bounds (demos/rl2_solved.py).
+    """
+    bound = optimal_returns(varibad(), 1)[0] + 3 * optimal_return(varibad()).mean()
+    assert 0.99 * bound < return_of_weights("varibad", varibad(), 4, rng) <= bound + 1e-9

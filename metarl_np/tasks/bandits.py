@@ -1,12 +1,20 @@
-"""Bernoulli bandits as MDPs of one state and one step: a trial is n episodes, n pulls."""
+"""Bandits as MDPs of one state and one step: a trial is n episodes, n pulls."""
 
 import numpy as np
 
-from metarl_np.arguments import require, require_floats, require_memory, validate
+from metarl_np.arguments import (
+    require,
+    require_array,
+    require_floats,
+    require_memory,
+    validate,
+)
 from metarl_np.tasks.mdp import MDP
 
 # the smaller of the two arms' means; "uniform" draws it
 DEPENDENT = dict(easy=0.1, medium=0.25, hard=0.4)
+# of the eleven arms, the last of which tells where the target is
+TARGETS = 10
 
 
 def bernoulli(means):
@@ -53,3 +61,28 @@ def dependent(rng, n_tasks, difficulty="uniform"):
         smaller = DEPENDENT[difficulty]
         p = np.where(p < 0.5, smaller, 1 - smaller)
     return bernoulli(np.stack([p, 1 - p], -1))
+
+
+def informative(targets=range(TARGETS)):
+    """MDP of N tasks with eleven arms of fixed payoffs, 5 pulls being a trial. Wang et al. (2016).
+
+    Of ten arms the target pays 5 and each other one 1.1. The eleventh pays less than all of them,
+    but tells the target: (its number, from 1) / 10. targets: (N,), each of 0 … 9; by default every
+    one once. Raises ValueError on others.
+    """
+    targets = np.atleast_1d(require_array("targets", targets, kinds="iu"))
+    one_axis = f"expected shape (N,), not empty, got {targets.shape}"
+    require(targets.ndim == 1 and targets.size, "targets", one_axis)
+    require((targets >= 0) & (targets < TARGETS), "targets", f"outside 0..{TARGETS - 1}")
+    is_target = targets[:, None] == np.arange(TARGETS)
+    payoffs = np.column_stack([np.where(is_target, 5.0, 1.1), (targets + 1) / TARGETS])
+    n_tasks, arms = payoffs.shape
+    return MDP(
+        successors=np.zeros((n_tasks, 1, arms, 1), int),
+        probabilities=np.ones((n_tasks, 1, arms, 1)),
+        rewards=payoffs[:, None, :, None],
+        start=np.ones((n_tasks, 1)),
+        terminal=np.zeros((n_tasks, 1), bool),
+        discount=1.0,
+        horizon=1,
+    )

@@ -22,6 +22,8 @@ MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # actions 0..3: up, down, 
 ARROWS = np.array(list("↑↓←→"))
 # the move that is made, and the two that a slip by 90° makes instead
 TURNS = np.array([(0, 2, 3), (1, 2, 3), (2, 0, 1), (3, 0, 1)])
+# of VariBAD's 5×5 cells those that are not among the 2×2 at the start
+VARIBAD_GOALS = tuple(cell for cell in range(25) if cell not in (0, 1, 5, 6))
 
 
 @dataclass(frozen=True)
@@ -177,3 +179,28 @@ class GridWorld:
             cells[self.kind(GOAL)] = FREE
             cells[goal] = GOAL
         return "\n".join("".join(row) for row in cells.reshape(self.shape))
+
+
+def varibad(goals=VARIBAD_GOALS):
+    """MDP of N tasks on VariBAD's grid, 4 episodes being a trial. Zintgraf et al. (2020), §5.1.
+
+    5×5 cells, start in the upper left corner, actions up, down, left, right and stay. A step that
+    ends on the goal pays 1, every other one −0.1. The goal ends nothing: each episode has 15 steps,
+    and γ = 1. goals: cells (N,), any but the start's; by default the 21 of VARIBAD_GOALS. Raises
+    ValueError on others.
+    """
+    grid = GridWorld.open(5, 5, discount=1.0, horizon=15)
+    is_goal = grid._goals(goals)  # (N, S)
+    target, _ = grid._moves()
+    stay = np.arange(25)
+    target = np.column_stack([target, stay])[..., None]  # (S, A, Z = 1)
+    rewards = np.where(is_goal[:, target], 1.0, -0.1)
+    return MDP(
+        successors=np.broadcast_to(target, rewards.shape),
+        probabilities=np.ones(rewards.shape),
+        rewards=rewards,
+        start=np.broadcast_to(grid.kind(START), is_goal.shape).astype(float),
+        terminal=np.zeros(is_goal.shape, bool),
+        discount=grid.discount,
+        horizon=grid.horizon,
+    )

@@ -2,7 +2,7 @@
 of the objective, and a training that is replayed step by step.
 """
 
-from itertools import islice
+from itertools import islice, permutations
 
 import numpy as np
 import pytest
@@ -20,6 +20,10 @@ from helpers import (
 )
 
 from metarl_np.check import finite_differences
+from metarl_np.check.meta_gradients import (
+    expected_adapted_return_gradient,
+    expected_meta_gradient,
+)
 from metarl_np import maml
 from metarl_np.learner.optim import adam, ascent
 from metarl_np.learner.policies import ActorCritic, LogisticPolicy, SoftmaxPolicy
@@ -29,6 +33,7 @@ from metarl_np.learner.returns import no_baseline
 from metarl_np.learner.rollouts import rollout
 from metarl_np.learner.surrogates import reinforce_folded
 from metarl_np.meta.maml import Adaptation, adapt, closed_form, train
+from metarl_np.tasks.bandits import bernoulli
 from metarl_np.tasks.exact import expected_return, optimal_return, policy_gradient_table
 from metarl_np.tasks.gridworld import GridWorld
 
@@ -666,3 +671,30 @@ def test_meta_training_improves_the_exact_return_after_adaptation(policy):
         np.mean([r.returns[1] for r in records[-20:]])
         > np.mean([r.returns[1] for r in records[:20]]) + 0.1
     )
+
+
+# ---- what symmetry leaves to learn
+
+
+@pytest.mark.parametrize("steps, episodes", [(1, 1), (1, 3), (2, 2), (3, 1)])
+@pytest.mark.parametrize(
+    "gradient",
+    [expected_adapted_return_gradient, expected_meta_gradient],
+    ids=["with score", "naive"],
+)
+def test_no_start_is_better_than_uniform_on_exchangeable_arms(gradient, steps, episodes):
+    """Arms in every order: at uniform parameters the meta-gradient, summed over the orders, is the
+    same in each component, since any two arms may change places; and a shift of all components
+    changes no softmax, so they add up to 0. Both together make it 0. All that is left to learn is
+    the inner step: MAML on bandits is the gradient bandit (Sutton & Barto 2018, §2.8), its step
+    size tuned. In half of the orders the arms are not alike, and it is not 0.
+    """
+    policy = SoftmaxPolicy(1, 3)
+    inner = Reinforce(2.0, baseline=no_baseline)
+    gradients = []
+    for means in permutations([0.2, 0.5, 0.9]):
+        arms = bernoulli([means])
+        sizes = dict(episodes=episodes, steps=steps)
+        gradients.append(gradient(arms, policy, policy.init(), inner, **sizes))
+    assert abs(sum(gradients)).max() < 1e-14
+    assert abs(sum(gradients[:3])).max() > 0.01

@@ -7,7 +7,7 @@ import pytest
 from helpers import chi2_p
 
 from metarl_np.learner.rollouts import step, successor_table
-from metarl_np.tasks.bandits import DEPENDENT, bernoulli, dependent, independent
+from metarl_np.tasks.bandits import DEPENDENT, bernoulli, dependent, independent, informative
 
 STATISTICAL = 1e-3  # smallest p-value that passes; the seeds are fixed
 
@@ -112,3 +112,20 @@ def test_bad_input_is_named(rng):
     for difficulty in ("impossible", "", None):
         with pytest.raises(ValueError, match="difficulty.*easy, medium, hard"):
             dependent(rng, 3, difficulty)
+
+
+def test_informative_arms_pay_what_wang_et_al_say():
+    mdps = informative()
+    payoffs = mdps.expected_rewards[:, 0]
+    assert mdps.shape == (10, 1, 11) and (mdps.discount, mdps.horizon) == (1, 1)
+    for n, row in enumerate(payoffs.tolist()):
+        expected = [1.1] * 10 + [(n + 1) / 10]
+        expected[n] = 5.0
+        assert row == expected
+    np.testing.assert_array_equal(informative([7, 7, 0]).rewards, mdps[[7, 7, 0]].rewards)
+
+
+@pytest.mark.parametrize("targets", [[10], [0, -1], [1.0], [], [[1]], "1"])
+def test_targets_that_are_none_are_named(targets):
+    with pytest.raises(ValueError, match="^targets: "):
+        informative(targets)

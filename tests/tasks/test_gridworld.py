@@ -5,7 +5,8 @@ maps it refuses.
 import numpy as np
 import pytest
 
-from metarl_np.tasks.gridworld import GridWorld
+from metarl_np.tasks.exact import optimal_return
+from metarl_np.tasks.gridworld import GridWorld, varibad
 
 NAN = np.nan
 INF = np.inf
@@ -260,3 +261,34 @@ def test_no_goal():
 def test_too_many_goals(rng, layout, n_train, n_held_out):
     with pytest.raises(ValueError, match="n_train|n_held_out"):
         GridWorld(layout, **RULES).split_goals(rng, n_train, n_held_out)
+
+
+# ---- VariBAD's grid
+
+
+def test_varibad_by_hand():
+    """From the goal (0, 2), cell 2: stay there, bump into the border, or leave it and come back."""
+    mdps = varibad([2, 24])
+    assert mdps.shape == (2, 25, 5) and (mdps.discount, mdps.horizon) == (1, 15)
+    assert not mdps.terminal.any() and (mdps.start == (np.arange(25) == 0)).all()
+    up, down, left, right, stay = range(5)
+    expected = {up: (2, 1.0), down: (7, -0.1), left: (1, -0.1), right: (3, -0.1), stay: (2, 1.0)}
+    for action, outcome in expected.items():
+        found = mdps.successors[0, 2, action, 0], mdps.rewards[0, 2, action, 0]
+        assert found == outcome
+    assert mdps.rewards[0, 1, right, 0] == 1 and mdps.rewards[1, 1, right, 0] == -0.1
+
+
+def test_varibad_known_goals():
+    """d steps lead to a goal, d − 1 of which are paid −0.1, and each of the others 1."""
+    goals = np.arange(1, 25)
+    distance = goals // 5 + goals % 5
+    expected = -0.1 * (distance - 1) + (16 - distance)
+    np.testing.assert_allclose(optimal_return(varibad(goals)), expected)
+    np.testing.assert_allclose(optimal_return(varibad()), expected[~np.isin(goals, (1, 5, 6))])
+
+
+@pytest.mark.parametrize("goals", [[0], [25], [-1], [1.0], []])
+def test_varibad_refuses_what_is_no_goal(goals):
+    with pytest.raises(ValueError, match="^goals: "):
+        varibad(goals)
