@@ -49,13 +49,13 @@ LONG = dict(
     discount=0.995,
     lam=0.95,
 )
+SMALL_STEPS = dict(iterations=400, step_size=0.002)
 SETTINGS = {  # by pulls and arms
     (10, 5): SHORT,
     (10, 10): SHORT,
-    (10, 50): SHORT,
+    (10, 50): dict(SHORT, trials=2000, iterations=800, then=[SMALL_STEPS]),
     (100, 5): LONG,
     (100, 10): dict(LONG, iterations=1400, then=[{}]),
-    (100, 50): dict(LONG, iterations=1400, then=[{}]),
 }
 # two arms with means p and 1 − p
 DEPENDENT_PULLS = 100
@@ -237,7 +237,7 @@ def draw(regret, out):
 def options():
     """The command line, and the settings (n, k) that it asks for; k is None for dependent arms."""
     p = rl2_parser(__doc__)
-    only = "this setting only, with {} (default: the four settings of the table)"
+    only = "this setting only, with {} (default: the settings of the table)"
     p.add_argument("--pulls", type=at_least_1, metavar="N", help=only.format("--arms"))
     p.add_argument("--arms", type=at_least_1, metavar="K", help=only.format("--pulls"))
     p.add_argument(
