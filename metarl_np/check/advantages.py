@@ -150,6 +150,7 @@ NOTHING = (
     "What these advantages are cannot be told: they are no returns and no GAE, with any discount "
     "and lambda, less what may be their baseline; or there are too few steps."
 )
+NO_VALUES = "Values were not given, or had a NaN: if the baseline is a critic's, give them."
 
 
 def standardise(advantages, mask, divisor, over, ddof, scope):
@@ -180,7 +181,7 @@ class AdvantagesExplanation:
     discount: float = None  # γ, rounded to where the data tell it; None where they do not
     lam: float = None  # λ
     baseline: str = None  # one of BASELINES
-    at_dones: str = None  # one of ENDINGS, where an episode terminated
+    at_dones: str = None  # one of ENDINGS, where an episode terminated, or ends before the arrays
     at_cuts: str = None  # one of ENDINGS, where the arrays or a lane end
     standardised: str = None  # one of DIVISORS
     over: str = None  # one of OVER
@@ -208,7 +209,8 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
     advantages: a `record` that holds them, or an array as a loss has them; then the second argument
     is the record, with its values and last_values if there are any. The next episode, into which
     they may run on, is the one behind it in (N, K), where `record` puts lanes that it cuts at
-    dones; so where there are dones give the advantages to `record`, which cuts them along.
+    dones; so where there are dones give the advantages to `record`, which cuts them along. Without
+    dones it is not known why an episode ends before the arrays do, and at_dones speaks of these.
     discount: γ, where it is known. targets: what the values are fitted to, to see whether that was
     built from standardised advantages. Returns an AdvantagesExplanation, of kind "unknown" where
     nothing fits. Raises ValueError on other shapes and on what is not finite.
@@ -227,7 +229,8 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
         if possible.get(baseline, True):
             found += _explained(record, advantages, baseline, discount)
     named = [explanation for explanation in found if explanation.standardised]
-    best, *others = named or found or [AdvantagesExplanation("unknown", (NOTHING,))]
+    nothing = (NOTHING,) if record.values is not None else (NOTHING, NO_VALUES)
+    best, *others = named or found or [AdvantagesExplanation("unknown", nothing)]
     findings = list(best.findings)
     if others:
         same = " or ".join(other.baseline for other in others)
@@ -280,7 +283,9 @@ def _explained(record, advantages, baseline, discount):
         of_mean = "That is over each {scope}, with ddof {ddof}.".format(**scale)
         findings += [OVER[scale["over"]], of_mean]
     if at_dones:
-        findings.append(f"Where an episode terminated, {ENDINGS[at_dones][-1]}")
+        cut_at_dones = record.lanes is not None
+        where = "an episode terminated" if cut_at_dones else "an episode ends before the arrays do"
+        findings.append(f"Where {where}, {ENDINGS[at_dones][-1]}")
     if at_cuts:
         findings.append(f"Where the arrays or a lane end, {ENDINGS[at_cuts][-1]}")
     if None not in (discount, gamma) and abs(gamma - discount) > tolerance:

@@ -1,8 +1,8 @@
 """Is your meta-gradient right, and if not, which one is it?
 
 `diagnose` says what a gradient from any framework is: `explanations` tries what a code may do, and
-FINDINGS holds a clause for each thing that is unusual. `explain_step` does the same for one inner
-step. `check_gradient` compares a gradient with given candidates: with what every estimator must
+its VARIATIONS hold a clause for each thing that is unusual. `explain_step` says which averages, γᵗ
+and advantages lead through one inner step; it tries none of the variations. `check_gradient` compares a gradient with given candidates: with what every estimator must
 give on the same data (`estimators`), or with exact answers.
 
 `surrogates` says what H₁, H₂ and H₁₂ are, the parts of the Hessian of J; `meta_gradients` tells (a)
@@ -20,6 +20,7 @@ from metarl_np.check.estimators import (
     ACTS,
     AVERAGES,
     IDLE,
+    SCORES,
     Data,
     average_ratio,
     is_own,
@@ -27,6 +28,7 @@ from metarl_np.check.estimators import (
     steps_of,
 )
 from metarl_np.check.explanations import (
+    AS_GIVEN,
     AVERAGE_SAYS,
     Search,
     alternatives,
@@ -322,8 +324,8 @@ def _diagnosis(search):
     fits = [x for trial in search.fits() for x in trial.renamed()]
     best = min(fits, key=lambda x: x.cost)
     e = best.e
-    alike = [x.e for x in fits if x.e.forward == e.forward]
-    names = [x.estimator + "+score" * bool(x.score) for x in alike]
+    alike = [x.e for x in fits if x.e.forward == e.forward and x.e.right_score == e.right_score]
+    names = [x.estimator + "+score" * (x.score in SCORES) for x in alike]
     averages = [x.e for x in fits if _coincide(x, best)]
     acting = tuple(i for i, does in enumerate(e.steps) if does != IDLE)
     differentiated = tuple(i for i, does in enumerate(e.steps) if does == ACTS)
@@ -368,7 +370,7 @@ def _of_advantages(data, e):
     """A sentence on the query's advantages, and on what they are where they were given."""
     query = data.records[-1]
     sentence = data.alternatives[e.query_advantages].sentence
-    if e.query_advantages or query.advantages is None:
+    if sentence != AS_GIVEN:
         return sentence
     return f"{sentence}: {explain_advantages(query, discount=data.discount)}"
 
@@ -440,18 +442,25 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     """Which step size, average, γᵗ and advantages lead from θ to the adapted θ': a Step.
 
     θ' = θ + α Σ w_t ∇log π(a_t|s_t), with weights w_t as `diagnose` tries them. theta: as there, or
-    with a task axis in front, where it is adapted already. adapted: θ' with the task axis in front;
-    or, where it was not kept, the `record` of the data that it sampled, with their log_probs.
-    record: the data of the step. step_size: α as you meant it. Raises ValueError, by name.
+    with a task axis in front, where it is adapted already. adapted: θ' with the task axis in front
+    (of each array, where theta is a list of arrays); or, where it was not kept, the `record` of the
+    data that it sampled, with their log_probs. record: the data of the step. step_size: α as you
+    meant it. Raises ValueError, by name.
     """
     discount = validate(discount=discount)
     step_size = None if step_size is None else validate(step_size=step_size)
     require(isinstance(record, RecordedEpisodes), "record", f"no `record`: {record!r:.99}")
     by_log_probs = isinstance(adapted, RecordedEpisodes)
     named = {"record": record} | ({"adapted": adapted} if by_log_probs else {})
-    flat = _flat("theta", theta)
-    per_task = isinstance(theta, np.ndarray) and theta.ndim == 2
-    steps, start = steps_of(policy, flat if is_own(policy) and not per_task else theta, named)
+    n_tasks = record.mask.shape[1]
+    if not by_log_probs:
+        adapted = _of_tasks("adapted", adapted, n_tasks, in_parts=_are_parts(theta))
+    if is_own(policy):
+        flat = _flat("theta", theta)
+        # θ has no shape of its own: it is adapted already if it has as many numbers as θ'
+        is_adapted = not by_log_probs and flat.size == adapted.size
+        theta = _of_tasks("theta", theta, n_tasks, _are_parts(theta)) if is_adapted else flat
+    steps, start = steps_of(policy, theta, named)
     measured = _by_log_probs if by_log_probs else _by_parameters
     move, columns_of = measured(steps, start, adapted)
     if abs(move).max() <= 1e-7 * abs(start).max() + 1e-12:
@@ -475,7 +484,6 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
 
 def _by_parameters(steps, start, adapted):
     """θ' − θ, and a function: the step's gradient → what that is a sum of; θ is, if it decays."""
-    adapted = _flat("adapted", adapted)
     fits = adapted.size == start.size
     require(fits, "adapted", f"{adapted.size} numbers, where the tasks have {start.size}")
     return adapted.reshape(start.shape) - start, lambda g: [g, start]
@@ -559,10 +567,24 @@ def _said_of_step(step, meant):
 
 def _flat(name, x):
     """An array, or a list of arrays of any shapes, as one flat array."""
-    are_parts = isinstance(x, (list, tuple)) and x and all(hasattr(p, "shape") for p in x)
-    parts = x if are_parts else [x]
+    parts = x if _are_parts(x) else [x]
     parts = [require_array(name, part).ravel() for part in parts]
     flat = np.concatenate(parts)
     require(flat.size, name, "it has no components")
     require(np.isfinite(flat).all(), name, "not finite")
     return flat
+
+
+def _are_parts(x):
+    """Is it a list of arrays, as a network's parameters are?"""
+    return isinstance(x, (list, tuple)) and bool(x) and all(hasattr(p, "shape") for p in x)
+
+
+def _of_tasks(name, x, n_tasks, in_parts):
+    """Parameters of each task, (N, P): from one array, or from parts that all begin with N."""
+    flat = _flat(name, x)
+    if in_parts and _are_parts(x) and all(part.shape[:1] == (n_tasks,) for part in x):
+        return np.concatenate([require_array(name, part).reshape(n_tasks, -1) for part in x], 1)
+    fits = flat.size % n_tasks == 0
+    require(fits, name, f"{flat.size} numbers cannot be those of {n_tasks} tasks")
+    return flat.reshape(n_tasks, -1)

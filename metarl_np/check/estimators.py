@@ -19,8 +19,10 @@ t:
     loaded_dice    naive's + Σ w_t [c_t (c_t·v) − (c_t − f_t)((c_t − f_t)·v)]
     dice           Σ ρ_t [c_t (c_t·v) + ∇c_t v] − Σ β_t [f_t (f_t·v) + ∇f_t v]
 
-ρ_t are the weights of the rewards, β_t those of the baseline, w_t = Σ_{u≥t} ρ_u − β_t. All are sums
-Σ x_t f_t with numbers x_t, hence a `gradient`: no array is larger than the data.
+ρ_t are the weights of the rewards, β_t those of the baseline, w_t = Σ_{u≥t} ρ_u − β_t.
+What each adds to naive's is a sum Σ x_t f_t with numbers x_t, hence a `gradient`: no array is
+larger than the data. Dice's row, too, is naive's and such a sum: ∇c_t v = Σ_{u≤t} λ^{t−u} ∇f_u v,
+and where λ = 1 the sum over t leaves Σ_{u≥t} ρ_u − β_t = w_t before each ∇f_t v = ∇²log π v.
 """
 
 from dataclasses import dataclass, replace
@@ -195,6 +197,7 @@ def decayed_sum(x, lam):
 ACTS = "acts"  # an inner step, and its effect is differentiated
 DETACHED = "detached"  # it acts, as a constant
 IDLE = "idle"  # it has no effect
+SCORES = ("+score", "+raw")  # those that make the estimate unbiased for (b); others are mistakes
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,11 @@ class Explanation:
     def inside(self):
         """Do the advantages stand inside DiCE's product?"""
         return self.variant in ("inside", "wraps")
+
+    @property
+    def right_score(self):
+        """Is the score none, or one that belongs there?"""
+        return self.score in ("", *SCORES)
 
     @property
     def forward(self):
@@ -472,14 +480,14 @@ def estimator_gradients(
     lam=1.0,
     policy=None,
 ):
-    """{name: the meta-gradient (F, A) that each estimator must give on these data}.
+    """{name: the meta-gradient, shaped as theta, that each estimator must give on these data}.
 
     Means over tasks. A name is first_order, a surrogate's, or one of them with "+score". theta:
-    (F, A). support: a list of `record`s, one for each inner step; query: one more. step_size: α.
+    (F, A), or (P,) where the policy is one of your own. support: a list of `record`s, one for each inner step; query: one more. step_size: α.
     discount: γ. The weights γᵗ (G_t − b_t) keep γᵗ, in the inner steps and in the query, where most
     public code drops it. baseline: b of (returns, episodes), by default leave-one-out, the mean of
     the task's other episodes; a recorded baseline goes before it. lam: λ of loaded_dice. policy: a
-    SoftmaxPolicy by default. The score's J is the query's mean return less that of the other tasks.
+    SoftmaxPolicy by default, or as in `diagnose`. The score's J is the query's mean return less that of the other tasks.
     With no inner step all of them are one array, which has "policy gradient" as its first name.
     Raises ValueError if recorded log-probabilities are not those of θ adapted so far.
     """
@@ -487,7 +495,8 @@ def estimator_gradients(
     validate(baseline=baseline)
     named = require_records(support, query)
     steps, thetas = steps_of(policy, theta, named)
-    require(np.ndim(theta) == 2, "theta", f"expected shape (F, A), got {np.shape(theta)}")
+    axes, shape = (1, "(P,)") if is_own(policy) else (2, "(F, A)")
+    require(np.ndim(theta) == axes, "theta", f"expected shape {shape}, got {np.shape(theta)}")
 
     def advantages(record):
         returns = returns_to_go(record, discount)

@@ -1,10 +1,17 @@
 """What a code may do, as tables; and the search for what gives a gradient.
 
 An `Explanation` is one point of a large space, and most codes are near its usual corner. VARIATIONS
-has a row for each way to leave that corner: what it changes, what is then said, and its cost. The
-search begins in the corner and goes on until something fits: one variation, two cheap ones, and one
-more on top of what came nearest. A gradient fits if it is a multiple of the estimate that the
-explanation leads to; of several that fit the one of the least cost is believed.
+has a row for each way to leave that corner: what it changes, what is then said, and its cost. A
+gradient fits if it is a multiple of the estimate that the explanation leads to. The search goes
+through five stages until something fits:
+
+    1. the corner, with one kind of usual advantages after the other
+    2. one cheap variation, of cost at most 1, with the first kind
+    3. two cheap ones at once
+    4. one variation of any cost, with the four kinds that are likeliest or came nearest
+    5. one more variation on top of each of the explanations that came nearest
+
+Of several that fit the one of the least cost is believed.
 
 To try something new add a row: to RETURNS, BASELINES or AFTERWARDS for other advantages, or to
 VARIATIONS.
@@ -77,6 +84,7 @@ BASELINES = {
     " less the mean over all episodes, which contains the episode itself (harmless but for a "
     "factor 1 - 1/K)": ("others", lambda r, g: time_mean_baseline(g)),
 }
+AS_GIVEN = "as given"
 LAMBDAS = (0.9, 0.95, 0.97, 0.99)
 DIVIDED = {
     "centred": "less the mean",
@@ -138,7 +146,7 @@ def alternatives(records, discount):
     """The Alternatives that a code may have used: the given first, then the usual."""
     found = []
     if all(r.advantages is not None for r in records):
-        found.append(Alternative("as given", lambda r: r.advantages))
+        found.append(Alternative(AS_GIVEN, lambda r: r.advantages))
     endings = [("", (_as_they_are, True), discount)]
     if discount != 1:
         said = f", with gamma = 1 in the place of {discount:g} (a mistake, if not meant)"
@@ -276,6 +284,12 @@ def _two_advantages(x):
     inside = x.data.alternatives[x.e.advantages].sentence
     outside = x.data.alternatives[x.e.query_advantages].sentence
     return inside != outside and f"inside are {inside}, those of the query {outside}"
+
+
+def _unused(x):
+    """The data sets whose advantages were given and not used, as others have none."""
+    given = [r.advantages is not None for r in x.data.records]
+    return not all(given) and listed(name for name, is_so in zip(x.data.names, given) if is_so)
 
 
 def _are_rewards(x):
@@ -524,6 +538,10 @@ VARIATIONS = [
         "the log_probs of {}, the path being the parameters that these inner steps lead to: the "
         "data come from other parameters than the loss differentiates; explain_step says which",
     ),
+    Variation(
+        _unused,
+        "the advantages of {} were not used, as other data sets have none: give those of all",
+    ),
     Variation(lambda x: x.e.advantages > 0, cost=1.1, near=_other_advantages),
 ]
 
@@ -593,7 +611,7 @@ class Search:
     def stages(self):
         """(explanations, the field that is fitted to the nearest of them), the usual ones first."""
         usual = [i for i, a in enumerate(self.data.alternatives) if a.usual]
-        if self.data.records[-1].advantages is not None:
+        if self.data.alternatives[0].sentence == AS_GIVEN:
             usual = usual[:1]
         for i in usual:
             yield self.plain(i), ""

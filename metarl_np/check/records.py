@@ -75,8 +75,10 @@ def record(
     one of your own (see `estimators`). mask: true for steps that were really
     taken; all by default. What stands in another place does not matter, and becomes 0. log_probs:
     log π(a_t|s_t) of your policy when it acted. baseline: b_t. advantages: Â_t as they stand in
-    your loss. values: V(s_t) as your critic or baseline had it, last_values (K,) or (N, K): V(s_T);
-    where these have a NaN they count as not given. dones: true at the last step of an episode,
+    your loss; `diagnose` uses them only if all data sets have them. values: V(s_t) as your critic
+    or baseline had it, last_values (K,) or (N, K): V(s_T). One NaN at an unmasked step of values
+    drops all of them without a word, as if they were not given; so does one anywhere in
+    last_values. dones: true at the last step of an episode,
     where a lane goes on with the next one; such lanes are cut into episodes.
 
     Returns RecordedEpisodes. Raises ValueError, naming the argument, on other shapes, on what is
