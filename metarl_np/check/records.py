@@ -34,7 +34,9 @@ class RecordedEpisodes(Episodes):
     last_values: np.ndarray = None  # (N, K) V(s_T)
     terminated: np.ndarray = None  # (N, K) bool: `dones` was true at the last step
     lanes: np.ndarray = None  # (N, K) the lane in which the episode was recorded; −1: padding
-    unknown: np.ndarray = None  # (N, K) True where states or actions are no indices, or not given
+    # (N, K) all True where states or actions are not given, or are no indices; None where they are
+    # known. It is an array only so that `part` can cut it
+    unknown: np.ndarray = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,7 +81,9 @@ def record(
     or baseline had it, last_values (K,) or (N, K): V(s_T). One NaN at an unmasked step of values
     drops all of them without a word, as if they were not given; so does one anywhere in
     last_values. dones: true at the last step of an episode,
-    where a lane goes on with the next one; such lanes are cut into episodes.
+    where a lane goes on with the next one; such lanes are cut into episodes. A lane is one column
+    (task, k) of the arrays, as from one copy of a vectorised environment; with dones it holds
+    several episodes, one after the other.
 
     Returns RecordedEpisodes. Raises ValueError, naming the argument, on other shapes, on what is
     not finite in unmasked places, and on tensors that are not plain arrays yet.

@@ -537,7 +537,7 @@ def test_a_gradient_in_single_precision_is_right_and_says_how_far_the_next_is(
     g = np.float32(meta_gradient(Code(), theta, batches)).astype(single)
     found = diagnosed(g * np.float32(1 - 1e-5) if single is float else g, theta, batches)
     found.require("naive")
-    assert "the next is" in str(found)
+    assert "the nearest that does not fit is" in str(found)
 
 
 @pytest.mark.parametrize("mistake", ["negated and summed", "gamma is 1", "step 0 detached"])
