@@ -331,8 +331,8 @@ def _nearest(errors, alike):
 def _constants(record, values, advantages, baseline):
     """γ, γλ, d and (1 − γλ) m of each task, (N, 4), by least squares, and the relative error.
 
-    d is the divisor and m the mean of Â = (A − m)/d. γ is NaN where nothing tells it from γλ. A task that tells nothing, as one without rewards, is
-    given the usual constants.
+    d is the divisor and m the mean of Â = (A − m)/d. γ is NaN where nothing tells it from γλ. A
+    task that tells nothing, as one without rewards, is given the usual constants.
     """
     columns, _ = BASELINES[baseline]
     followed = record.mask & _next(record.mask)

@@ -2,8 +2,8 @@
 
 `diagnose` says what a gradient from any framework is: `explanations` tries what a code may do, and
 its VARIATIONS hold a clause for each thing that is unusual. `explain_step` says which averages, γᵗ
-and advantages lead through one inner step; it tries none of the variations. What the
-names of the estimators mean says `verdict`.
+and advantages lead through one inner step; it tries none of the variations. `verdict` says what the
+names of the estimators mean.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from metarl_np.check.explanations import (
     listed,
 )
 from metarl_np.check.records import RecordedEpisodes
-from metarl_np.check.replays import ACTS, AVERAGES, IDLE, SCORES, Recorded, average_ratio
+from metarl_np.check.replays import ACTS, AVERAGES, IDLE, RIGHT_SCORES, Recorded, average_ratio
 from metarl_np.check.scores import is_own, require_records, scores_of
 from metarl_np.check.verdict import MEANING, NO_STEP, rounding
 
@@ -129,10 +129,10 @@ def _diagnosis(search):
     fits = [x for trial in search.fits() for x in trial.renamed()]
     best = min(fits, key=lambda x: x.cost)
     e = best.e
-    alike = [
-        x.e for x in fits if x.e.on_the_way == e.on_the_way and x.e.right_score == e.right_score
-    ]
-    names = [x.estimator + "+score" * (x.score in SCORES) for x in alike]
+    alike = [x.e for x in fits if x.e.on_the_way == e.on_the_way]
+    # a wrong score may coincide with the right one, as that of the first of one step does
+    alike = [x for x in alike if x.wrong_score == e.wrong_score]
+    names = [x.estimator + "+score" * (x.score in RIGHT_SCORES) for x in alike]
     averages = [x.e for x in fits if _coincide(x, best)]
     acting = tuple(i for i, does in enumerate(e.does) if does != IDLE)
     differentiated = tuple(i for i, does in enumerate(e.does) if does == ACTS)

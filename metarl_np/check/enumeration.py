@@ -138,7 +138,7 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
     data = []
     for j in range(steps):
         log_pi = policy.log_pi(thetas[j])
-        # the episodes (T, 1, M) indexed by (K, R), transposed: data sets (T, R, K)
+        # the episodes (T, 1, M) are indexed by (R, K): (T, R, K), each history in place of a task
         seen.append(replace(every.part(drawn[j].T, 0), log_pi=stop(log_pi)))
         probability = probability * np.exp(log_likelihood(log_pi, seen[j]))
         data.append(inner.prepare(policy, stop(thetas[j]), seen[j], mdps.discount))

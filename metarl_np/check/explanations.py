@@ -180,7 +180,7 @@ def _ended(advantages, after, discount, record):
 
 # ---- what is said of an explanation
 
-# of all averages; "padding", which is none of AVERAGES, is tried in the inner steps only
+# of AVERAGES, and of "padding", which is tried in the inner steps only
 AVERAGE_SAYS = {
     "episodes": "the mean over episodes of sums over time",
     "steps": "the mean over all steps of a task",

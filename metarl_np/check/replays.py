@@ -30,6 +30,7 @@ from metarl_np.meta.maml import centred_returns
 
 # ---- the weights of the steps
 
+# "padding" is one more, which is a mistake: it is tried in the inner steps only
 AVERAGES = ("episodes", "steps", "lengths", "sum")
 
 
@@ -88,7 +89,10 @@ def decayed_sum(x, lam):
 ACTS = "acts"  # an inner step, and its effect is differentiated
 DETACHED = "detached"  # it acts, as a constant
 IDLE = "idle"  # it has no effect
-SCORES = ("+score", "+raw")  # those that make the estimate unbiased for (b); others are mistakes
+RIGHT_SCORES = (
+    "+score",
+    "+raw",
+)  # those that make the estimate unbiased for (b); others are mistakes
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,10 @@ class Explanation:
     The variants of dice: its baseline is G less the advantages, or G with V(s_T) less them
     ("bootstrapped"); or the advantages stand in the product instead ("inside"), whose sum perhaps
     takes the last step for the one before the first ("wraps"). The last is what learn2learn's
-    maml_dice does: it sums all episodes of a task as one flat list, `values[i] += values[i - 1] *
-    weights[i]` from i = 0 on, so that the first step of the first episode gets the last step of the
-    last one. Its weights, meant as 1 within an episode, are 1/K there, K being the episodes.
+    maml_dice does: the steps of all episodes of a task stand there in one flat list, and each adds
+    the one at index i − 1, from i = 0 on, so that the first step of the first episode gets the last
+    step of the last episode. λ is 1/K there, K being the number of episodes: its weights, which
+    should be 1 within an episode, are divided by K.
 
     The score of the inner data, ∇log p, is multiplied with the query's mean return J less that of
     the other tasks ("+score"), or J ("+raw"), or it is that of step 0 only ("+first"). Or it has
@@ -131,13 +136,13 @@ class Explanation:
         return self.variant in ("inside", "wraps")
 
     @property
-    def right_score(self):
-        """Is the score none, or one that belongs there?"""
-        return self.score in ("", *SCORES)
+    def wrong_score(self):
+        """Is there a score, and none that belongs there?"""
+        return self.score not in ("", *RIGHT_SCORES)
 
     @property
     def on_the_way(self):
-        """The Explanation without what matters only on the way back from θ_J to θ."""
+        """The Explanation with what matters only on the way back, from θ_J to θ, left out."""
         if self.inside:
             return replace(self, score="")
         return replace(self, estimator="naive", variant="", score="", lam=1.0)
@@ -164,8 +169,7 @@ class Recorded:
         score_factor   of each task's score ∇log p: J, or J less that of the others
         Trial.factor   the gradient is factor × the estimate: a sign, or a sum for a mean
 
-    Of what was computed last a
-    little is kept, as a search asks for it again.
+    Of what was computed last a little is kept, as a search asks for it again.
     """
 
     def __init__(self, scores, theta, named, alternatives, step_size, discount):

@@ -450,6 +450,7 @@ def test_advantages_that_some_data_sets_lack_are_not_used_and_that_is_said(given
     assert found.advantages == "G, with no baseline"
     name = {0: "support[0]", -1: "query"}[given]
     assert f"the advantages of {name} were not used" in str(found)
+    assert found.tried == diagnosed(g, theta, batches).tried  # all usual ones are in the corner
 
 
 def linear_network(rng):
