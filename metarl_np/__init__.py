@@ -13,6 +13,7 @@ Each section can be imported by its name alone: `from metarl_np import exact, ma
 
 from metarl_np import arguments, check
 from metarl_np.check import (
+    clipped,
     diagnosis,
     differences,
     enumeration,
@@ -21,6 +22,9 @@ from metarl_np.check import (
     inputs,
     meta_gradients,
     records,
+    replays,
+    scores,
+    verdict,
 )
 from metarl_np.compare import bayes, beliefs, planners, priors, strategies
 from metarl_np.learner import (

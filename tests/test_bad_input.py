@@ -455,7 +455,7 @@ CASES = {
         discount="probability",
         policy="optional object",
     ),
-    "diagnosis.check_gradient": case(
+    "verdict.check_gradient": case(
         check.check_gradient,
         dict(gradient=THETA0, candidates={"a": THETA0}, standard_error=THETA0),
         gradient="array",
@@ -814,27 +814,28 @@ EXEMPT_REASONS = {
         planners.greedy_plan planners.beb planners.opsrl planners.ucrl2 bayes.bayes_optimal
         bayes.dependent_optimal bayes.optimal_returns""",
     "its input is seen to in tests/check": """
-        advantages.explain_advantages inputs.explain_inputs inputs.explain_clipped""",
+        advantages.explain_advantages inputs.explain_inputs clipped.explain_clipped""",
     "its input is seen to in tests/meta": """
         values.value_step values.value_error values.adapt_values values.meta_value_objective
         values.train_values rl2_trpo.RecurrentTRPO enumeration.enumerate_bandit_trials""",
     "a record that a function returns or takes": """
         advantages.AdvantagesExplanation inputs.Column
-        inputs.InputsExplanation inputs.ClippedExplanation
-        diagnosis.Verdict diagnosis.Diagnosis diagnosis.Step estimators.Alternative
+        inputs.InputsExplanation clipped.ClippedExplanation
+        verdict.Verdict diagnosis.Diagnosis diagnosis.Step replays.Alternative
         explanations.Trial explanations.Variation
-        estimators.Explanation records.RecordedEpisodes maml.Adaptation maml.Iteration
+        replays.Explanation records.RecordedEpisodes maml.Adaptation maml.Iteration
         rl2_training.RecurrentIteration alias.AliasTables alias.SamplingTables
         reinforce.RecordedSteps ppo.PPOData trpo.TRPOData beliefs.Counts beliefs.Transitions
         strategies.Strategy planners.Planner""",
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
-        explanations.Search explanations.alternatives explanations.fit
+        explanations.Search explanations.alternatives verdict.fit verdict.rounding
+        inputs.number_a_step inputs.vector_a_step inputs.compare
         explanations.distinct_averages explanations.listed
-        estimators.require_records estimators.is_own estimators.steps_of estimators.LinearSteps
-        estimators.OwnSteps estimators.Data estimators.average_weights estimators.average_ratio
-        estimators.returns_to_go
-        estimators.decayed_sum estimators.bootstrapped_returns mdp.per_state mdp.rounding
+        scores.require_records scores.is_own scores.scores_of scores.LinearScores
+        scores.OwnScores replays.Recorded replays.average_weights replays.average_ratio
+        replays.returns_to_go
+        replays.decayed_sum replays.bootstrapped_returns mdp.per_state mdp.rounding
         mdp.for_each_task surrogates.stop surrogates.magic_box policies.sum_last
         policies.log_softmax policies.entropy returns.discounts returns.discounted_return
         returns.reward_to_go returns.no_baseline returns.time_mean_baseline rl2.log_probs

@@ -47,7 +47,7 @@ from autograd import grad
 from own_maml import Code
 
 from metarl_np import check, enumeration, exact, maml, meta_gradients, surrogates
-from metarl_np.check.diagnosis import check_gradient
+from metarl_np.check.verdict import check_gradient
 from metarl_np.learner.optim import conjugate_gradient
 from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.learner.reinforce import Reinforce

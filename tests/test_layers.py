@@ -15,8 +15,8 @@ learner.policies learner.alias learner.rollouts learner.returns learner.surrogat
 learner.reinforce learner.optim learner.advantages learner.ppo learner.trpo
 meta.maml meta.values meta.gru meta.rl2 meta.rl2_training meta.rl2_trpo
 check.differences check.enumeration check.meta_gradients
-check.records check.advantages check.inputs check.estimators
-check.explanations check.diagnosis
+check.records check.scores check.replays check.estimators check.verdict
+check.advantages check.explanations check.diagnosis check.inputs check.clipped
 compare.beliefs compare.priors compare.strategies compare.planners compare.bayes
 runs.checkpoint runs.study
 plots

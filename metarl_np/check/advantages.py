@@ -1,15 +1,15 @@
 """What an array of advantages is, from any framework: which kind, constants, baseline and ends.
 
 GAE obeys A_t = r_t − V_t + γ V_{t+1} + γλ A_{t+1} (Schulman et al. 2016, eq. 16). What a loss holds
-is Â = (A − m)/s, for which inside an episode
+is Â = (A − m)/d, m being a mean and d the divisor, for which inside an episode
 
-    Â_t = (1/s) (r_t − V_t) + (γ/s) V_{t+1} + γλ Â_{t+1} − (1 − γλ) m/s
+    Â_t = (1/d) (r_t − V_t) + (γ/d) V_{t+1} + γλ Â_{t+1} − (1 − γλ) m/d
 
-is *linear* in 1/s, γ/s, γλ and the last term. One fit by least squares, over the steps that another
+is *linear* in 1/d, γ/d, γλ and the last term. One fit by least squares, over the steps that another
 one of the same episode follows, gives all four for any γ and λ, and what is left over says whether
 V is the baseline; λ = 1 is G_t − V_t. Then two tables are gone through with these constants. At the
 last steps of the episodes the equation has to hold with one of ENDINGS in the place of V_{t+1} and
-Â_{t+1}. And of all ways to standardise, SCALES, one makes Â of A = s Â + m.
+Â_{t+1}. And of all ways to standardise, SCALES, one makes Â of A = d Â + m.
 """
 
 from dataclasses import dataclass, replace
@@ -46,9 +46,9 @@ def _linear(rewards, states):
     return [rewards, *one_hot, *map(_next, one_hot), tau, tau**2, tau**3]
 
 
-# r, V and s (T, K) of a task → the columns that Â_t is a sum of, besides Â_{t+1} and 1: the first
-# has the factor 1/s, and V_{t+1} has γ/s. The mean over episodes goes through the recursion, so
-# that G less a mean is the G of rewards less their mean
+# r, V and the states s (T, K) of a task → the columns that Â_t is a sum of, besides Â_{t+1} and 1:
+# the first has the factor 1/d, d being the divisor, and V_{t+1} has γ/d. The mean over episodes
+# goes through the recursion, so that G less a mean is the G of rewards less their mean
 BASELINES = {
     "none": (lambda r, v, s: [r], "They have no baseline."),
     "values": (lambda r, v, s: [r - v, _next(v)], "Their baseline is the given values."),
@@ -118,17 +118,18 @@ ENDINGS = {
         "not given.",
     ),
 }
-# the power of the variance that they are divided by; and what that is
+# are they centred?; the power of the variance that they are divided by; and what that is
 DIVISORS = {
-    "no": (0.0, "They are not standardised."),
-    "centred": (0.0, "They are centred, a convention."),
-    "std": (0.5, "They are centred and divided by their standard deviation, a convention."),
+    "no": (False, 0.0, "They are not standardised."),
+    "centred": (True, 0.0, "They are centred, a convention."),
+    "std": (True, 0.5, "They are centred and divided by their standard deviation, a convention."),
     "variance": (
+        True,
         1.0,
         "They are centred and divided by their variance, a mistake: divide by the standard "
         "deviation, or the size of a step depends on the unit of the rewards.",
     ),
-    None: (None, "They are divided by a number of unknown origin."),
+    None: (None, None, "They are divided by a number of unknown origin."),
 }
 # what counts in a mean
 OVER = {
@@ -150,6 +151,7 @@ NOTHING = (
     "What these advantages are cannot be told: they are no returns and no GAE, with any discount "
     "and lambda, less what may be their baseline; or there are too few steps."
 )
+NO_VALUES = "Values were not given, or had a NaN: if the baseline is a critic's, give them."
 
 
 def standardise(advantages, mask, divisor, over, ddof, scope):
@@ -162,8 +164,8 @@ def standardise(advantages, mask, divisor, over, ddof, scope):
     def mean(x, total):
         return (weights * x).sum(SCOPES[scope], keepdims=True) / np.maximum(total, 1)
 
-    power, _ = DIVISORS[divisor]
-    centred = advantages - mean(advantages, total) * (divisor != "no")
+    is_centred, power, _ = DIVISORS[divisor]
+    centred = advantages - mean(advantages, total) if is_centred else advantages
     variance = mean(centred**2, total - ddof)
     return centred / np.maximum(variance, 1e-300) ** power * mask
 
@@ -180,7 +182,7 @@ class AdvantagesExplanation:
     discount: float = None  # γ, rounded to where the data tell it; None where they do not
     lam: float = None  # λ
     baseline: str = None  # one of BASELINES
-    at_dones: str = None  # one of ENDINGS, where an episode terminated
+    at_dones: str = None  # one of ENDINGS, where an episode terminated, or ends before the arrays
     at_cuts: str = None  # one of ENDINGS, where the arrays or a lane end
     standardised: str = None  # one of DIVISORS
     over: str = None  # one of OVER
@@ -205,10 +207,12 @@ class AdvantagesExplanation:
 def explain_advantages(advantages, record=None, *, discount=None, targets=None):
     """What advantages are: G or GAE, with which γ and λ, baseline, ends and standardisation.
 
-    advantages: a `record` that holds them, or an array as a loss has them; then the second argument
-    is the record, with its values and last_values if there are any. The next episode, into which
+    The usual form is explain_advantages(record), of a `record` that holds them. Where it does not:
+    explain_advantages(advantages, record), of an array as a loss has them and the record, with its
+    values and last_values if there are any. The next episode, into which
     they may run on, is the one behind it in (N, K), where `record` puts lanes that it cuts at
-    dones; so where there are dones give the advantages to `record`, which cuts them along.
+    dones; so where there are dones give the advantages to `record`, which cuts them along. Without
+    dones it is not known why an episode ends before the arrays do, and at_dones speaks of these.
     discount: γ, where it is known. targets: what the values are fitted to, to see whether that was
     built from standardised advantages. Returns an AdvantagesExplanation, of kind "unknown" where
     nothing fits. Raises ValueError on other shapes and on what is not finite.
@@ -220,27 +224,28 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
     require(advantages is not None, "advantages", "the record has none")
     if discount is not None:
         validate(discount=discount)
-    advantages = _steps("advantages", advantages, record.mask)
+    advantages = _as_steps("advantages", advantages, record.mask)
     found = []
     for baseline in BASELINES:
         possible = {"values": record.values is not None, "linear": not found}
         if possible.get(baseline, True):
             found += _explained(record, advantages, baseline, discount)
     named = [explanation for explanation in found if explanation.standardised]
-    best, *others = named or found or [AdvantagesExplanation("unknown", (NOTHING,))]
+    nothing = (NOTHING,) if record.values is not None else (NOTHING, NO_VALUES)
+    best, *others = named or found or [AdvantagesExplanation("unknown", nothing)]
     findings = list(best.findings)
     if others:
         same = " or ".join(other.baseline for other in others)
         findings.append(f"On these data that is equal to the baseline {same}.")
     if targets is not None:
         require(record.values is not None, "values", "the record has none, which targets need")
-        added = _steps("targets", targets, record.mask) - record.values * record.mask
+        added = _as_steps("targets", targets, record.mask) - record.values * record.mask
         the_same = abs(added - advantages).max() <= FITS * abs(advantages).max()
         findings.append(TARGETS[bool(the_same and best.standardised != "no")])
     return replace(best, findings=tuple(findings))
 
 
-def _steps(name, x, mask):
+def _as_steps(name, x, mask):
     """An argument as floats (T, N, K), 0 where masked."""
     x = require_array(name, x, mask.shape, mask.shape[::2]).reshape(mask.shape)
     x = np.where(mask, x, 0.0)
@@ -280,7 +285,9 @@ def _explained(record, advantages, baseline, discount):
         of_mean = "That is over each {scope}, with ddof {ddof}.".format(**scale)
         findings += [OVER[scale["over"]], of_mean]
     if at_dones:
-        findings.append(f"Where an episode terminated, {ENDINGS[at_dones][-1]}")
+        cut_at_dones = record.lanes is not None
+        where = "an episode terminated" if cut_at_dones else "an episode ends before the arrays do"
+        findings.append(f"Where {where}, {ENDINGS[at_dones][-1]}")
     if at_cuts:
         findings.append(f"Where the arrays or a lane end, {ENDINGS[at_cuts][-1]}")
     if None not in (discount, gamma) and abs(gamma - discount) > tolerance:
@@ -322,10 +329,10 @@ def _nearest(errors, alike):
 
 
 def _constants(record, values, advantages, baseline):
-    """γ, γλ, s and (1 − γλ) m of each task, (N, 4), by least squares, and the relative error.
+    """γ, γλ, d and (1 − γλ) m of each task, (N, 4), by least squares, and the relative error.
 
-    γ is NaN where nothing tells it from γλ. A task that tells nothing, as one without rewards, is
-    given the usual constants.
+    d is the divisor and m the mean of Â = (A − m)/d. γ is NaN where nothing tells it from γλ. A
+    task that tells nothing, as one without rewards, is given the usual constants.
     """
     columns, _ = BASELINES[baseline]
     followed = record.mask & _next(record.mask)
@@ -374,29 +381,26 @@ def _rounded(x, tolerance):
 def _ends(record, values, scaled, constant, *, discount, decay):
     """m (N, 1), and the names of ENDINGS where episodes terminated and where lanes end.
 
-    scaled: s Â (T, N, K). constant: (1 − γλ) m (N, 1).
+    m is the mean that was taken off. scaled: d Â (T, N, K), d being the divisor. constant:
+    (1 − γλ) m (N, 1).
     """
-    real = record.mask[0]
-    task, _ = np.nonzero(real)
-    last = record.mask.sum(0)[real] - 1, np.arange(len(task))
-    rewards, values, scaled = (x[:, real] for x in (record.rewards, values, scaled))
+    exists = record.mask[0]
+    task, _ = np.nonzero(exists)
+    last = record.mask.sum(0)[exists] - 1, np.arange(len(task))
+    # from here on the tasks' episodes stand in one row: (T, N, K) → (T, E), (N, K) → (E,)
+    rewards, values, scaled = (x[:, exists] for x in (record.rewards, values, scaled))
     rest = (scaled - rewards + values)[last]  # what is added to r − V, less m
     value_behind = {
         "nothing": 0.0,
-        "V(s_T)": np.nan if record.last_values is None else record.last_values[real],
+        "V(s_T)": np.nan if record.last_values is None else record.last_values[exists],
         "next": np.append(values[0, 1:], np.nan),
         "last": values[last],
         "first": values[0],
         "unknown": np.nan,
     }
     places = _where_they_end(record, task)
-    if decay < 1:
-        means = [constant / (1 - decay)]
-    else:  # m may be anything; try 0, and that nothing is added at either place
-        means = [np.zeros(constant.shape)]
-        means += [-_mean_of_task(rest, which, task, len(constant)) for which in places]
     found = []
-    for mean in means:
+    for mean in _means(rest, constant, decay, places=places, task=task):
         m = mean[task, 0]
         advantage_behind = {"nothing": 0.0, "next": np.append(scaled[0, 1:], np.nan) + m}
         errors = {}
@@ -406,6 +410,19 @@ def _ends(record, values, scaled, constant, *, discount, decay):
         names = [_ending(errors, which) for which in places]
         found.append((np.nan_to_num(mean), *names))
     return min(found, key=lambda row: row[1:].count("unknown"))
+
+
+def _means(rest, constant, decay, *, places, task):
+    """What m (N, 1) of each task may be, a list.
+
+    It follows from (1 − γλ) m unless γλ = 1, where m drops out of the equation. It is guessed then:
+    to be 0, or what it is if nothing is added at either place.
+    """
+    if decay < 1:
+        return [constant / (1 - decay)]
+    n_tasks = len(constant)
+    guessed = [-_mean_of_task(rest, which, task, n_tasks) for which in places]
+    return [np.zeros(constant.shape), *guessed]
 
 
 def _ending(errors, which):
@@ -419,13 +436,13 @@ def _ending(errors, which):
 
 def _where_they_end(record, task):
     """Where an episode terminated and its lane went on, and where the lane ends: (E,) twice."""
-    real = record.mask[0]
+    exists = record.mask[0]
     if record.lanes is None:
-        whole = record.mask[-1][real]
+        whole = record.mask[-1][exists]
         return ~whole, whole
-    lane = record.lanes[real] + real.shape[1] * task
+    lane = record.lanes[exists] + exists.shape[1] * task
     goes_on = np.diff(lane, append=-1) == 0
-    cut = ~goes_on & ~record.terminated[real]
+    cut = ~goes_on & ~record.terminated[exists]
     return goes_on, cut if cut.any() else ~goes_on
 
 

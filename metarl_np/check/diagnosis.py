@@ -1,223 +1,30 @@
 """Is your meta-gradient right, and if not, which one is it?
 
 `diagnose` says what a gradient from any framework is: `explanations` tries what a code may do, and
-FINDINGS holds a clause for each thing that is unusual. `explain_step` does the same for one inner
-step. `check_gradient` compares a gradient with given candidates: with what every estimator must
-give on the same data (`estimators`), or with exact answers.
-
-`surrogates` says what H₁, H₂ and H₁₂ are, the parts of the Hessian of J; `meta_gradients` tells (a)
-from (b); and the score of the inner data is the gradient of their log-probability.
+its VARIATIONS hold a clause for each thing that is unusual. `explain_step` says which averages, γᵗ
+and advantages lead through one inner step; it tries none of the variations. `verdict` says what the
+names of the estimators mean.
 """
 
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
 
 from metarl_np.arguments import require, require_array, validate
 from metarl_np.check.advantages import explain_advantages
-from metarl_np.check.estimators import (
-    ACTS,
-    AVERAGES,
-    IDLE,
-    Data,
-    average_ratio,
-    is_own,
-    require_records,
-    steps_of,
-)
 from metarl_np.check.explanations import (
+    AS_GIVEN,
     AVERAGE_SAYS,
     Search,
     alternatives,
-    fit,
     listed,
 )
 from metarl_np.check.records import RecordedEpisodes
+from metarl_np.check.replays import ACTS, AVERAGES, IDLE, RIGHT_SCORES, Recorded, average_ratio
+from metarl_np.check.scores import is_own, require_records, scores_of
+from metarl_np.check.verdict import MEANING, NO_STEP, rounding
 
-# Verdicts are printed on any console: their texts keep to the characters of code page 1252, which
-# has no Greek letters, no subscripts and no minus sign of its own.
-STORED = {np.dtype(np.float16): 4e-3, np.dtype(np.float32): 1e-4}  # how far a right one may be off
 SINGLE = float(np.finfo(np.float32).eps)
-NEGLIGIBLE = 1e-9  # a candidate so much smaller than the largest is zero but for rounding
-NO_STEP = "policy gradient"
-MEANING = {
-    "first_order": "first-order MAML: it differentiates nothing of the inner step, and lacks H1, "
-    "H2 and H12",
-    "naive": "what usual MAML code computes: it differentiates the inner step at fixed data, and "
-    "lacks H1 and H12. To be unbiased for what is trained, (b), add the score of the inner data",
-    "lvc": "its Hessian has H1 and H2, and lacks H12",
-    "dice": "its Hessian's expectation is the whole H",
-    "loaded_dice": "its Hessian's expectation is the whole H at lambda = 1, LVC's at lambda = 0",
-    "first_order+score": "first-order MAML with the score of the inner data: it lacks the "
-    "derivative of the inner step at fixed data",
-    "naive+score": "unbiased for what is trained, (b): the derivative of the inner step at fixed "
-    "data, and the score of the inner data",
-    "lvc+score": "it counts a part of the score twice: lvc already contains it",
-    "dice+score": "it counts a part of the score twice: dice already contains it",
-    "loaded_dice+score": "it counts a part of the score twice: loaded_dice already contains it",
-    NO_STEP: "the gradient of J, with no inner step",
-    "(a)": "the exact gradient after an inner step with the exact gradient of J",
-    "(b)": "the exact gradient of what is trained, the expectation of J after an inner step on "
-    "sampled data",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """Which candidates a gradient is; `str` says it in words."""
-
-    names: tuple  # the candidates that it agrees with
-    errors: dict  # name → largest difference over the candidate's largest component; or |z|
-    text: str
-
-    def __str__(self):
-        return self.text
-
-
-def check_gradient(gradient, candidates, *, tolerance=1e-6, standard_error=None, confidence=0.99):
-    """Verdict on which of the candidates {name: gradient}, all of one shape, this gradient is.
-
-    It names all from which the gradient differs by at most tolerance times their largest component
-    (1e-4 at least if its numbers are float32, whatever array holds them: sums over some hundred
-    steps are off by about 6e-5 then). Names that hold one and the same array are one candidate, and
-    the first of them is its name. If there is none, it says whether the gradient is a multiple of
-    one: the gradient of a loss is -1 times it, and a sum over n where a mean belongs is n times it.
-
-    For a gradient that is a mean of samples give its standard_error, of the same shape: the verdict
-    is then a statement at `confidence`, by the largest |z| against Bonferroni's limit, which is
-    valid however the components are correlated. Raises ValueError on other shapes, on arrays
-    without components and on what is not finite.
-    """
-    tolerance, confidence = validate(tolerance=tolerance, confidence=confidence)
-    gradient = require_array("gradient", gradient)
-    known = _candidates(candidates, gradient)
-    of_types = [STORED.get(x.dtype, 0.0) for x in known.values()]
-    tolerance = max(tolerance, _rounding(gradient), *of_types)
-    gradient = gradient.astype(float)
-    known = {name: x.astype(float) for name, x in known.items()}
-    first_names = {id(x): name for name, x in reversed(candidates.items())}
-    distinct = [name for name in known if first_names[id(candidates[name])] == name]
-
-    size = {name: abs(x).max() for name, x in known.items()}
-    floor = NEGLIGIBLE * max(size.values())
-    unit = {name: max(x, floor) for name, x in size.items()}
-    limit = tolerance
-    if standard_error is not None:
-        error = require_array("standard_error", standard_error, (), gradient.shape)
-        good = (error >= 0) & np.isfinite(error)
-        require(good.all(), "standard_error", "negative or not finite")
-        # A standard error is not taken to be below rounding.
-        unit = {name: np.maximum(error, tolerance * x) for name, x in unit.items()}
-        limit = -NormalDist().inv_cdf((1 - confidence) / (2 * gradient.size))
-    errors = {name: _largest_ratio(gradient - x, unit[name]) for name, x in known.items()}
-    names = tuple(name for name in distinct if errors[name] <= limit)
-
-    if standard_error is not None:
-        about = f"largest |z| of {gradient.size} components up to {limit:.2f}"
-        first = f"At {100 * confidence:.16g}% confidence ({about}) this mean"
-        text = _text_of_mean(first, names, distinct, errors)
-    elif names:
-        found = [_named(name, f" (off by {_off(errors[name])})") for name in names]
-        coincide = "These coincide here, and it is each of them:"
-        text = "\n  ".join([coincide, *found]) if found[1:] else f"This is {found[0]}."
-    else:
-        told = {name: known[name] for name in distinct}
-        text = _text_of_none(gradient, told, errors, tolerance)
-    return Verdict(names, errors, text)
-
-
-def _candidates(candidates, gradient):
-    """{name: array}; raises ValueError where these and the gradient cannot be compared."""
-    some = isinstance(candidates, dict) and candidates
-    require(some, "candidates", f"expected a dictionary, not empty, got {candidates!r:.99}")
-    require(gradient.size, "gradient", f"it has no components: shape {gradient.shape}")
-    require(np.isfinite(gradient).all(), "gradient", "not finite")
-    known = {}
-    for name, x in candidates.items():
-        require(isinstance(name, str), "candidates", f"{name!r:.99} is no name: expected strings")
-        x = require_array(f"candidates, {name}", x)
-        other = f"shape {gradient.shape}, where {name} has {x.shape}"
-        require(x.shape == gradient.shape, "gradient", other)
-        require(np.isfinite(x).all(), "candidates", f"{name} is not finite")
-        known[name] = x
-    return known
-
-
-def _rounding(gradient):
-    """How far, relative to its largest component, a right gradient of these numbers may be off.
-
-    That follows from the type in which it was computed. An array of float64 whose numbers all are
-    float32 numbers holds the gradient of a float32 computation.
-    """
-    with np.errstate(over="ignore"):
-        single = gradient.astype(np.float32)
-    hidden = gradient.dtype != single.dtype and (single == gradient).all()
-    return STORED.get(single.dtype if hidden else gradient.dtype, 0.0)
-
-
-def _largest_ratio(difference, unit):
-    """max |difference| / unit, where 0 / 0 is 0, and anything else over 0 is infinite."""
-    difference = abs(difference)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return float(np.where(difference == 0, 0.0, difference / unit).max())
-
-
-def _named(name, how=""):
-    """The name, how well it fits, and what it means, if it is one of ours."""
-    return name + how + (f": {MEANING[name]}" if name in MEANING else "")
-
-
-def _off(error):
-    """A relative error in a form to read."""
-    size = f"{error:.1e}" if error < 1e-3 else f"{error:.1%}" if error < 100 else f"{error:.2g} x"
-    return f"{size} of its largest component"
-
-
-def _text_of_none(gradient, candidates, errors, tolerance):
-    """The verdict on a gradient that is equal to no candidate: is it a multiple of one?"""
-    if not gradient.any():
-        return "This gradient is zero everywhere, and no candidate is: does the loss reach theta?"
-    multiples = []
-    for name, x in candidates.items():
-        (times,), error = fit(gradient, x)
-        if error <= tolerance and times and abs(times - 1) > 1e-3:
-            multiples.append(_times(times, name))
-    if multiples:
-        return "\n".join(multiples)
-    nearest = min(candidates, key=errors.get)
-    if errors[nearest] == np.inf:
-        return f"This is none of the candidates: {nearest} is zero everywhere, the gradient is not."
-    close = f"That is more than the tolerance, {tolerance:.1g}: is it rounding?\n  "
-    return (
-        f"This is none of the candidates. The nearest is {nearest}, off by {_off(errors[nearest])}."
-        f"\n  {close if errors[nearest] < 1e-3 else ''}"
-        "They keep gamma^t and have the step size and the baseline that they were made with, by "
-        "default leave-one-out: is one of these different in your code?"
-    )
-
-
-def _times(times, name):
-    """What a gradient that is a multiple of a candidate is, in two lines."""
-    causes = {
-        "the gradient of a loss, which is minimised": times < 0,
-        "a sum where a mean belongs": abs(times) > 1.5,
-        "a mean where a sum belongs": abs(times) < 1 / 1.5,
-        "another scale": 1e-3 < abs(abs(times) - 1) and 1 / 1.5 <= abs(times) <= 1.5,
-    }
-    why = ", and ".join(cause for cause, is_it in causes.items() if is_it)
-    return f"This is {times:.6g} × {name}: {why}.\n  {_named(name)}."
-
-
-def _text_of_mean(first, names, distinct, errors):
-    """The verdict on a mean of samples."""
-    lines = [f"  may be {_named(name, f' (|z| = {errors[name]:.2f})')}" for name in names]
-    lines = lines or ["  is none of the candidates."]
-    others = [f"{name} (|z| = {errors[name]:.3g})" for name in distinct if name not in names]
-    if others:
-        lines.append("  is not " + ", ".join(others))
-    return "\n".join([first, *lines])
-
 
 # ---- what a code does, found by trying explanations
 
@@ -228,12 +35,12 @@ class Diagnosis:
 
     factor: float
     error: float  # largest difference over the gradient's largest component
-    runner_up: float  # the error of the next explanation
+    runner_up: float  # the smallest error among the explanations that do not fit
     tried: int  # the number of explanations tried
     text: str
     estimators: tuple = ()  # names, as many as coincide; none where nothing fits
     average: object = None  # of the query: one of AVERAGES, or a tuple where they coincide
-    inner_average: object = None  # of the inner steps
+    inner_average: object = None  # of the inner steps: the same, or "padding"
     discounted: bool = None  # is gamma^t kept in the query?
     inner_discounted: bool = None
     steps: tuple = ()  # the inner steps that act
@@ -300,16 +107,16 @@ def diagnose(
     require(gradient.size == flat.size, "gradient", same)
     require(gradient.any(), "gradient", "zero everywhere: does the loss reach theta?")
     named = require_records(support, query)
-    steps, thetas = steps_of(policy, flat if is_own(policy) else theta, named)
+    scores, thetas = scores_of(policy, flat if is_own(policy) else theta, named)
     for j, r in enumerate(named.values()):
-        steps.gradient(j, thetas, r.mask * 1.0)  # raises where the user's functions do not fit
+        scores.gradient(j, thetas, r.mask * 1.0)  # raises where the user's functions do not fit
     if tolerance is None:
         terms = sum(r.mask.sum() for r in named.values())
-        is_single = _rounding(gradient) > 0
+        is_single = rounding(gradient) > 0
         tolerance = SINGLE * (40 + 4 * terms**0.5) if is_single else 1e-6
     usual = alternatives([*named.values()], discount)
-    data = Data(steps, thetas, named, usual, step_size, discount)
-    search = Search(gradient.astype(float), data, data.columns, tolerance, max_explanations)
+    recorded = Recorded(scores, thetas, named, usual, step_size, discount)
+    search = Search(gradient.astype(float), recorded, recorded.columns, tolerance, max_explanations)
     search.run()
     return _diagnosis(search) if search.fits() else _none(search)
 
@@ -318,15 +125,17 @@ def diagnose(
 
 
 def _diagnosis(search):
-    """The Diagnosis of the reading of the least cost of all that fits."""
+    """The Diagnosis of the trial of the least cost of all that fits."""
     fits = [x for trial in search.fits() for x in trial.renamed()]
     best = min(fits, key=lambda x: x.cost)
     e = best.e
-    alike = [x.e for x in fits if x.e.forward == e.forward]
-    names = [x.estimator + "+score" * bool(x.score) for x in alike]
+    alike = [x.e for x in fits if x.e.on_the_way == e.on_the_way]
+    # a wrong score may coincide with the right one, as that of the first of one step does
+    alike = [x for x in alike if x.wrong_score == e.wrong_score]
+    names = [x.estimator + "+score" * (x.score in RIGHT_SCORES) for x in alike]
     averages = [x.e for x in fits if _coincide(x, best)]
-    acting = tuple(i for i, does in enumerate(e.steps) if does != IDLE)
-    differentiated = tuple(i for i, does in enumerate(e.steps) if does == ACTS)
+    acting = tuple(i for i, does in enumerate(e.does) if does != IDLE)
+    differentiated = tuple(i for i, does in enumerate(e.does) if does == ACTS)
     errors = [trial.error for trial in search.trials.values()]
     diagnosis = Diagnosis(
         estimators=tuple(name for name in MEANING if name in names) if acting else (NO_STEP,),
@@ -337,7 +146,7 @@ def _diagnosis(search):
         inner_discounted=e.inner_discounted,
         steps=acting,
         differentiated=() if e.estimator == "first_order" else differentiated,
-        advantages=_of_advantages(search.data, e),
+        advantages=_of_advantages(search.recorded, e),
         findings=tuple(row.clause.format(fact) for row, fact in best.found if row.clause),
         error=best.error,
         runner_up=min((x for x in errors if x > search.tolerance), default=np.inf),
@@ -348,7 +157,7 @@ def _diagnosis(search):
 
 
 def _coincide(x, best):
-    """Is a reading as good as the best, and only its averages have other names?"""
+    """Is a trial as good as the best, and only its averages have other names?"""
     named = replace(x.e, average=best.e.average, inner_average=best.e.inner_average)
     same = named == best.e and np.isclose(x.factor, best.factor)
     return same and x.cost[0] == best.cost[0]
@@ -364,13 +173,13 @@ def _kept(discounted):
     return "kept" if discounted else "dropped"
 
 
-def _of_advantages(data, e):
+def _of_advantages(recorded, e):
     """A sentence on the query's advantages, and on what they are where they were given."""
-    query = data.records[-1]
-    sentence = data.alternatives[e.query_advantages].sentence
-    if e.query_advantages or query.advantages is None:
+    query = recorded.records[-1]
+    sentence = recorded.alternatives[e.query_advantages].sentence
+    if sentence != AS_GIVEN:
         return sentence
-    return f"{sentence}: {explain_advantages(query, discount=data.discount)}"
+    return f"{sentence}: {explain_advantages(query, discount=recorded.discount)}"
 
 
 def _paragraph(d):
@@ -384,11 +193,11 @@ def _paragraph(d):
         mean += f" ({' and '.join(averages)} coincide in these data)"
     lines = [
         f"This is {said}.",
-        f"Steps that act: {listed(d.steps) or 'none'}. It is {mean}, with gamma^t "
-        f"{_kept(d.discounted)}. Advantages: {d.advantages.rstrip('.')}.",
+        f"Inner steps that act (counted from 0): {listed(d.steps) or 'none'}. It is {mean}, with "
+        f"gamma^t {_kept(d.discounted)}. Advantages: {d.advantages.rstrip('.')}.",
         *(f"- {finding}." for finding in d.findings),
-        f"It agrees to {d.error:.1e}; the next is {d.runner_up:.1%} off ({d.tried} explanations "
-        "tried).",
+        f"It agrees to {d.error:.1e}; the nearest that does not fit is {d.runner_up:.1%} off "
+        f"({d.tried} explanations tried).",
     ]
     return "\n".join(lines)
 
@@ -402,7 +211,7 @@ def _none(search):
         f"None of the {search.tried} explanations tried fits. The nearest by direction is "
         f"{best.factor:.4g} x {e.estimator}{e.score}, {nearest.error:.1%} off, with the "
         f"{e.average} average, gamma^t {_kept(e.discounted)} and "
-        f"advantages: {search.data.alternatives[e.query_advantages].sentence}. Tried were all "
+        f"advantages: {search.recorded.alternatives[e.query_advantages].sentence}. Tried were all "
         "estimators, averages, gamma^t, steps and signs, and one more unknown."
     )
     if search.full:
@@ -440,31 +249,42 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     """Which step size, average, γᵗ and advantages lead from θ to the adapted θ': a Step.
 
     θ' = θ + α Σ w_t ∇log π(a_t|s_t), with weights w_t as `diagnose` tries them. theta: as there, or
-    with a task axis in front, where it is adapted already. adapted: θ' with the task axis in front;
-    or, where it was not kept, the `record` of the data that it sampled, with their log_probs.
-    record: the data of the step. step_size: α as you meant it. Raises ValueError, by name.
+    with a task axis in front, where it is adapted already. adapted: θ' with the task axis in front
+    (of each array, where theta is a list of arrays); or, where it was not kept, the `record` of the
+    data that it sampled, with their log_probs. record: the data of the step. step_size: α as you
+    meant it. Raises ValueError, by name.
     """
     discount = validate(discount=discount)
     step_size = None if step_size is None else validate(step_size=step_size)
     require(isinstance(record, RecordedEpisodes), "record", f"no `record`: {record!r:.99}")
     by_log_probs = isinstance(adapted, RecordedEpisodes)
     named = {"record": record} | ({"adapted": adapted} if by_log_probs else {})
-    flat = _flat("theta", theta)
-    per_task = isinstance(theta, np.ndarray) and theta.ndim == 2
-    steps, start = steps_of(policy, flat if is_own(policy) and not per_task else theta, named)
+    n_tasks = record.mask.shape[1]
+    if not by_log_probs:
+        adapted = _of_tasks("adapted", adapted, n_tasks, in_parts=_are_parts(theta))
+    if is_own(policy):
+        flat = _flat("theta", theta)
+        # θ has no shape of its own: it is adapted already if it has as many numbers as θ'
+        is_adapted = not by_log_probs and flat.size == adapted.size
+        theta = _of_tasks("theta", theta, n_tasks, _are_parts(theta)) if is_adapted else flat
+    scores, start = scores_of(policy, theta, named)
     measured = _by_log_probs if by_log_probs else _by_parameters
-    move, columns_of = measured(steps, start, adapted)
+    move, columns_of = measured(scores, start, adapted)
     if abs(move).max() <= 1e-7 * abs(start).max() + 1e-12:
         return Step(0.0, None, None, "unknown", 0.0, 0.0, 1, NO_EFFECT)
-    data = Data(steps, start, {"record": record}, alternatives([record], discount), 1.0, discount)
+    # the gradient of a query is Σ w ∇log π, which is what a step adds: so the step's data stand as
+    # the query of no inner step
+    recorded = Recorded(
+        scores, start, {"record": record}, alternatives([record], discount), 1.0, discount
+    )
 
     def columns(e):
-        _, slope = data.forward(e)
+        _, slope = recorded.path(e)
         return columns_of(slope)
 
-    search = Search(move, data, columns, MISFIT)
-    for i in range(len(data.alternatives)):
-        search.try_all(replace(e.forward, query=0) for e in search.plain(i))
+    search = Search(move, recorded, columns, MISFIT)
+    for i in range(len(recorded.alternatives)):
+        search.try_all(replace(e.on_the_way, query=0) for e in search.plain(i))
 
     def oddity(step):
         return step.weight_decay != 0, _is_another(step, step_size), step.step_size < 0
@@ -473,20 +293,19 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     return _said_of_step(min(found, key=oddity), step_size)
 
 
-def _by_parameters(steps, start, adapted):
+def _by_parameters(scores, start, adapted):
     """θ' − θ, and a function: the step's gradient → what that is a sum of; θ is, if it decays."""
-    adapted = _flat("adapted", adapted)
     fits = adapted.size == start.size
     require(fits, "adapted", f"{adapted.size} numbers, where the tasks have {start.size}")
     return adapted.reshape(start.shape) - start, lambda g: [g, start]
 
 
-def _by_log_probs(steps, start, adapted):
+def _by_log_probs(scores, start, adapted):
     """How log-probabilities moved, and a function: the gradient → how they move per step size."""
-    known = adapted.log_probs is not None and steps.log_probs is not None
+    known = adapted.log_probs is not None and scores.log_probs is not None
     require(known, "adapted", "a record without log_probs, or a policy that gives none")
     mask = adapted.mask
-    before = steps.log_probs(1, start)
+    before = scores.log_probs(1, start)
     move = (adapted.log_probs - before) * mask
 
     def columns_of(g):
@@ -494,8 +313,8 @@ def _by_log_probs(steps, start, adapted):
         size = 0.0
         for _ in range(30):
             here = start + size * g
-            moved = (steps.log_probs(1, here) - before) * mask
-            slope = steps.along(1, here, g) * mask
+            moved = (scores.log_probs(1, here) - before) * mask
+            slope = scores.along(1, here, g) * mask
             change = ((move - moved) * slope).sum() / max((slope * slope).sum(), 1e-300)
             size += change
             if not abs(change) > 1e-12 * abs(size):
@@ -507,15 +326,15 @@ def _by_log_probs(steps, start, adapted):
 
 def _step(search, trial):
     """The Step of a trial, without its text."""
-    data = search.data
+    recorded = search.recorded
     size, decay = (*trial.c, 0.0)[:2]
-    decays = abs(decay * data.theta).max() > MISFIT * abs(search.target).max()
-    averages = [x for x in AVERAGES if average_ratio(data.records, x, trial.e.average) == 1]
+    decays = abs(decay * recorded.theta).max() > MISFIT * abs(search.target).max()
+    averages = [x for x in AVERAGES if average_ratio(recorded.records, x, trial.e.average) == 1]
     return Step(
         step_size=float(size),
         average=_one_or_all(averages),
         discounted=trial.e.discounted,
-        advantages=data.alternatives[trial.e.query_advantages].sentence,
+        advantages=recorded.alternatives[trial.e.query_advantages].sentence,
         weight_decay=float(-decay / size) if decays else 0.0,
         error=trial.error,
         tried=search.tried,
@@ -559,10 +378,24 @@ def _said_of_step(step, meant):
 
 def _flat(name, x):
     """An array, or a list of arrays of any shapes, as one flat array."""
-    are_parts = isinstance(x, (list, tuple)) and x and all(hasattr(p, "shape") for p in x)
-    parts = x if are_parts else [x]
+    parts = x if _are_parts(x) else [x]
     parts = [require_array(name, part).ravel() for part in parts]
     flat = np.concatenate(parts)
     require(flat.size, name, "it has no components")
     require(np.isfinite(flat).all(), name, "not finite")
     return flat
+
+
+def _are_parts(x):
+    """Is it a list of arrays, as a network's parameters are?"""
+    return isinstance(x, (list, tuple)) and bool(x) and all(hasattr(p, "shape") for p in x)
+
+
+def _of_tasks(name, x, n_tasks, in_parts):
+    """Parameters of each task, (N, P): from one array, or from parts that all begin with N."""
+    flat = _flat(name, x)
+    if in_parts and _are_parts(x) and all(part.shape[:1] == (n_tasks,) for part in x):
+        return np.concatenate([require_array(name, part).reshape(n_tasks, -1) for part in x], 1)
+    fits = flat.size % n_tasks == 0
+    require(fits, name, f"{flat.size} numbers cannot be those of {n_tasks} tasks")
+    return flat.reshape(n_tasks, -1)

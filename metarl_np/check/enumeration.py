@@ -43,7 +43,8 @@ def enumerate_episodes(mdps, *, max_episodes=1_000_000):
     by_outcome = (n_tasks, n_states, n_actions * n_slots)  # an action and a successor slot
     only_first = np.arange(n_actions * n_slots) == 0
     same_state = np.arange(n_states)[:, None]
-    ended = mdps.terminal[..., None]  # an episode that has ended goes on as one
+    # an episode that has ended has one way to go on: it stays, and pays 0
+    ended = mdps.terminal[..., None]
     chance = np.where(ended, only_first, mdps.probabilities.reshape(by_outcome))
     pays = np.where(ended, 0.0, mdps.rewards.reshape(by_outcome))
     leads_to = np.where(ended, same_state, mdps.successors.reshape(by_outcome))
@@ -131,11 +132,13 @@ def enumerate_adaptations(mdps, policy, theta, inner, *, episodes, steps=1, max_
     every, dynamics = enumerate_episodes(mdps)
     drawn = _draws(every, steps, episodes, max_datasets)
     probability = dynamics[0][drawn].prod((0, 1))
+    # each history stands in the place of a task: R copies of θ, (R, F, A)
     thetas = [np.repeat(per_task(theta, 1), len(probability), 0)]
     seen = []
     data = []
     for j in range(steps):
         log_pi = policy.log_pi(thetas[j])
+        # the episodes (T, 1, M) are indexed by (R, K): (T, R, K), each history in place of a task
         seen.append(replace(every.part(drawn[j].T, 0), log_pi=stop(log_pi)))
         probability = probability * np.exp(log_likelihood(log_pi, seen[j]))
         data.append(inner.prepare(policy, stop(thetas[j]), seen[j], mdps.discount))

@@ -1,12 +1,28 @@
 """What a code may do, as tables; and the search for what gives a gradient.
 
-An `Explanation` is one point of a large space, and most codes are near its usual corner. VARIATIONS
-has a row for each way to leave that corner: what it changes, what is then said, and its cost. The
-search begins in the corner and goes on until something fits: one variation, two cheap ones, and one
-more on top of what came nearest. A gradient fits if it is a multiple of the estimate that the
-explanation leads to; of several that fit the one of the least cost is believed.
+    alternative    advantages that a code may have used, and the sentence that says so
+    explanation    all that a code may do: advantages, estimator, averages, steps, …
+    trial          an explanation and how well it fits the gradient, with the factor that fits best
+    variation      a row of VARIATIONS: a way to do something else than usual
+    fact           what a variation finds in a trial, as a number, or nothing
+    clause         the words that are said of a fact
+    finding        a clause with its fact in it, as it stands in a Diagnosis
 
-To try something new add a row: to RETURNS, BASELINES or AFTERWARDS for other advantages, or to
+An `Explanation` is one point of a large space, and most codes are near its usual corner: any
+estimator, one average, and γᵗ kept or dropped alike inside and outside, all inner steps acting and
+each on its own data (`Search.plain`). VARIATIONS has a row for each way to leave that corner: what
+it changes, what is then said, and its cost. A gradient fits if it is a multiple of the estimate
+that the explanation leads to. The search goes through five stages until something fits:
+
+    1. the corner, with one kind of usual advantages after the other
+    2. one cheap variation, of cost at most 1, with the first kind
+    3. two cheap ones at once
+    4. one variation of any cost, with the four kinds that are likeliest or came nearest
+    5. one more variation on top of each of the explanations that came nearest
+
+Of several that fit the one of the least cost is believed.
+
+To try something new add a row: to RETURNS, LESS or AFTERWARDS for other advantages, or to
 VARIATIONS.
 """
 
@@ -18,7 +34,7 @@ import numpy as np
 
 from metarl_np.arguments import NotFinite
 from metarl_np.check.advantages import SCALES, standardise
-from metarl_np.check.estimators import (
+from metarl_np.check.replays import (
     ACTS,
     AVERAGES,
     DETACHED,
@@ -29,6 +45,7 @@ from metarl_np.check.estimators import (
     bootstrapped_returns,
     returns_to_go,
 )
+from metarl_np.check.verdict import fit
 from metarl_np.learner.reinforce import ESTIMATORS
 from metarl_np.learner.returns import (
     gae,
@@ -69,7 +86,7 @@ RETURNS = {
     SHIFTED.format("-"): ("", partial(_shifted, -1)),
 }
 # sentence: (what a record must have, function of record and returns)
-BASELINES = {
+LESS = {
     " less the recorded baseline": ("baseline", lambda r, g: r.baseline),
     " less the given values": ("values", lambda r, g: r.values),
     " less the mean of the other episodes": ("others", lambda r, g: leave_one_out_baseline(g)),
@@ -77,6 +94,7 @@ BASELINES = {
     " less the mean over all episodes, which contains the episode itself (harmless but for a "
     "factor 1 - 1/K)": ("others", lambda r, g: time_mean_baseline(g)),
 }
+AS_GIVEN = "as given"
 LAMBDAS = (0.9, 0.95, 0.97, 0.99)
 DIVIDED = {
     "centred": "less the mean",
@@ -116,12 +134,12 @@ def _less(returns, baseline, record, discount):
     return g - baseline(record, g)
 
 
-def _plain(records):
+def _not_standardised(records):
     """(sentence, advantages of a record and a discount, are they usual?), the usual ones first."""
     rows = []
-    for kind, minus in product(RETURNS, BASELINES):
+    for kind, minus in product(RETURNS, LESS):
         needs, returns = RETURNS[kind]
-        also, baseline = BASELINES[minus]
+        also, baseline = LESS[minus]
         usual = kind == "G" or (needs, also) == ("last_values", "values")
         rows.append(((needs, also), kind + minus, partial(_less, returns, baseline), usual))
     for lam, needs in product(LAMBDAS, ("", "last_values")):
@@ -138,13 +156,13 @@ def alternatives(records, discount):
     """The Alternatives that a code may have used: the given first, then the usual."""
     found = []
     if all(r.advantages is not None for r in records):
-        found.append(Alternative("as given", lambda r: r.advantages))
+        found.append(Alternative(AS_GIVEN, lambda r: r.advantages))
     endings = [("", (_as_they_are, True), discount)]
     if discount != 1:
         said = f", with gamma = 1 in the place of {discount:g} (a mistake, if not meant)"
         endings.append((said, (_as_they_are, False), 1.0))
     endings += [(said, ending, discount) for said, ending in AFTERWARDS.items()]
-    for ending, (sentence, advantages, usual) in product(endings, _plain(records)):
+    for ending, (sentence, advantages, usual) in product(endings, _not_standardised(records)):
         said, (after, also_usual), gamma = ending
         if usual or after is _as_they_are:
             of_record = partial(_ended, advantages, after, gamma)
@@ -162,6 +180,7 @@ def _ended(advantages, after, discount, record):
 
 # ---- what is said of an explanation
 
+# of AVERAGES, and of "padding", which is tried in the inner steps only
 AVERAGE_SAYS = {
     "episodes": "the mean over episodes of sums over time",
     "steps": "the mean over all steps of a task",
@@ -172,7 +191,7 @@ AVERAGE_SAYS = {
 
 
 def distinct_averages(records):
-    """Those of AVERAGES whose weights are not those of one before in these data."""
+    """Those of AVERAGES whose weights are not those of one before in these recorded."""
     found = []
     for average in AVERAGES:
         if not any(average_ratio(records, average, other) == 1 for other in found):
@@ -182,9 +201,9 @@ def distinct_averages(records):
 
 @dataclass(frozen=True)
 class Trial:
-    """An explanation, and how well it fits the data."""
+    """An explanation, and how well it fits the recorded."""
 
-    data: object
+    recorded: object  # the data sets
     e: Explanation
     c: tuple  # the gradient is Σ c x, x being the columns of the explanation
     error: float
@@ -197,7 +216,7 @@ class Trial:
     @property
     def term(self):
         """What the factor may be, beside 1: "" if it is 1, None if it has no name."""
-        query = self.data.records[self.e.query]
+        query = self.recorded.records[self.e.query]
         n, k = query.mask.shape[1:]
         t = query.mask.sum(0).mean()
         terms = {
@@ -234,13 +253,13 @@ class Trial:
         return sum(row.cost for row, _ in self.found), *order
 
     def renamed(self):
-        """The same with all names that the averages may have in these data.
+        """The same with all names that the averages may have in these recorded.
 
         Where the weights of two are in proportion their ratio goes into the factor or step size.
         """
         e = self.e
-        query = [self.data.records[e.query]]
-        support = [self.data.records[j] for j in e.data] or query
+        query = [self.recorded.records[e.query]]
+        support = [self.recorded.records[j] for j in e.sets] or query
         for average, inner in product(AVERAGES, AVERAGE_SAYS):
             outside = average_ratio(query, e.average, average)
             inside = average_ratio(support, e.inner_average, inner)
@@ -254,34 +273,40 @@ def listed(numbers, form="{}"):
     return ", ".join(form.format(x) for x in numbers)
 
 
-def _steps_that(does, e):
-    return listed(i for i, what in enumerate(e.steps) if what == does)
+def _steps_that(do, e):
+    return listed(i for i, what in enumerate(e.does) if what == do)
 
 
 def _averages(x):
     """Both averages, where they differ."""
     both = AVERAGE_SAYS[x.e.inner_average], AVERAGE_SAYS[x.e.average]
-    differ = {*x.e.steps} - {IDLE} and x.e.inner_average != x.e.average
+    differ = {*x.e.does} - {IDLE} and x.e.inner_average != x.e.average
     return differ and "the inner loss is {}, the outer one {}".format(*both)
 
 
 def _moved(x):
     """Which steps take another's data."""
-    taken = enumerate(x.e.data)
+    taken = enumerate(x.e.sets)
     return ", ".join(f"step {i} takes the data set {j}" for i, j in taken if i != j)
 
 
 def _two_advantages(x):
     """The advantages inside and outside, where they differ."""
-    inside = x.data.alternatives[x.e.advantages].sentence
-    outside = x.data.alternatives[x.e.query_advantages].sentence
+    inside = x.recorded.alternatives[x.e.advantages].sentence
+    outside = x.recorded.alternatives[x.e.query_advantages].sentence
     return inside != outside and f"inside are {inside}, those of the query {outside}"
+
+
+def _unused(x):
+    """The data sets whose advantages were given and not used, as others have none."""
+    given = [r.advantages is not None for r in x.recorded.records]
+    return not all(given) and listed(name for name, is_so in zip(x.recorded.names, given) if is_so)
 
 
 def _are_rewards(x):
     """Are the advantages the rewards, but for what is bootstrapped?"""
-    record = x.data.records[-1]
-    a = x.data.alternatives[x.e.query_advantages].of_record(record)
+    record = x.recorded.records[-1]
+    a = x.recorded.alternatives[x.e.query_advantages].of_record(record)
     followed = record.mask[1:]
     return np.allclose(a[:-1][followed], record.rewards[:-1][followed])
 
@@ -290,7 +315,7 @@ def _coefficients(x):
     """The fitted factors of the score, and those that it should have."""
     numbers = listed([c / x.factor for c in x.c[1:]], "{:.3g}")
     of = "the mean of the log-likelihoods" if "means" in x.e.score else "the log-likelihood"
-    centred = listed(centred_returns(x.data.query_returns()), "{:.3g}")
+    centred = listed(centred_returns(x.recorded.query_returns()), "{:.3g}")
     right = f"{numbers} per task of {of}, where J - c, {centred}, belongs"
     return numbers and right
 
@@ -298,7 +323,7 @@ def _coefficients(x):
 def _other_log_probs(x):
     """The data sets whose log-probabilities are not those of the path, and how far they are off."""
     off = "{} are not those of the path, but off by up to {:.2g}"
-    gaps = x.data.gaps(x.e).items()
+    gaps = x.recorded.gaps(x.e).items()
     return ", and of ".join(off.format(name, gap) for name, gap in gaps if gap > 1e-4)
 
 
@@ -307,71 +332,78 @@ def _other_log_probs(x):
 
 @dataclass(frozen=True)
 class Variation:
-    """A row: a way to leave the usual corner."""
+    """A row: a way to leave the usual corner.
+
+    It has up to three uses: `changed` proposes explanations, `fact` and `clause` say what is
+    unusual in a trial, and `cost` makes it less likely to be believed. A row may have some of them
+    only, and what one proposes may be said by rows below it.
+    """
 
     fact: object  # a function: Trial → what is found, or nothing
     clause: str = ""  # what is said of that
     cost: float = 0.0
-    near: object = lambda data, e: ()  # Data and an Explanation → those with one more variation
+    changed: object = (
+        lambda recorded, e: ()
+    )  # Recorded and an Explanation → those with one more variation
     number: str = ""  # the field that is fitted, from the nearest on
 
 
 def _with(**values):
     """A function that gives an explanation each of these values of one field."""
     ((field, some),) = values.items()
-    return lambda data, e: [replace(e, **{field: x}) for x in some]
+    return lambda recorded, e: [replace(e, **{field: x}) for x in some]
 
 
-def _other_steps(data, e):
-    for steps in product((ACTS, DETACHED, IDLE), repeat=len(e.steps)):
-        if ACTS in steps or DETACHED not in steps:
-            yield replace(e, steps=steps)
+def _other_steps(recorded, e):
+    for does in product((ACTS, DETACHED, IDLE), repeat=len(e.does)):
+        if ACTS in does or DETACHED not in does:
+            yield replace(e, does=does)
 
 
-def _kept_in_one(data, e):
-    return [replace(e, inner_discounted=not e.discounted)] if data.discount != 1 else []
+def _kept_in_one(recorded, e):
+    return [replace(e, inner_discounted=not e.discounted)] if recorded.discount != 1 else []
 
 
-def _other_query(data, e):
-    return [replace(e, query=j) for j in e.data]
+def _other_query(recorded, e):
+    return [replace(e, query=j) for j in e.sets]
 
 
-def _other_data(data, e):
-    return [replace(e, data=x) for x in product(e.data, repeat=len(e.data))]
+def _other_data(recorded, e):
+    return [replace(e, sets=x) for x in product(e.sets, repeat=len(e.sets))]
 
 
-def _other_in_one(data, e):
-    for i, alternative in enumerate(data.alternatives):
+def _other_in_one(recorded, e):
+    for i, alternative in enumerate(recorded.alternatives):
         if alternative.usual:
             yield replace(e, query_advantages=i)
             yield replace(e, advantages=i)
 
 
-def _inside_product(data, e):
-    k = data.records[0].mask.shape[2]
+def _inside_product(recorded, e):
+    k = recorded.records[0].mask.shape[2]
     averages = (e.inner_average, "padding")
     for lam, variant, average in product((1.0, 1 / k), ("inside", "wraps"), averages):
         if e.estimator == "dice":
             yield replace(e, variant=variant, lam=lam, inner_average=average)
 
 
-def _fitted_score(data, e):
+def _fitted_score(recorded, e):
     """Any coefficient for each task's score, or for the mean of its log-likelihoods."""
-    n_tasks = len(data.theta)
-    if n_tasks + 4 <= data.theta[0].size:
+    n_tasks = len(recorded.theta)
+    if n_tasks + 4 <= recorded.theta[0].size:
         yield replace(e, score="+fitted")
         yield replace(e, score="+fitted means")
 
 
-def _lambda(data, e):
+def _lambda(recorded, e):
     if e.estimator in ("loaded_dice", "dice"):
         for lam in (0.0, 0.5, 1.0):
             variant = e.variant if e.inside else "inside" * (e.estimator == "dice")
             yield replace(e, lam=lam, variant=variant)
 
 
-def _other_advantages(data, e):
-    for i in range(len(data.alternatives)):
+def _other_advantages(recorded, e):
+    for i in range(len(recorded.alternatives)):
         yield replace(e, advantages=i, query_advantages=i)
 
 
@@ -392,7 +424,7 @@ VARIATIONS = [
     Variation(
         lambda x: x.e.score,
         cost=0.5,
-        near=_with(score=["+score", "+raw", "+first"]),
+        changed=_with(score=["+score", "+raw", "+first"]),
     ),
     Variation(
         lambda x: not x.e.discounted and not x.e.inner_discounted and "inside and outside", DROPPED
@@ -402,27 +434,27 @@ VARIATIONS = [
         and ("in the inner steps only" if x.e.discounted else "in the query only"),
         DROPPED,
         1,
-        near=_kept_in_one,
+        changed=_kept_in_one,
     ),
     Variation(
         _averages,
         "{}: harmless, but the inner step size then means another thing than it seems to",
         0.4,
-        near=_with(inner_average=AVERAGES),
+        changed=_with(inner_average=AVERAGES),
     ),
     Variation(
-        lambda x: x.e.steps and {*x.e.steps} == {IDLE},
+        lambda x: x.e.does and {*x.e.does} == {IDLE},
         "no inner step has an effect: a mistake, this is the policy gradient",
         1,
-        near=_other_steps,
+        changed=_other_steps,
     ),
     Variation(
-        lambda x: {*x.e.steps} != {IDLE} and _steps_that(IDLE, x.e),
+        lambda x: {*x.e.does} != {IDLE} and _steps_that(IDLE, x.e),
         "inner step {} has no effect: a mistake",
         1,
     ),
     Variation(
-        lambda x: ACTS in x.e.steps and _steps_that(DETACHED, x.e),
+        lambda x: ACTS in x.e.does and _steps_that(DETACHED, x.e),
         "inner step {} is not differentiated through: a mistake, unless first-order MAML was meant "
         "for all steps",
         1,
@@ -431,33 +463,33 @@ VARIATIONS = [
         lambda x: x.e.scale < 0,
         "the inner steps descend: a mistake, their sign is wrong",
         1,
-        near=_with(scale=[-1.0]),
+        changed=_with(scale=[-1.0]),
     ),
     Variation(
         lambda x: x.e.query >= 0 and str(x.e.query),
         "the query is the support set of step {}: a mistake, as adapted parameters are to be "
         "judged by new data that they sampled",
         2,
-        near=_other_query,
+        changed=_other_query,
     ),
     Variation(
         _moved,
         "{}: a mistake, as each step needs new data, of the parameters adapted up to there",
         2,
-        near=_other_data,
+        changed=_other_data,
     ),
     Variation(
         lambda x: x.e.inner_average == "padding",
         "the inner mean is over the padding as well: a mistake unless all episodes are as long, as "
         "the step size then depends on the padding",
         2,
-        near=_with(inner_average=["padding"]),
+        changed=_with(inner_average=["padding"]),
     ),
     Variation(
         lambda x: x.e.inside and _are_rewards(x),
         "the rewards stand inside DiCE's product, without a baseline: right, but noisy",
         2,
-        near=_inside_product,
+        changed=_inside_product,
     ),
     Variation(
         lambda x: x.e.inside and not _are_rewards(x),
@@ -475,15 +507,15 @@ VARIATIONS = [
         lambda x: x.e.lam != 1 and f"{x.e.lam:.4g}",
         "lambda is {0}, the product decays with {0}: a convention, between bias and variance",
         2,
-        near=_lambda,
+        changed=_lambda,
         number="lam",
     ),
     Variation(
         lambda x: abs(x.e.scale) != 1
-        and f"{x.e.scale * x.data.step_size:.6g}, not {x.data.step_size:.6g}",
+        and f"{x.e.scale * x.recorded.step_size:.6g}, not {x.recorded.step_size:.6g}",
         "the inner step size is {}: is it the outer one?",
         2,
-        near=_with(scale=[0.1, 1.0, 4.0]),
+        changed=_with(scale=[0.1, 1.0, 4.0]),
         number="scale",
     ),
     Variation(
@@ -491,7 +523,7 @@ VARIATIONS = [
         "the inner steps have a momentum of {}, which is differentiated through: a convention, but "
         "MAML's step is plain gradient ascent",
         2,
-        near=_with(momentum=[0.0, 0.5, 0.9]),
+        changed=_with(momentum=[0.0, 0.5, 0.9]),
         number="momentum",
     ),
     Variation(
@@ -499,7 +531,7 @@ VARIATIONS = [
         "the inner steps have a weight decay of {}: a convention, but MAML's step is plain "
         "gradient ascent",
         2,
-        near=_with(weight_decay=[0.0, 0.01]),
+        changed=_with(weight_decay=[0.0, 0.01]),
         number="weight_decay",
     ),
     Variation(
@@ -516,15 +548,19 @@ VARIATIONS = [
         "it has a score term with the coefficients {}: a mistake; the score is a sum over all "
         "episodes and steps, and its factor is the task's mean return less that of the others",
         2,
-        near=_fitted_score,
+        changed=_fitted_score,
     ),
-    Variation(_two_advantages, "the advantages {}: are both meant?", 1.1, near=_other_in_one),
+    Variation(_two_advantages, "the advantages {}: are both meant?", 1.1, changed=_other_in_one),
     Variation(
         _other_log_probs,
         "the log_probs of {}, the path being the parameters that these inner steps lead to: the "
         "data come from other parameters than the loss differentiates; explain_step says which",
     ),
-    Variation(lambda x: x.e.advantages > 0, cost=1.1, near=_other_advantages),
+    Variation(
+        _unused,
+        "the advantages of {} were not used, as other data sets have none: give those of all",
+    ),
+    Variation(lambda x: x.e.advantages > 0, cost=1.1, changed=_other_advantages),
 ]
 
 
@@ -533,33 +569,15 @@ VARIATIONS = [
 LIMIT = 20_000  # explanations are tried, unless told otherwise
 
 
-def fit(target, *columns):
-    """(c, error): target = Σ c x by least squares; the error is over the largest component.
-
-    Zeros and an infinite error where a column is not finite or the first is zero.
-    """
-    x = np.stack([column.ravel() for column in columns], 1)
-    if not (np.isfinite(x).all() and x[:, 0].any()):
-        return np.zeros(len(columns)), np.inf
-    size = abs(target).max()
-    unit = abs(x).max(0)
-    unit[unit == 0] = 1.0
-    y = target.ravel() / size
-    c = np.linalg.lstsq(x / unit, y, rcond=None)[0]
-    error = abs(y - x / unit @ c).max()
-    with np.errstate(over="ignore"):
-        return c / unit * size, float(error)
-
-
 class Search:
     """Explanations, tried one after the other up to a limit.
 
     columns: a function of an explanation: what the target is a sum of.
     """
 
-    def __init__(self, target, data, columns, tolerance, limit=LIMIT):
+    def __init__(self, target, recorded, columns, tolerance, limit=LIMIT):
         self.target = target
-        self.data = data
+        self.recorded = recorded
         self.columns = columns
         self.tolerance = tolerance
         self.limit = limit
@@ -592,33 +610,33 @@ class Search:
 
     def stages(self):
         """(explanations, the field that is fitted to the nearest of them), the usual ones first."""
-        usual = [i for i, a in enumerate(self.data.alternatives) if a.usual]
-        if self.data.records[-1].advantages is not None:
+        usual = [i for i, a in enumerate(self.recorded.alternatives) if a.usual]
+        if self.recorded.alternatives[0].sentence == AS_GIVEN:
             usual = usual[:1]
-        for i in usual:
+        for i in usual:  # 1. the corner
             yield self.plain(i), ""
         nearest = dict.fromkeys(trial.e.advantages for trial in self.nearest())
         some = dict.fromkeys([*usual[:2], *list(nearest)[:2]])
         plausible = [e for i in some for e in self.plain(i)]
         corner = list(self.plain(usual[0]))
         cheap = [row for row in VARIATIONS if row.cost <= 1]
-        for row in cheap:
+        for row in cheap:  # 2. one cheap variation
             yield self.varied(row, corner)
-        mistakes = [row for row in cheap if row.clause]
-        for one, other in combinations(mistakes, 2):
+        spoken = [row for row in cheap if row.clause]
+        for one, other in combinations(spoken, 2):  # 3. two at once
             yield self.varied(other, self.varied(one, corner)[0])
-        for row in VARIATIONS:
+        for row in VARIATIONS:  # 4. one of any cost
             yield self.varied(row, plausible)
         near = self.nearest()
         simple = [trial for trial in near if len(trial.c) == 1]  # where nothing else is fitted
-        for row in VARIATIONS:
+        for row in VARIATIONS:  # 5. one more on top
             yield self.varied(row, [trial.e for trial in (*simple[:10], *near[:10])])
 
     def plain(self, advantages):
         """Explanations that do the same inside and outside, in steps that all act."""
-        records = self.data.records
+        records = self.recorded.records
         n_steps = len(records) - 1
-        kept = (True, False) if self.data.discount != 1 else (True,)
+        kept = (True, False) if self.recorded.discount != 1 else (True,)
         for average, discounted, estimator in product(distinct_averages(records), kept, ESTIMATORS):
             e = Explanation(
                 estimator=estimator,
@@ -628,8 +646,8 @@ class Search:
                 inner_average=average,
                 discounted=discounted,
                 inner_discounted=discounted,
-                steps=(ACTS,) * n_steps,
-                data=tuple(range(n_steps)),
+                does=(ACTS,) * n_steps,
+                sets=tuple(range(n_steps)),
             )
             yield e
             if estimator == "dice" and all(r.last_values is not None for r in records):
@@ -637,7 +655,10 @@ class Search:
 
     def varied(self, row, bases):
         """A stage with one more variation on top of each of the bases."""
-        return list(dict.fromkeys(x for e in bases for x in row.near(self.data, e))), row.number
+        return (
+            list(dict.fromkeys(x for e in bases for x in row.changed(self.recorded, e))),
+            row.number,
+        )
 
     @np.errstate(all="ignore")
     def try_all(self, explanations):
@@ -645,7 +666,7 @@ class Search:
         new = (e for e in explanations if e not in self.trials)
         groups = {}
         for e in islice(new, self.limit - self.tried):
-            groups.setdefault(e.forward, []).append(e)
+            groups.setdefault(e.on_the_way, []).append(e)
         for group in groups.values():
             for e in group:
                 self.trials[e] = self.trial(e)
@@ -654,7 +675,7 @@ class Search:
         """The trial of an explanation."""
         self.tried += 1
         c, error = fit(self.target, *self._columns(e))
-        return Trial(self.data, e, tuple(c), error)
+        return Trial(self.recorded, e, tuple(c), error)
 
     def _columns(self, e):
         """What the target is a sum of; infinite where θ runs away."""
@@ -665,7 +686,11 @@ class Search:
 
     @np.errstate(all="ignore")
     def refine(self, trial, field):
-        """Fit one number of a trial by Gauss and Newton's method, and keep the best."""
+        """Fit one number x of a trial by Gauss and Newton's method, and keep the best.
+
+        Near x the target is about times (g + dx g'), g being the gradient at x and g' how it
+        changes with x: fitted as times g + change g', it says that dx = change/times.
+        """
         for _ in range(8):
             if self.full or not self.tolerance / 100 < trial.error < np.inf:
                 break

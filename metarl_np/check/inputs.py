@@ -1,4 +1,4 @@
-"""What a recurrent policy is shown, when it forgets, and what its clipped gradient is.
+"""What a recurrent policy is shown, and when it forgets.
 
 RL² (Duan et al. 2016; Wang et al. 2016) shows a recurrent policy at each step of a trial the state
 and the last action, reward and end of an episode, also where that was in the episode before. Each
@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from metarl_np.arguments import require, require_array, validate
-from metarl_np.learner.policies import log_softmax
+from metarl_np.arguments import require, require_array
 
 FITS = 1e-5  # relative: float32 numbers are off by up to 1e-6
 
@@ -30,7 +29,9 @@ class Column:
 
 AGO = ("", ", of the step before", ", of two steps before")
 LAST = ("action", "reward", "end")  # of the last step: what is not known before
-# what may be found, (of what, a column's delay or what else is found of it); and what that is
+# What may be found; and what that is. The keys are of four kinds: (kind, delay) of a column,
+# (kind, "lost") of a column and (kind, "missing") of them all, ("null action", is there one?), and
+# ("hidden", how it is kept)
 FINDINGS = {
     **{
         (kind, 0): f"A mistake: the {kind} is not known yet when the policy acts: show that of the "
@@ -90,23 +91,23 @@ def explain_inputs(inputs, states, actions, rewards, dones, *, hidden=None):
     """
     shape = require_array("states", states, kinds="iu").shape
     given = dict(states=states, actions=actions, rewards=rewards, dones=dones)
-    given = {name: _numbers(name, x, shape) for name, x in given.items()}
+    given = {name: number_a_step(name, x, shape) for name, x in given.items()}
     require(np.isin(given["dones"], (0, 1)), "dones", "not booleans", axes=("step", "trial"))
-    x = _vectors("inputs", inputs, given["states"])
-    starts = _before(given["dones"], 1) > 0
-    signals = _signals(starts, **given)
-    columns = tuple(_column(column, signals, starts) for column in np.moveaxis(x, 2, 0))
+    x = vector_a_step("inputs", inputs, given["states"])
+    restarts = _before(given["dones"], 1) > 0
+    signals = _signals(restarts, **given)
+    columns = tuple(_column(column, signals, restarts) for column in np.moveaxis(x, 2, 0))
 
     facts = _facts(columns)
     null_action = None
     if ("action", 1) in facts:
         shown = x[:, :, [column.kind in ("action", "start") for column in columns]]
-        as_later = (shown[1:] == shown[0]).all(2) & ~starts[1:]
+        as_later = (shown[1:] == shown[0]).all(2) & ~restarts[1:]
         null_action = not as_later.any()
         facts.add(("null action", null_action))
     if hidden is not None:
-        hidden = _vectors("hidden", hidden, given["states"])
-        cleared = (hidden == hidden[0]).all(2)[starts]
+        hidden = vector_a_step("hidden", hidden, given["states"])
+        cleared = (hidden == hidden[0]).all(2)[restarts]
         where = "cleared at all" if cleared.all() else "cleared at some"
         facts.add(("hidden", where if cleared.any() else "kept"))
     findings = [f"Column {i} is {column}." for i, column in enumerate(columns)]
@@ -123,7 +124,7 @@ def _facts(columns):
     return facts | {(kind, "missing") for kind in ("state", *LAST) if kind not in kinds}
 
 
-def _numbers(name, x, shape):
+def number_a_step(name, x, shape):
     """An argument of one number a step, (T, N) or for one trial (T,), as (T, N)."""
     require(len(shape) in (1, 2), name, f"expected shape (T,) or (T, N), got {shape}")
     x = require_array(name, x, shape) * 1.0
@@ -131,7 +132,7 @@ def _numbers(name, x, shape):
     return x.reshape(shape[0], -1)
 
 
-def _vectors(name, x, like):
+def vector_a_step(name, x, like):
     """An argument of D numbers a step, (T, D, N), (T, N, D) or (T, D), as (T, N, D).
 
     like: of shape (T, N).
@@ -151,16 +152,16 @@ def _before(x, delay):
     return np.concatenate([np.zeros_like(x[:delay]), x[: len(x) - delay]])
 
 
-def _signals(starts, states, actions, rewards, dones):
+def _signals(restarts, states, actions, rewards, dones):
     """(Column, x (T, N)) for all that a column may be, the likeliest first."""
     steps = np.arange(len(states))[:, None] + np.zeros(states.shape)
     first = steps == 0
     now = [
         ("constant", "constant", np.ones(states.shape)),
         ("start", "no action yet", first),
-        ("start", "the first step of an episode", first | starts),
+        ("start", "the first step of an episode", first | restarts),
         ("time", "the time in the trial", steps),
-        ("time", "the time in the episode", steps - np.maximum.accumulate(steps * starts)),
+        ("time", "the time in the episode", steps - np.maximum.accumulate(steps * restarts)),
     ]
     at_any_delay = [
         *(("state", f"state {s:g}, one-hot", states == s) for s in np.unique(states)),
@@ -179,21 +180,21 @@ def _signals(starts, states, actions, rewards, dones):
     return signals
 
 
-def _column(x, signals, starts):
+def _column(x, signals, restarts):
     """What a column x (T, N) is: at all steps, or else at all but the first of each episode."""
     if not x.any():
         return Column("constant", "0 everywhere")
     for carried in (True, False):
         for column, signal in signals:
-            used = carried | ~starts
+            used = carried | ~restarts
             used[: column.delay] = False
-            _, differs = _compare(x[used, None], signal[used, None])
-            if x[used].any() and not differs.any():
+            _, misfit = compare(x[used, None], signal[used, None])
+            if x[used].any() and not misfit.any():
                 return replace(column, carried=carried)
     return Column("unknown", "none of what was tried")
 
 
-def _compare(y, x):
+def compare(y, x):
     """What y (…, D) is times x at most steps, and at which it is not: a number, (…) bool."""
     size = (x * x).sum(-1)
     factors = (x * y).sum(-1)[size > 0] / size[size > 0]
@@ -201,100 +202,3 @@ def _compare(y, x):
     factor = np.median(factors) if factors.size else 0.0
     error = abs(y - factor * x).max(-1)
     return factor, error > FITS * abs(y).max(initial=0)
-
-
-# ---- the clipped surrogate
-
-# the power of ρ in w; does the clip act beyond it in Â's direction?, or in the other?; and what
-# that is
-CLIPS = {
-    "ppo": (1, True, False, "This is PPO's clipped surrogate, as it should be."),
-    "unclipped": (
-        1,
-        False,
-        False,
-        "The ratio is not clipped: a mistake, if it is meant to be PPO.",
-    ),
-    "clipped on both sides": (
-        1,
-        True,
-        True,
-        "It is clipped on both sides whatever the advantage's sign, a mistake: take the minimum of "
-        "the clipped and the unclipped term.",
-    ),
-    "clipped on the wrong side": (
-        1,
-        False,
-        True,
-        "It is clipped on the wrong side, a mistake: take the minimum of the two terms where they "
-        "are maximised, the maximum of their negatives in a loss.",
-    ),
-    "no ratio": (
-        0,
-        False,
-        False,
-        "The ratio is missing, a mistake: the gradient of log_pi has to be multiplied by "
-        "exp(log_pi - old_log_probs).",
-    ),
-    "no ratio, clipped": (0, True, False, "The clip acts, but the ratio is missing, a mistake."),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class ClippedExplanation:
-    """What the gradient of a clipped surrogate is; `str` says it in whole sentences."""
-
-    name: str  # one of CLIPS, or "unknown"
-    factor: float  # the gradient is factor × that of the sum over steps
-    differs: object  # (T, N) bool: the steps where it is not PPO's
-    findings: tuple  # sentences
-
-    def __str__(self):
-        return " ".join(self.findings)
-
-
-def explain_clipped(gradient, logits, actions, advantages, old_log_probs, *, clip):
-    """Whether a gradient with respect to the logits is PPO's, step by step, and what else it is.
-
-    PPO's is w (1[a = a_t] − π(a)), with w = ρ Â where the clip does not act and 0 elsewhere, and
-    ρ = π(a_t)/π_old(a_t). Schulman et al. (2017), eq. 7. gradient, logits: (T, A, N), or (T, A).
-    actions, advantages, old_log_probs: (T, N), or (T,). clip: ε. Bonuses for entropy must be off.
-    Returns a ClippedExplanation. Raises ValueError on other shapes and on what is not finite.
-    """
-    validate(clip=clip)
-    given = dict(actions=actions, advantages=advantages, old_log_probs=old_log_probs)
-    shape = require_array("actions", actions, kinds="iu").shape
-    actions, advantages, old = (_numbers(name, x, shape) for name, x in given.items())
-    logits = _vectors("logits", logits, actions)
-    gradient = _vectors("gradient", gradient, actions)
-    require(gradient.shape == logits.shape, "gradient", "not the shape of logits")
-    n_actions = logits.shape[2]
-    taken = actions[..., None] == np.arange(n_actions)
-    require(taken.any(2), "actions", f"not in 0..{n_actions - 1}", ("step", "trial"))
-
-    log_pi = log_softmax(logits)
-    score = taken - np.exp(log_pi)
-    ratio = np.exp((log_pi * taken).sum(2) - old)
-    above = ratio >= 1 + clip
-    below = ratio <= 1 - clip
-    beyond = np.where(advantages > 0, above, below)
-    behind = np.where(advantages > 0, below, above)
-    compared = {}
-    for name, (power, one, other, _) in CLIPS.items():
-        cut = (beyond & one) | (behind & other)
-        weight = ratio**power * advantages * ~cut
-        compared[name] = _compare(gradient, weight[..., None] * score)
-    name = min(CLIPS, key=lambda name: compared[name][1].sum())
-    factor, differs = compared[name]
-    said = CLIPS[name][-1]
-    if differs.any():
-        said = f"At {differs.sum()} steps it is none of what was tried; nearest: {name}."
-        name = "unknown"
-    _, wrong = compared["ppo"]
-    findings = (
-        said,
-        f"It differs from PPO's at {wrong.sum()} of {wrong.size} steps.",
-        f"It is {factor:.6g} times the sum's over steps, where a mean's is {1 / wrong.size:.6g}: a "
-        "convention, as the minus sign of a loss is.",
-    )
-    return ClippedExplanation(name, factor, wrong, findings)

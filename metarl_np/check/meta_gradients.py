@@ -48,10 +48,10 @@ def adapted_return_gradient(mdps, policy, theta, *, step_size, steps=1):
 def hessians(mdps, policy, theta):
     """{"H": ∇²J, "H1", "H2", "H12"} with H = H₁ + H₂ + H₁₂ + H₁₂ᵀ, each (N, P, P), P = F·A.
 
-    See `surrogates` for what they are. From ∇J = Σ W ∇log π(a|s), W = d π Q: H₂ is what ∇²log π
-    contributes at fixed W; H₁ is what the change of π in W does, W ∇log π, as ∇π = π ∇log π; H₁₂
-    is what the change of Q does; and its transpose is what the change of d does. theta: (F, A) or
-    (N, F, A).
+    See `surrogates` for what they are. From ∇J = Σ W ∇log π(a|s), W = d π Q, d(s) at time t being
+    γᵗ Pr(s_t = s): H₂ is what ∇²log π contributes at fixed W; H₁ is what the change of π in W does,
+    W ∇log π, as ∇π = π ∇log π; H₁₂ is what the change of Q does; and its transpose is what the
+    change of d does. theta: (F, A) or (N, F, A).
     """
     validate(mdps=mdps, policy=policy)
     theta = per_task(theta, len(mdps))
@@ -59,7 +59,7 @@ def hessians(mdps, policy, theta):
     require_memory(8, *size)  # for each of the four
     log_pi = policy.log_pi(theta)
     w = exact.policy_gradient_table(mdps, log_pi)
-    mass = exact.occupancy(mdps, log_pi)[..., None] * np.exp(log_pi)
+    d_pi = exact.occupancy(mdps, log_pi)[..., None] * np.exp(log_pi)
 
     def all_of_it(th):
         return _slope(mdps, policy, th)
@@ -72,7 +72,7 @@ def hessians(mdps, policy, theta):
 
     def q_changes(th):
         after = exact.values(mdps, policy.log_pi(th))[1:]
-        table = sum(m * exact.action_values(mdps, v) for m, v in zip(mass, after))
+        table = sum(m * exact.action_values(mdps, v) for m, v in zip(d_pi, after))
         return policy.weighted_score(theta, table)
 
     def derivative(slope):

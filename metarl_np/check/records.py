@@ -34,7 +34,9 @@ class RecordedEpisodes(Episodes):
     last_values: np.ndarray = None  # (N, K) V(s_T)
     terminated: np.ndarray = None  # (N, K) bool: `dones` was true at the last step
     lanes: np.ndarray = None  # (N, K) the lane in which the episode was recorded; −1: padding
-    unknown: np.ndarray = None  # (N, K) True where states or actions are no indices, or not given
+    # (N, K) all True where states or actions are not given, or are no indices; None where they are
+    # known. It is an array only so that `part` can cut it
+    unknown: np.ndarray = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,9 +77,13 @@ def record(
     one of your own (see `estimators`). mask: true for steps that were really
     taken; all by default. What stands in another place does not matter, and becomes 0. log_probs:
     log π(a_t|s_t) of your policy when it acted. baseline: b_t. advantages: Â_t as they stand in
-    your loss. values: V(s_t) as your critic or baseline had it, last_values (K,) or (N, K): V(s_T);
-    where these have a NaN they count as not given. dones: true at the last step of an episode,
-    where a lane goes on with the next one; such lanes are cut into episodes.
+    your loss; `diagnose` uses them only if all data sets have them. values: V(s_t) as your critic
+    or baseline had it, last_values (K,) or (N, K): V(s_T). One NaN at an unmasked step of values
+    drops all of them without a word, as if they were not given; so does one anywhere in
+    last_values. dones: true at the last step of an episode,
+    where a lane goes on with the next one; such lanes are cut into episodes. A lane is one column
+    (task, k) of the arrays, as from one copy of a vectorised environment; with dones it holds
+    several episodes, one after the other.
 
     Returns RecordedEpisodes. Raises ValueError, naming the argument, on other shapes, on what is
     not finite in unmasked places, and on tensors that are not plain arrays yet.

@@ -454,6 +454,21 @@ def test_values_that_were_not_given_and_are_none_of_these_cannot_be_told(tasks):
     e = explain_advantages(gae_of_tasks(*given), data)
     assert e.kind == "unknown"
     assert "cannot be told" in str(e)
+    assert "Values were not given, or had a NaN" in str(e)
+    given = record(*(tasks[x] for x in ("states", "actions", "rewards", "mask")), values=data.mask)
+    noise = explain_advantages(np.random.default_rng(0).normal(size=data.mask.shape), given)
+    assert noise.kind == "unknown" and "not given, or had" not in str(noise)
+
+
+def test_without_dones_it_is_not_said_that_an_episode_terminated(tasks, lanes):
+    values = [tasks[x] for x in ("rewards", "values", "last_values", "mask")]
+    e = explain_advantages(record(**tasks, advantages=gae_of_tasks(*values)))
+    assert e.at_dones == "stopped"
+    assert "Where an episode ends before the arrays do, nothing is added" in str(e)
+    assert "Where an episode terminated" not in str(e)
+    values = [lanes[x] for x in ("rewards", "values", "last_values", "dones")]
+    e = explain_advantages(record(**lanes, advantages=cleanrl(*values)))
+    assert "Where an episode terminated, nothing is added" in str(e)
 
 
 def test_a_task_without_rewards_is_no_obstacle(tasks):

@@ -61,7 +61,7 @@ FIFTEEN = [
     Peer("loaded_dice_classic", ("naive",), "episodes", False, 1.0, advantages=BOOTSTRAPPED),
     Peer("promp", ("lvc",), advantages=DEVIATION),
     Peer("promp_vpg_log_likelihood", ("first_order", "naive"), advantages=DEVIATION),
-    Peer("promp_emaml", ("lvc+score",), said="score term with the coefficients 0.00121, 0.00389"),
+    Peer("promp_emaml", ("lvc",), said="score term with the coefficients 0.00121, 0.00389"),
     Peer("learn2learn_trpo", ("naive",), advantages="with ddof 1"),
     Peer("garage_vpg_1", ("naive",), advantages="divided by their variance"),
     Peer("garage_ppo_1", ("lvc",), advantages="divided by their variance"),
@@ -220,12 +220,12 @@ MISTAKES = {
     ),
     "score of the first step": (
         Code(score="first"),
-        dict(estimators=("naive+score",)),
+        dict(estimators=("naive",)),
         ("the score is that of the first inner step only",),
     ),
     "score of means": (
         Code(score="means", factor=-1),
-        dict(estimators=("naive+score",), factor=-1),
+        dict(estimators=("naive",), factor=-1),
         ("score term with the coefficients",),
     ),
     "lvc with the score": (
@@ -420,6 +420,90 @@ def test_log_probs_of_other_parameters_are_a_finding(theta, batches):
     assert "the log_probs of query are not those" in texts[1]
 
 
+# ---- a wrong score, advantages that are not used, and policies of the user's
+
+
+def test_a_wrong_score_has_not_the_name_of_the_right_one(theta, batches):
+    found = diagnosed(meta_gradient(Code(score="first"), theta, batches), theta, batches)
+    with pytest.raises(AssertionError, match="the score is that of the first inner step only"):
+        found.require("naive+score")
+    assert "To be unbiased for what is trained, (b), add the score" in str(found)
+
+
+def test_with_one_inner_step_the_score_of_the_first_step_is_the_score(theta, batches):
+    g = meta_gradient(Code(score="first", order=(0, 1)), theta, batches[:2])
+    found = diagnosed(g, theta, batches[:2])
+    assert found.estimators == ("naive+score",)
+    assert "the score is that" not in str(found)
+
+
+@pytest.mark.parametrize("given", [0, -1])
+def test_advantages_that_some_data_sets_lack_are_not_used_and_that_is_said(given, theta, batches):
+    records = [check.record(b.states, b.actions, b.rewards, mask=b.mask) for b in batches]
+    b = batches[given]
+    anything = np.ones(b.rewards.shape)
+    records[given] = check.record(b.states, b.actions, b.rewards, b.mask, advantages=anything)
+    code = Code(inner_kind="none", outer_kind="none")
+    g = meta_gradient(code, theta, batches)
+    settings = dict(step_size=ALPHA, discount=GAMMA)
+    found = check.diagnose(g, theta, records[:-1], records[-1], **settings)
+    assert found.advantages == "G, with no baseline"
+    name = {0: "support[0]", -1: "query"}[given]
+    assert f"the advantages of {name} were not used" in str(found)
+    assert found.tried == diagnosed(g, theta, batches).tried  # all usual ones are in the corner
+
+
+def linear_network(rng):
+    """θ (P,), three data sets, their Network and their records."""
+    batches = [continuous(rng) for _ in range(3)]
+    records = [check.record(None, None, b.rewards) for b in batches]
+    return 0.3 * rng.normal(size=sum(SIZES)), batches, Network(batches), records
+
+
+def test_candidates_of_a_policy_of_the_users(rng):
+    theta, batches, policy, records = linear_network(rng)
+    settings = dict(step_size=ALPHA, discount=GAMMA, policy=policy)
+    zero = {"baseline": lambda returns, episodes: 0.0}
+    found = check.estimator_gradients(theta, records[:-1], records[-1], **settings, **zero)
+    assert found["naive"].shape == theta.shape
+    diagnosis = check.diagnose(found["lvc"], theta, records[:-1], records[-1], **settings)
+    diagnosis.require("lvc", factor=1)
+    with pytest.raises(ValueError, match=r"^theta: expected shape \(P,\)"):
+        check.estimator_gradients(np.stack([theta, theta]), records[:-1], records[-1], **settings)
+
+
+def as_parts(x):
+    """θ (P,), or (N, P), as a network's list of arrays, with N in front of each."""
+    parts = np.split(x, np.cumsum(SIZES)[:-1], -1)
+    return [part.reshape(x.shape[:-1] + shape) for part, shape in zip(parts, SHAPES)]
+
+
+FORMS = {
+    "flat": (lambda x: x, lambda x: x),
+    "a table, as long as there are tasks": (lambda x: x.reshape(2, -1), lambda x: x),
+    "another table": (lambda x: x.reshape(-1, 2), lambda x: x),
+    "a list": (as_parts, as_parts),
+    "a list, and one array": (as_parts, lambda x: x),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("already", [False, True], ids=["shared", "adapted already"])
+def test_theta_of_a_step_of_a_users_policy_may_have_any_shape(form, already, rng):
+    theta = 0.3 * rng.normal(size=(2, sum(SIZES)) if already else sum(SIZES))
+    b = continuous(rng)
+    policy = Network([b])
+    data = check.record(None, None, b.rewards)
+    starts = theta + np.zeros((2, 1))
+    weights = to_go(b.rewards, GAMMA)[..., None] / b.rewards[:, 0].size
+    adapted = starts + ALPHA * (weights * policy.scores(0, starts)).sum((0, 2))
+    of_theta, of_adapted = FORMS[form]
+    settings = dict(discount=GAMMA, step_size=ALPHA, policy=policy)
+    step = check.explain_step(of_theta(theta), of_adapted(adapted), data, **settings)
+    assert step.average == ("steps", "lengths") and step.discounted is False
+    assert step.step_size == pytest.approx(ALPHA) and step.error < 1e-6
+
+
 # ---- the verdict, the search, and bad input
 
 
@@ -454,7 +538,7 @@ def test_a_gradient_in_single_precision_is_right_and_says_how_far_the_next_is(
     g = np.float32(meta_gradient(Code(), theta, batches)).astype(single)
     found = diagnosed(g * np.float32(1 - 1e-5) if single is float else g, theta, batches)
     found.require("naive")
-    assert "the next is" in str(found)
+    assert "the nearest that does not fit is" in str(found)
 
 
 @pytest.mark.parametrize("mistake", ["negated and summed", "gamma is 1", "step 0 detached"])

@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from metarl_np import check, diagnosis
+from metarl_np import check
 from metarl_np.check import finite_differences
 from metarl_np.check.meta_gradients import adapted_return_gradient, expected_adapted_return
+from metarl_np.check.verdict import MEANING
 from metarl_np.learner.policies import LogisticPolicy, SoftmaxPolicy
 from metarl_np.learner.reinforce import ESTIMATORS, Reinforce
 from metarl_np.learner.returns import no_baseline
@@ -66,7 +67,7 @@ def test_every_estimator_is_recognised_from_plain_arrays(rng, n, steps, name):
     verdict = check.check_gradient(g, known)
     assert verdict.names == (name,)
     assert str(verdict).startswith(f"This is {name} (off by ")
-    assert diagnosis.MEANING[name] in str(verdict)
+    assert MEANING[name] in str(verdict)
 
 
 def gradient_by_hand(theta, r):
@@ -332,7 +333,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("arguments", TEXTS)
-@pytest.mark.parametrize("name", [*diagnosis.MEANING])
+@pytest.mark.parametrize("name", [*MEANING])
 def test_a_verdict_can_be_printed_on_a_console_of_one_byte_a_character(arguments, name):
     verdict = check.check_gradient(candidates={name: np.full(2, np.pi)}, **arguments)
     assert str(verdict).encode("cp1252")
@@ -551,4 +552,4 @@ def test_too_many_data_sets_are_refused_with_what_to_lower(rng):
 @pytest.mark.parametrize("name", [0, None, ("lvc", 1)])
 def test_names_of_candidates_are_strings(name):
     with pytest.raises(ValueError, match="^candidates: .* is no name"):
-        diagnosis.check_gradient(np.ones(2), {name: np.ones(2)})
+        check.check_gradient(np.ones(2), {name: np.ones(2)})

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from metarl_np import rl2
-from metarl_np.check.inputs import explain_clipped, explain_inputs
+from metarl_np.check.clipped import explain_clipped
+from metarl_np.check.inputs import explain_inputs
 from metarl_np.tasks.random_mdps import random_mdps
 
 T = 20
