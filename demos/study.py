@@ -272,7 +272,7 @@ def main():
         numbers[family] = print_family(family, methods, n_seeds, iterations)
     after_one_step = values["edges"]["maml"]["held_out"][:, STEPS.index(1)]
     numbers["worst"] = float(after_one_step.min())
-    print(f"\nMAML after one step, goals on the far edges: {numbers['worst']:.3f} with the worst seed")
+    print(f"\nMAML after one step, goals on the far edges, worst seed: {numbers['worst']:.3f}")
     pictures = [draw(values, arguments.out)]
     numbers["seconds"] = progress.seconds
     print(f"\n{progress.seconds:.0f} s. A fraction of 1 is the optimum, known goal and all.")
