@@ -80,12 +80,12 @@ def step_and_baseline(win, loss):
 def grid_of(setting):
     """The values (α, b) to choose from."""
     if setting.arms is None:
-        return tuple(product((0.2, 0.4, 0.8), (0.7, 1.0, 1.3, 1.6)))
+        return tuple(product((0.4, 0.8, 1.6, 3.2), (1.0, 1.3, 1.6)))
     if setting.episodes == 10:
         # so far that an arm which won stays, and one which lost at first never comes back
-        steps = product((5.0, 5.5, 6.0, 6.5, 7.5), (100.0, 150.0, 200.0, 300.0))
+        steps = product((5.0, 6.0, 7.5), (100.0, 150.0, 200.0, 300.0))
     else:
-        steps = product((0.3, 0.4, 0.6, 0.8, 1.2, 1.6), (1.4, 2.0, 2.8, 3.6))
+        steps = product((0.3, 0.6, 1.0, 1.6), (1.4, 2.4, 3.6))
     return tuple(step_and_baseline(win, loss) for win, loss in steps)
 
 
@@ -147,7 +147,7 @@ def sizes_of(setting):
     """How many tasks to tune on, and to test on at a time; and the latter's number."""
     n_test = 20_000 if setting.arms else 5_000
     if setting.episodes == 10 and setting.arms:
-        return dict(n_tuning=20_000 if setting.arms < 50 else 10_000, n_test=n_test)
+        return dict(n_tuning=20_000, n_test=n_test)
     if setting.episodes <= 100 and setting.arms:
         return dict(n_tuning=2_000, n_test=n_test, chunk=1000)
     # a trial keeps what its steps went through
