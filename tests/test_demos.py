@@ -20,6 +20,7 @@ from functools import cache
 from types import SimpleNamespace
 
 import _common
+import maml_bandits
 import numpy as np
 import pytest
 import your_own_task
@@ -31,7 +32,7 @@ from compare.published import PUBLISHED, PUBLISHED_MDPS
 
 from metarl_np import checkpoint, exact
 from metarl_np.meta.rl2 import RecurrentPolicy
-from metarl_np.tasks.bandits import independent
+from metarl_np.tasks.bandits import bernoulli, independent
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEMOS = ROOT / "demos"
@@ -47,6 +48,7 @@ PROMISED = {
     "reinforce_gridworld": {"iteration", "mean", "std"},
     "meta_gradients": {"estimators"},
     "compare_methods": {"methods", "trpo_kl", "values"},
+    "maml_bandits": {"rows"},
     "rl2_bandits": {"rows", "regret"},
     "rl2_mdps": {"rows"},
     "rl2_gridworld": {"rows", "actions"},
@@ -399,6 +401,88 @@ def test_mdp_rows_are_complete(name, demo):
     for method, row in rows.items():
         assert row["mean"] <= optimum["mean"] + 4 * (row["sem"] + optimum["sem"])
         assert method == "optimum" or sum(row["episode"]) == pytest.approx(row["mean"])
+
+
+MAML_SETTINGS = {"n=10 MDPs", "n=25 MDPs"} | {
+    f"n={n} k={k}" for n in (10, 100) for k in (5, 10, 50)
+}
+NO_MAML_IN_PRINT = {"n=50 MDPs", "n=75 MDPs", "n=100 MDPs"} | {f"n=500 k={k}" for k in (5, 10, 50)}
+
+
+@pytest.mark.parametrize("name", sorted(MAML_SETTINGS))
+def test_rows_of_the_gradient_bandit_are_complete(name, demo):
+    settings = by_method(demo("maml_bandits")[0]["rows"])
+    assert set(settings) == MAML_SETTINGS
+    rows = settings[name]
+    assert set(rows) == {"uniform", "maml", "rl2", "psrl" if "MDPs" in name else "gittins"}
+    assert all("published" in row for row in rows.values())
+    measured = rows["uniform"], rows["maml"]
+    for row in measured:
+        assert sum(row["episode"]) == pytest.approx(row["mean"])
+    uniform, maml = measured
+    # in print the uniform policy has an error, too
+    error = 4 * uniform["sem"] + 0.01 * uniform["mean"]
+    assert uniform["mean"] == pytest.approx(uniform["published"], abs=error)
+    # both start uniform
+    assert maml["episode"][0] == pytest.approx(uniform["episode"][0], rel=0.25)
+    assert maml["mean"] > uniform["mean"] + 3 * maml["sem"]
+    best = max(maml["tuning"], key=lambda tuned: tuned["mean"])
+    assert (best["step_size"], best["baseline"]) == (maml["step_size"], maml["baseline"])
+
+
+def test_all_published_settings_are_there_if_asked_for(demo):
+    settings = by_method(demo("maml_bandits", "--all")[0]["rows"])
+    assert set(settings) == MAML_SETTINGS | NO_MAML_IN_PRINT
+    for name in NO_MAML_IN_PRINT:
+        assert "published" not in settings[name]["maml"]
+
+
+def test_the_second_pull_of_the_gradient_bandit_by_hand():
+    """Three arms that pay 1, 0, 0; a step parts an arm that won from the others by w, one that
+    lost by −l.
+
+    So the first arm, which pays, is pulled with probability eʷ / (eʷ + 2) if it was the first one,
+    and with 1 / (2 + e⁻ˡ) if it was not.
+    """
+    win, loss = 2.4, 0.6
+    arms = bernoulli(np.tile([1.0, 0.0, 0.0], (20_000, 1)))
+    play = maml_bandits.maml_play(2)
+    value = maml_bandits.step_and_baseline(win, loss)
+    first, second = play(np.random.default_rng(0), arms, value)
+    won = np.exp(win) / (np.exp(win) + 2)
+    lost = 1 / (2 + np.exp(-loss))
+    for earned, expected in ((first, 1 / 3), (second, won / 3 + 2 * lost / 3)):
+        assert earned.mean() == pytest.approx(expected, abs=5 * earned.std() / 20_000**0.5)
+    assert second[first == 1].mean() == pytest.approx(won, abs=0.03)
+
+
+def test_the_constant_baseline_is_one_for_each_step_that_is_left():
+    baseline = maml_bandits.constant_baseline(0.5, horizon=3)
+    found = baseline(np.zeros((3, 2, 1)), None)
+    np.testing.assert_array_equal(found[..., 0], [[1.5, 1.5], [1, 1], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    "setting, value",
+    [((100, 5), (2, 0.7)), ((100, 10), (3, 0.9)), ((100, 50), (4, 0.6)), ((25,), (0.4, 1.3))],
+)
+def test_the_gradient_bandit_is_above_the_printed_maml(setting, value):
+    """Six standard errors above, and three below the index or the planner."""
+    setting = maml_bandits.Setting(*setting)
+    rng = np.random.default_rng(0)
+    tasks = maml_bandits.task_family(setting)(rng, 500)
+    totals = maml_bandits.maml_play(setting.episodes)(rng, tasks, value).sum(0)
+    printed = maml_bandits.published(setting)
+    margin = 6 * totals.std() / 500**0.5
+    assert printed["maml"] + margin < totals.mean()
+    assert totals.mean() + margin / 2 < printed["gittins" if setting.arms else "psrl"]
+
+
+def test_the_printed_maml_of_mdps_is_a_share_of_value_iteration():
+    """Mishra et al. (2018), Table 4; value iteration gets 20.76 an episode."""
+    for episodes, share in ((10, 0.563), (25, 0.591)):
+        setting = maml_bandits.Setting(episodes)
+        assert maml_bandits.PUBLISHED_MAML[setting] == pytest.approx(share * 20.76 * episodes, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["episode 1", "episode 2", "episode 3", "trial"])
