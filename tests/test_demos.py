@@ -361,7 +361,7 @@ def by_method(rows):
 TABLE = {"random", "egreedy", "greedy", "rl2"}
 
 
-INDEPENDENT = {f"n={n} k={k}" for n in (10, 100) for k in (5, 10)}
+INDEPENDENT = {f"n={n} k={k}" for n in (10, 100) for k in (5, 10)} | {"n=10 k=50"}
 DEPENDENT = {f"n=100 dependent {x}" for x in ("uniform", "easy", "medium", "hard")}
 
 

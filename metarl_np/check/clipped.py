@@ -82,6 +82,9 @@ def explain_clipped(gradient, logits, actions, advantages, old_log_probs, *, cli
     below = ratio <= 1 - clip
     beyond = np.where(advantages > 0, above, below)
     behind = np.where(advantages > 0, below, above)
+    right = ratio * advantages * ~beyond
+    lost = "zero everywhere: does the loss reach the logits?"
+    require(gradient.any() or not right.any(), "gradient", lost)
     compared = {}
     for name, (power, pushed, other, _) in CLIPS.items():
         cut = (beyond & pushed) | (behind & other)

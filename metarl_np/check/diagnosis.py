@@ -51,12 +51,20 @@ class Diagnosis:
     def __str__(self):
         return self.text
 
-    def require(self, *estimators, **fields):
-        """Raise AssertionError, with the diagnosis, unless it is one of the estimators.
+    @property
+    def mistakes(self):
+        """Those of the findings that are mistakes; require(mistakes=()) allows none."""
+        return tuple(finding for finding in self.findings if "a mistake" in finding)
 
-        And unless each field has the value that is given, or one that coincides with it.
+    def require(self, *estimators, **fields):
+        """Raise AssertionError, with the diagnosis, unless something fits that is as expected.
+
+        That is one of the estimators, if any are given; and each field has the value that is given,
+        or one that coincides with it. fields: those of Diagnosis, and `mistakes`.
         """
-        good = not estimators or bool(set(estimators) & set(self.estimators))
+        good = bool(self.estimators)
+        if estimators:
+            good = bool(set(estimators) & set(self.estimators))
         for name, expected in fields.items():
             got = getattr(self, name)
             if isinstance(expected, float | int) and not isinstance(expected, bool):

@@ -313,11 +313,13 @@ def _are_rewards(x):
 
 def _coefficients(x):
     """The fitted factors of the score, and those that it should have."""
-    numbers = listed([c / x.factor for c in x.c[1:]], "{:.3g}")
+    coefficients = np.array(x.c[1:]) / x.factor
+    if abs(coefficients).max(initial=0) <= 1e-6 * abs(x.recorded.query_returns()).max():
+        return ""
+    numbers = listed(coefficients, "{:.3g}")
     of = "the mean of the log-likelihoods" if "means" in x.e.score else "the log-likelihood"
     centred = listed(centred_returns(x.recorded.query_returns()), "{:.3g}")
-    right = f"{numbers} per task of {of}, where J - c, {centred}, belongs"
-    return numbers and right
+    return f"{numbers} per task of {of}, where J - c, {centred}, belongs"
 
 
 def _other_log_probs(x):
@@ -388,9 +390,12 @@ def _inside_product(recorded, e):
 
 
 def _fitted_score(recorded, e):
-    """Any coefficient for each task's score, or for the mean of its log-likelihoods."""
-    n_tasks = len(recorded.theta)
-    if n_tasks + 4 <= recorded.theta[0].size:
+    """Any coefficient for each task's score, or for the mean of its log-likelihoods.
+
+    Only where the data tell more numbers than are fitted: else these would explain any gradient.
+    """
+    enough = len(recorded.theta) + 4
+    if recorded.directions(enough) == enough:
         yield replace(e, score="+fitted")
         yield replace(e, score="+fitted means")
 

@@ -184,6 +184,19 @@ class Recorded:
         self.weights = lru_cache(2 * len(named))(self._weights)
         self.path = lru_cache(1)(self._path)
 
+    def directions(self, enough):
+        """How many gradients of these data are linearly independent, or `enough` if that is less.
+
+        A table's rows sum to zero, and states that were not visited have none: so it is less than
+        the number of parameters. It is the rank of the gradients of steps with random weights.
+        """
+        rng = np.random.default_rng(0)
+        gradients = []
+        for _ in range(enough):
+            w = rng.normal(size=self.records[0].mask.shape) * self.records[0].mask
+            gradients.append(self.scores.gradient(0, self.theta, w).sum(0).ravel())
+        return np.linalg.matrix_rank(np.array(gradients))
+
     def factors(self, j, average, discounted):
         """γᵗ, if that is kept, × the average's weights, 0 where masked: (T, N, K)."""
         mask = self.records[j].mask

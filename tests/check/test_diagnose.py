@@ -610,3 +610,28 @@ def test_scores_of_another_shape_are_named(batches):
     arguments = dict(step_size=ALPHA, discount=GAMMA, policy=WrongShapes())
     with pytest.raises(ValueError, match="^policy.scores: expected shape"):
         check.diagnose(np.ones(6), np.ones(6), records[:-1], records[-1], **arguments)
+
+
+def test_noise_is_no_score_with_coefficients(rng):
+    """A table of 5 states and 2 actions has 5 numbers to tell; 6 coefficients would explain any."""
+
+    def episodes():
+        states, actions = rng.integers(5, size=(20, 6, 8)), rng.integers(2, size=(20, 6, 8))
+        return check.record(states, actions, rng.normal(size=(20, 6, 8)))
+
+    noise = rng.normal(size=(5, 1)) * [1, -1]
+    theta = rng.normal(size=(5, 2))
+    found = check.diagnose(noise, theta, [episodes()], episodes(), step_size=0.1, discount=0.95)
+    assert found.estimators == ()
+    with pytest.raises(AssertionError, match="None of the"):
+        found.require()
+
+
+def test_mistakes_can_be_required_to_be_none(theta, batches):
+    gradient = meta_gradient(Code(order=(0, 0, 2)), theta, batches)
+    found = diagnosed(gradient, theta, batches)
+    (mistake,) = found.mistakes
+    assert "step 1 takes the data set 0" in mistake
+    found.require("naive")
+    with pytest.raises(AssertionError, match="mistakes=()"):
+        found.require("naive", mistakes=())

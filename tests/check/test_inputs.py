@@ -329,3 +329,10 @@ def test_the_packages_own_trials_have_no_mistake():
     assert e.null_action
     assert not mistakes(e)
     assert "lives through all episodes" in str(e)
+
+
+def test_a_clipped_gradient_that_is_zero_everywhere_is_no_gradient():
+    logits = np.array([[0.3, -0.2], [0.1, 0.4]])
+    arguments = (logits, [0, 1], [1.0, -1.0], [-0.6, -0.6])
+    with pytest.raises(ValueError, match="^gradient: zero everywhere: does the loss reach"):
+        explain_clipped(0 * logits, *arguments, clip=0.2)
