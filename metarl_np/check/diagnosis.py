@@ -67,7 +67,7 @@ class Diagnosis:
             good = bool(set(estimators) & set(self.estimators))
         for name, expected in fields.items():
             got = getattr(self, name)
-            if isinstance(expected, float | int) and not isinstance(expected, bool):
+            if isinstance(got, float):
                 good &= bool(np.isclose(got, expected, rtol=1e-3))
             elif isinstance(got, tuple) and not isinstance(expected, tuple):
                 good &= expected in got

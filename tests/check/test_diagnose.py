@@ -635,3 +635,12 @@ def test_mistakes_can_be_required_to_be_none(theta, batches):
     found.require("naive")
     with pytest.raises(AssertionError, match="mistakes=()"):
         found.require("naive", mistakes=())
+
+
+def test_require_compares_names_and_steps_with_numbers(theta, batches):
+    found = diagnosed(meta_gradient(Code(), theta, batches), theta, batches)
+    found.require(factor=1, steps=(0, 1))
+    found.require(steps=1)
+    for wrong in (dict(average=1), dict(steps=2), dict(factor=-1)):
+        with pytest.raises(AssertionError, match="expected "):
+            found.require(**wrong)
