@@ -270,6 +270,7 @@ class Trial:
 
 
 def listed(numbers, form="{}"):
+    """Numbers (M,) in a row, each as `form` writes it: a string."""
     return ", ".join(form.format(x) for x in numbers)
 
 
