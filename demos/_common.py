@@ -1,7 +1,6 @@
 """What the demos share: options, one line of progress, the last line as JSON.
 
-And for RL²: training from a dictionary of settings, files of trained weights, and how a method is
-tuned and measured.
+And for RL²: training from a dictionary of settings, and files of trained weights.
 """
 
 import argparse
@@ -45,7 +44,6 @@ import numpy as np
 
 from metarl_np import checkpoint, rl2
 from metarl_np.arguments import require
-from metarl_np.compare.strategies import tune
 from metarl_np.meta.rl2_training import RecurrentPPO, train_recurrent
 
 # where a notebook has imported it before
@@ -53,11 +51,13 @@ matplotlib.use("Agg")
 DEMOS = pathlib.Path(__file__).resolve().parent
 FIGURES = DEMOS / "figures"
 WEIGHTS = DEMOS / "weights"
-# What is tuned or tested is drawn from default_rng((seed, TUNING)) or default_rng((seed, TEST)).
-# No training sees those: it draws from (seed, TRAINING, stage).
+# What is tuned or tested is drawn from default_rng((seed, TUNING)) or default_rng((seed, TEST)),
+# and what a whole family is like from (seed, FAMILY). No training sees those: it draws from
+# (seed, TRAINING, stage).
 TRAINING = 1
 TUNING = 2
 TEST = 3
+FAMILY = 4
 # what clears the line of a terminal that the cursor is on
 CLEAR = "\r\033[K"
 
@@ -605,67 +605,3 @@ def read_weights(path, mdps, *sizes):
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{path}: {error.strerror}")
-
-
-# ---- any method: tuned on some tasks and measured on others, which no training saw
-
-
-def measure(tasks, play, grid, best, seed, *, n_tuning, n_test, chunk=4096):
-    """Tune one method, and test it. Every method is given the same tasks.
-
-    tasks: tasks(rng, N) gives an MDP of N tasks.
-    play: play(rng, mdps, value) gives the scores (n, N) of n episodes, `value` being from `grid`.
-    grid: the values to tune; if there is only one, nothing is tuned.
-    best: best(mdps) gives the score (N,) of an episode when the task is known.
-    n_tuning, n_test: numbers of tasks; the test tasks are played `chunk` at a time.
-
-    Returns {value; tuning: {value: mean total}; mean and sem of the total over tasks; episode: the
-    means of the n episodes; tasks: their number; best and best_sem: the same of the best total}.
-    """
-    value = grid[0]
-    tuning = {}
-    if len(grid) > 1:
-
-        def trial(rng, value):
-            return play(rng, tasks(rng, n_tuning), value)
-
-        value, tuning = tune(np.random.default_rng((seed, TUNING)), trial, grid)
-    rng = np.random.default_rng((seed, TEST))
-    task_rng = np.random.default_rng(rng.integers(2**64, size=2, dtype=np.uint64))
-    totals = []
-    bests = []
-    episode = 0.0
-    for first in range(0, n_test, chunk):
-        mdps = tasks(task_rng, min(chunk, n_test - first))
-        scores = play(rng, mdps, value)
-        totals.append(scores.sum(0))
-        bests.append(best(mdps) * len(scores))
-        episode = episode + scores.sum(1) / n_test
-    mean, sem = mean_and_error(np.concatenate(totals))
-    best_mean, best_sem = mean_and_error(np.concatenate(bests))
-    row = dict(value=value, tuning=tuning, mean=mean, sem=sem, episode=episode.tolist())
-    return row | dict(tasks=n_test, best=best_mean, best_sem=best_sem)
-
-
-def mean_and_error(totals):
-    """Mean over tasks and its standard error: (N,) → two floats."""
-    return float(totals.mean()), float(totals.std() / np.sqrt(len(totals)))
-
-
-def number(mean, sem):
-    """6.6441 ± 0.0031 as 6.644±.003, with one to three decimals."""
-    digits = int(np.clip(np.ceil(-np.log10(max(sem, 1e-9))), 1, 3))
-    text = f"{mean:.{digits}f}"
-    if sem:
-        text += f"±{sem:.{digits}f}".replace("±0.", "±.")
-    return text
-
-
-def tuning_of_rl2(rows):
-    """Lines on how RL² acts: its mean total on tuning tasks, both ways, in each setting."""
-    lines = ["RL² takes its likeliest action (greedy) or samples, as was better on tuning tasks:"]
-    for row in rows:
-        if row["method"] == "rl2":
-            tuning = row["tuning"]
-            lines.append(f"  {row['setting']}: {tuning['greedy']:.3f}, {tuning['sampled']:.3f}")
-    return "\n".join(lines)

@@ -13,18 +13,23 @@ from itertools import product
 from typing import NamedTuple
 
 # before numpy, whose threads it sets
-from _common import Progress, begin, finish, measure, number, parser, workers
+from _common import Progress, begin, finish, parser, workers
 
 import numpy as np
+from _scoreboard import (
+    PUBLISHED_MAML,
+    mean_best_arm,
+    mean_optimum,
+    measure,
+    number,
+    print_table,
+    published,
+)
 
 from metarl_np import bandits, exact, maml
 from metarl_np.learner.policies import SoftmaxPolicy
 from metarl_np.learner.reinforce import Reinforce
 from metarl_np.tasks.random_mdps import random_mdps
-from rl2_bandits import COLUMNS as BANDIT_COLUMNS
-from rl2_bandits import PUBLISHED as PUBLISHED_BANDITS
-from rl2_mdps import COLUMNS as MDP_COLUMNS
-from rl2_mdps import PUBLISHED as PUBLISHED_MDPS
 
 
 class Setting(NamedTuple):
@@ -37,18 +42,7 @@ class Setting(NamedTuple):
         return f"n={self.episodes}" + (f" k={self.arms}" if self.arms else " MDPs")
 
 
-# Mishra et al. (2018); ± there is a 95% interval. Of MDPs they print .563 and .591 of what value
-# iteration gets, which is 20.76 an episode.
-PUBLISHED_MAML = {
-    Setting(10, 5): 6.5,
-    Setting(10, 10): 6.6,
-    Setting(10, 50): 6.6,
-    Setting(100, 5): 67.1,
-    Setting(100, 10): 70.1,
-    Setting(100, 50): 70.3,
-    Setting(10): 116.9,
-    Setting(25): 306.7,
-}
+IN_PRINT = [Setting(*sizes) for sizes in PUBLISHED_MAML]
 # the other published sizes, for which no MAML is printed
 LONG = [Setting(500, 5), Setting(500, 10), Setting(500, 50), Setting(50), Setting(75), Setting(100)]
 METHODS = dict(
@@ -60,15 +54,11 @@ METHODS = dict(
 )
 
 
-def published(setting):
+def in_print(setting):
     """{method: the printed mean total}, of the methods of METHODS that are printed."""
-    if setting.arms:
-        found = dict(zip(BANDIT_COLUMNS, PUBLISHED_BANDITS[setting]))
-    else:
-        found = dict(zip(MDP_COLUMNS, PUBLISHED_MDPS[setting.episodes]))
+    found = published(*setting)
     found["uniform"] = found["random"]
-    found["maml"] = PUBLISHED_MAML.get(setting)
-    return {method: found[method] for method in METHODS if found.get(method)}
+    return {method: found[method] for method in METHODS if method in found}
 
 
 # %% What is left to learn: the inner step
@@ -80,12 +70,13 @@ def step_and_baseline(win, loss):
 def grid_of(setting):
     """The values (α, b) to choose from."""
     if setting.arms is None:
-        return tuple(product((0.4, 0.8, 1.6, 3.2), (1.0, 1.3, 1.6)))
+        return tuple(product((0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4), (1.0, 1.3, 1.6)))
     if setting.episodes == 10:
         # so far that an arm which won stays, and one which lost at first never comes back
-        steps = product((5.0, 6.0, 7.5), (100.0, 150.0, 200.0, 300.0))
+        wins = (5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
+        steps = product(wins, (100.0, 200.0, 300.0, 500.0, 800.0))
     else:
-        steps = product((0.3, 0.6, 1.0, 1.6), (1.4, 2.4, 3.6))
+        steps = product((0.1, 0.2, 0.3, 0.6, 1.0, 1.6), (0.7, 1.4, 2.4, 3.6))
     return tuple(step_and_baseline(win, loss) for win, loss in steps)
 
 
@@ -144,19 +135,19 @@ def task_family(setting):
 
 
 def sizes_of(setting):
-    """How many tasks to tune on, and to test on at a time; and the latter's number."""
-    n_test = 20_000 if setting.arms else 5_000
-    if setting.episodes == 10 and setting.arms:
-        return dict(n_tuning=20_000, n_test=n_test)
-    if setting.episodes <= 100 and setting.arms:
-        return dict(n_tuning=2_000, n_test=n_test, chunk=1000)
+    """How many tasks to tune on, to test on, and to play at a time."""
+    if setting.arms is None:
+        return dict(n_tuning=500, n_test=5_000, chunk=500)
+    if setting.episodes == 10:
+        return dict(n_tuning=20_000, n_test=20_000)
     # a trial keeps what its steps went through
-    return dict(n_tuning=500, n_test=n_test, chunk=500)
+    chunk = 1000 if setting.episodes <= 100 else 500
+    return dict(n_tuning=2 * chunk, n_test=20_000, chunk=chunk)
 
 
 def run(job):
-    """`_common.measure` of one method."""
-    setting, method, seed, quick = job
+    """`_scoreboard.measure` of one method; mean_best is that of the family's tasks."""
+    setting, method, mean_best, seed, quick = job
     n = setting.episodes
     play = maml_play(n) if method == "maml" else uniform_play(n)
     grid = grid_of(setting) if method == "maml" else (None,)
@@ -164,44 +155,49 @@ def run(job):
     if quick:
         grid = grid[:2]
         sizes = dict(n_tuning=20, n_test=100)
-    return measure(task_family(setting), play, grid, exact.optimal_return, seed, **sizes)
+    best = exact.optimal_return
+    return measure(task_family(setting), play, grid, best, mean_best, seed, **sizes)
 
 
-def rows_of(setting, results):
-    """Rows of the JSON, one a method: what was measured, and what is printed."""
+def rows_of(setting, measured):
+    """Rows of the JSON, one a method, of {method: Measured}; and what is printed of others."""
     rows = []
-    printed = published(setting)
+    printed = in_print(setting)
     for method in METHODS:
         row = dict(setting=str(setting), method=method)
-        if method in results:
-            result = results[method]
-            row |= {key: result[key] for key in ("mean", "sem", "tasks", "episode")}
-            if result["tuning"]:
-                step_size, b = result["value"]
-                row |= dict(step_size=step_size, baseline=b)
-                row["tuning"] = [
-                    dict(step_size=step_size, baseline=b, mean=mean)
-                    for (step_size, b), mean in result["tuning"].items()
-                ]
+        if method in measured:
+            row |= measured[method].row() | dict(episode=measured[method].episode.tolist())
+        if method == "maml":
+            row |= tuned_step(measured[method])
         if method in printed:
             row["published"] = printed[method]
-        if method in results or method in printed:
+        if method in measured or method in printed:
             rows.append(row)
     return rows
 
 
+def tuned_step(measured):
+    """What a row of the JSON has of MAML's tuning: α, b, and the mean total with each pair."""
+    step_size, b = measured.value
+    tuning = [
+        dict(step_size=step_size, baseline=b, mean=mean)
+        for (step_size, b), mean in measured.tuning.items()
+    ]
+    return dict(hyperparameter=[step_size, b], step_size=step_size, baseline=b, tuning=tuning)
+
+
 def print_settings(rows):
-    """A line a setting: what was measured, what is printed, and what was tuned."""
-    titles = ["uniform", "MAML", "in print:", "MAML", "Gittins", "PSRL", "RL²", "α", "b"]
-    print(f"\n{'':12s}" + "".join(f"{title:>12s}" for title in titles))
+    """A line a setting: what was measured, what was tuned, and what is printed."""
+    lines = []
     for name in dict.fromkeys(row["setting"] for row in rows):
         mine = {row["method"]: row for row in rows if row["setting"] == name}
         ours = mine["maml"]
-        cells = [number(mine[m]["mean"], mine[m]["sem"]) for m in ("uniform", "maml")]
-        cells.append("")
-        cells += [mine.get(m, {}).get("published", "") for m in ("maml", "gittins", "psrl", "rl2")]
-        cells += [f"{ours['step_size']:.4g}", f"{ours['baseline']:.3g}"]
-        print(f"{name:12s}" + "".join(f"{cell:>12}" for cell in cells))
+        measured = [number(mine[m]["mean"], mine[m]["sem"]) for m in ("uniform", "maml")]
+        tuned = f"{ours['step_size']:.4g}, {ours['baseline']:.3g}"
+        in_print = [str(mine.get(m, {}).get("published", "")) for m in ("maml", "gittins", "psrl")]
+        lines.append([name, *measured, tuned, *in_print, str(mine["rl2"]["published"])])
+    titles = ["", "uniform", "MAML", "α, b", "MAML in print", "Gittins", "PSRL", "RL²"]
+    print_table(titles, lines)
 
 
 def main():
@@ -212,13 +208,15 @@ def main():
         help="also where no MAML is printed: bandits of 500 pulls, MDPs of 50 to 100 episodes",
     )
     arguments = p.parse_args()
-    chosen = [*PUBLISHED_MAML, *(LONG if arguments.all else [])]
+    chosen = [*IN_PRINT, *(LONG if arguments.all else [])]
     progress = Progress()
-    jobs = [
-        (setting, method, arguments.seed, arguments.quick)
-        for setting in chosen
-        for method in ("uniform", "maml")
-    ]
+    progress("what one who knows a random MDP gets")
+    of_mdps = mean_optimum(arguments.seed, arguments.quick)
+    jobs = []
+    for setting in chosen:
+        mean_best = mean_best_arm(setting.arms) if setting.arms else of_mdps
+        for method in ("uniform", "maml"):
+            jobs.append((setting, method, mean_best, arguments.seed, arguments.quick))
     results = {setting: {} for setting in chosen}
     with workers() as pool:
         for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
@@ -229,8 +227,9 @@ def main():
     rows = [row for setting in chosen for row in rows_of(setting, results[setting])]
     print_settings(rows)
     print(
-        "\nMean total reward ± standard error on test tasks; α and b were chosen on others.\n"
-        "The printed MAML has an error of about .05 (n = 10), .2 to .6 (n = 100).\n"
+        "\nMean total reward ± standard error on test tasks, whose luck is taken off; α and b\n"
+        "were chosen on others. MAML in print (Mishra et al. 2018) has an error of .05 (n = 10),\n"
+        ".2 to .6 (n = 100); Gittins, PSRL and RL² are those of Duan et al. (2016).\n"
         f"{progress.seconds:.0f} s."
     )
     finish(arguments, dict(rows=rows, seconds=progress.seconds), [])

@@ -18,13 +18,13 @@ from _common import (
     Progress,
     begin,
     finish,
-    number,
     parser,
     train_rl2,
     workers,
 )
 
 import numpy as np
+from _scoreboard import number, print_table
 
 from metarl_np import beliefs, exact, planners, plots, rl2
 from metarl_np.compare.bayes import optimal_returns
@@ -184,21 +184,23 @@ def rows_of_bayes(best):
     return rows
 
 
-def print_table(rows, repeats):
+def print_rows(rows, repeats):
     """A line a method, a column an episode, and the trial as a share of the Bayes optimum."""
     print(
         f"mean discounted return ± standard error; every one of the {len(GOALS)} goals, "
         f"{repeats} trials each"
     )
-    titles = [f"episode {e + 1}" for e in range(EPISODES)] + ["trial", "of optimum"]
-    print(f"{'':22s}" + "".join(f"{title:>14s}" for title in titles))
+    titles = ["", *[f"episode {e + 1}" for e in range(EPISODES)], "trial", "of the optimum"]
     means = {(r["setting"], r["method"]): r["mean"] for r in rows}
     best = means.get(("trial", "bayes"))
+    lines = []
     for method, name in METHODS.items():
         shown = [number(r["mean"], r["sem"]) for r in rows if r["method"] == method]
         if best:
             shown.append(f"{means['trial', method] / best:.1%}")
-        print(f"{name:22s}" + "".join(f"{x:>14s}" for x in shown))
+        unknown = [""] * (len(titles) - 1 - len(shown))
+        lines.append([name, *shown, *unknown])
+    print_table(titles, lines)
 
 
 def main():
@@ -222,7 +224,7 @@ def main():
     progress.done()
 
     rows += [row for name, (x, _) in played.items() for row in rows_of(name, x, repeats)]
-    print_table(rows, repeats)
+    print_rows(rows, repeats)
 
     def mean_of_repeats(x):
         return x.reshape(EPISODES, len(GOALS), repeats, *x.shape[2:]).mean(2)

@@ -17,15 +17,26 @@ from _common import (
     begin,
     finish,
     make_weights,
-    measure,
-    number,
     read_weights,
     rl2_parser,
-    tuning_of_rl2,
     workers,
 )
 
 import numpy as np
+from _scoreboard import (
+    add_shares,
+    difference,
+    lines_of,
+    mean_optimum,
+    measure,
+    number,
+    pairs,
+    print_table,
+    print_ties,
+    published,
+    tuning_of_rl2,
+)
+from maml_bandits import Setting, grid_of, maml_play, tuned_step
 
 from metarl_np import exact, plots, rl2
 from metarl_np.compare.beliefs import DirichletBelief
@@ -47,8 +58,18 @@ TEN = dict(
     then=[dict(FARTHER, iterations=300), LONG_VIEW],
 )
 LAST_STAGE = dict(iterations=400, discount=0.99, lam=0.9)
-TWENTY_FIVE = TEN | FARTHER | dict(start="mdps_n10", iterations=350, then=[LAST_STAGE])
-SETTINGS = {10: TEN, 25: TWENTY_FIVE}  # by the number of episodes n
+LONGER_VIEW = dict(step_size=0.003, discount=0.998, lam=0.95)
+TWENTY_FIVE = (
+    TEN
+    | FARTHER
+    | dict(
+        start="mdps_n10",
+        iterations=350,
+        then=[LAST_STAGE, dict(LONGER_VIEW, trials=512, iterations=300)],
+    )
+)
+FIFTY = TEN | LONGER_VIEW | dict(start="mdps_n25", iterations=200, then=[])
+SETTINGS = {10: TEN, 25: TWENTY_FIVE, 50: FIFTY}  # by the number of episodes n
 
 
 def training_settings(episodes):
@@ -58,16 +79,7 @@ def training_settings(episodes):
 
 
 # %% Methods
-# columns of the published table
-COLUMNS = ("random", "psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy", "rl2")
-PUBLISHED = {
-    10: (100.1, 138.1, 144.1, 146.6, 150.2, 132.8, 134.8, 156.2),
-    25: (250.2, 408.8, 425.2, 424.1, 427.8, 377.3, 368.8, 445.7),
-    50: (499.7, 904.4, 930.7, 918.9, 917.8, 823.3, 769.3, 936.1),
-    75: (749.9, 1417.1, 1449.2, 1427.6, 1422.6, 1293.9, 1172.9, 1428.8),
-    100: (999.4, 1939.5, 1973.9, 1942.1, 1935.1, 1778.2, 1578.5, 1913.7),
-}
-NAMES = dict(
+METHODS = dict(
     random="random",
     psrl="PSRL",
     opsrl="OPSRL",
@@ -75,8 +87,11 @@ NAMES = dict(
     beb="BEB",
     egreedy="ε-greedy",
     greedy="greedy",
+    maml="MAML",
     rl2="RL²",
 )
+TRUE_PRIOR = " true prior"  # what the name of a planner that is told it ends in
+PLANNERS = [method for method in METHODS if method in MDPS and method != "random"]
 CURVES = {
     "rl2": ("red", "-"),
     "beb": ("blue", "-"),
@@ -112,48 +127,77 @@ def planner_play(episodes, name, true_prior):
 
 
 def run(job):
-    """`_common.measure` of one method; trained is RL²'s (policy, θ).
+    """`_scoreboard.measure` of one method; trained is RL²'s (policy, θ).
 
     "beb true prior" is BEB with the prior that the tasks are drawn from.
     """
-    episodes, method, trained, seed, quick = job
+    episodes, method, trained, mean_best, seed, quick = job
+    sizes = dict(n_tuning=500, n_test=5_000, chunk=500)
     if method == "rl2":
         play = rl2_play(episodes, *trained)
         grid = ("greedy", "sampled")
-        n_test = 10_000
+        sizes["n_test"] = 10_000
+    elif method == "maml":
+        play = maml_play(episodes)
+        grid = grid_of(Setting(episodes))
     else:
-        name = method.removesuffix(" true prior")
+        name = method.removesuffix(TRUE_PRIOR)
         play = planner_play(episodes, name, true_prior=name != method)
         grid = MDPS[name][1]
-        n_test = 2_000
-    sizes = dict(n_tuning=500, n_test=n_test, chunk=1000)
     if quick:
         grid = grid[:2]
         sizes |= dict(n_tuning=10, n_test=40)
-    return measure(random_mdps, play, grid, exact.optimal_return, seed, **sizes)
+    return measure(random_mdps, play, grid, exact.optimal_return, mean_best, seed, **sizes)
 
 
-# %% Tables and pictures
-def print_setting(n, rows):
-    """Ours with both priors, the published figures and the hyperparameters: a column a method."""
-    columns = (*COLUMNS, "optimum")
-    print(f"\n{f'n={n}':26s}" + "".join(f"{m:>11s}" for m in columns))
-    for suffix, label in (("", "prior as published"), (" true prior", "true prior")):
-        mine = [rows.get((n, m + suffix), {}) for m in columns]
-        means = [number(r["mean"], r["sem"]) if r else "" for r in mine]
-        tuned = [r.get("hyperparameter", "") for r in mine]
-        print(f"  {label:24s}" + "".join(f"{x:>11s}" for x in means))
-        print(f"  {'  tuned':24s}" + "".join(f"{x:>11}" for x in tuned))
-    if n in PUBLISHED:
-        print(f"  {'published':24s}" + "".join(f"{x:11.1f}" for x in PUBLISHED[n]))
+# %% Rows, tables and pictures
+def rows_of(n, measured, mean_best):
+    """Rows of the JSON of one setting: measured is {method: Measured}.
+
+    mean_best: what one who knows the MDP gets in an episode, and the error of that.
+    """
+    setting = f"n={n}"
+    in_print = published(n)
+    rows = []
+    for method, result in measured.items():
+        row = dict(setting=setting, method=method, **result.row())
+        row["episode"] = result.episode.tolist()
+        if method == "maml":
+            row |= tuned_step(result)
+        if method in in_print:
+            row["published"] = in_print[method]
+        rows.append(row)
+    best, error = mean_best
+    rows.append(dict(setting=setting, method="optimum", mean=n * best, sem=n * error))
+    add_shares(rows, n * best, "known task")
+    return rows
+
+
+def print_settings(rows, measured):
+    """The table, a few lines a setting. measured: {n: {method: Measured}}."""
+    lines = []
+    for n, results in measured.items():
+        mine = {row["method"]: row for row in rows if row["setting"] == f"n={n}"}
+        less = {m: difference(results["rl2"], results[m]) for m in results if m != "rl2"}
+        best = number(mine["optimum"]["mean"], mine["optimum"]["sem"])
+        of_setting = [
+            *lines_of(str(n), mine, less, METHODS),
+            *lines_of(f"{n}, true prior", mine, less, METHODS, TRUE_PRIOR),
+        ]
+        in_print = [str(mine[m].get("published", "")) for m in METHODS]
+        if any(in_print):
+            of_setting.append([f"{n}, in print", "mean", *in_print])
+        lines += [[*line, ""] for line in of_setting]
+        lines[-len(of_setting)][-1] = best
+    print_table(["n", "", *METHODS.values(), "known"], lines)
 
 
 def draw_episodes(ax, n, rows):
     """Reward of each episode of a trial."""
     x = np.arange(1, n + 1)
     for method, (colour, line) in CURVES.items():
-        name = method.removesuffix(" true prior")
-        label = NAMES[name] + (", true prior" if name != method else "")
+        name = method.removesuffix(TRUE_PRIOR)
+        label = METHODS[name] + (", true prior" if name != method else "")
         look = dict(label=label, colour=colour, line=line, marker=None)
         width = 2.5 if method == "rl2" else 1.5
         plots.curve(ax, x, rows[n, method]["episode"], width=width, **look)
@@ -169,7 +213,7 @@ def draw_episodes(ax, n, rows):
 
 def draw_totals(ax, n, rows):
     """Total reward of a trial, a line a method, the best on top."""
-    methods = sorted(COLUMNS, key=lambda m: rows[n, m]["mean"])
+    methods = sorted(METHODS, key=lambda m: rows[n, m]["mean"])
     classical = [m for m in methods if m != "rl2"]
 
     def marks(names, suffix, colour, marker, label):
@@ -184,18 +228,18 @@ def draw_totals(ax, n, rows):
         )
 
     marks(classical, "", "blue", "o", "prior as published")
-    marks(classical, " true prior", "orange", "s", "true prior")
+    marks(classical, TRUE_PRIOR, "orange", "s", "true prior")
     marks(["rl2"], "", "red", "D", "RL²")
     black = plots.COLOURS["black"]
-    if n in PUBLISHED:
-        published = [PUBLISHED[n][COLUMNS.index(m)] for m in methods]
-        places = range(len(methods))
-        ax.plot(published, places, "x", color=black, markersize=8, label="Duan et al. (2016)")
+    in_print = [(rows[n, m].get("published"), y) for y, m in enumerate(methods)]
+    if any(mean for mean, _ in in_print):
+        means, places = zip(*[(mean, y) for mean, y in in_print if mean])
+        ax.plot(means, places, "x", color=black, markersize=8, label="in print")
     best = rows[n, "optimum"]["mean"]
     ax.axvline(best, color=black, linestyle=":", label="optimum, MDP known")
     ax.set(
         yticks=range(len(methods)),
-        yticklabels=[NAMES[m] for m in methods],
+        yticklabels=[METHODS[m] for m in methods],
         title=f"totals, n = {n}",
         xlabel="total reward of a trial (bars: 2 standard errors)",
     )
@@ -220,32 +264,27 @@ def trained_policy(n, path):
     return policy, theta
 
 
-def rows_of(n, method, result):
-    """{(n, method): row of the JSON} of what `run` returned; RL²'s tasks give the optimum too."""
-    setting = f"n={n}"
-    row = dict(setting=setting, method=method)
-    row |= {key: result[key] for key in ("mean", "sem", "tasks", "episode")}
-    if n in PUBLISHED and method in COLUMNS:
-        row["published"] = PUBLISHED[n][COLUMNS.index(method)]
-    if result["tuning"]:
-        row |= dict(hyperparameter=result["value"], tuning=result["tuning"])
-    rows = {(n, method): row}
-    if method == "rl2":
-        best = dict(mean=result["best"], sem=result["best_sem"], tasks=result["tasks"])
-        rows[n, "optimum"] = dict(setting=setting, method="optimum", **best)
-    return rows
-
-
 def main():
     p = rl2_parser(__doc__)
     p.add_argument(
         "--episodes",
         type=at_least_1,
         metavar="N",
-        help="of a trial: this setting only (default: 10 and 25, the settings of the table)",
+        help="of a trial: this setting only (default: 10 and 25)",
+    )
+    p.add_argument("--all", action="store_true", help="with 50, 75 and 100 episodes a trial")
+    p.rules.append(
+        lambda arguments: (
+            "--episodes and --all exclude each other"
+            if arguments.episodes and arguments.all
+            else None
+        )
     )
     arguments = p.parse_args()
-    chosen = [arguments.episodes] if arguments.episodes else list(SETTINGS)
+    if arguments.episodes:
+        chosen = [arguments.episodes]
+    else:
+        chosen = [n for n in SETTINGS if n <= 25 or arguments.all]
     paths = {n: arguments.weights / f"mdps_n{n}.npz" for n in chosen}
     if arguments.train:
         trained = [
@@ -254,27 +293,36 @@ def main():
         return finish(arguments, dict(trained=trained), [])
 
     progress = Progress()
-    true_prior = [m + " true prior" for m in COLUMNS if m not in ("random", "rl2")]
+    progress("what one who knows the MDP gets")
+    mean_best = mean_optimum(arguments.seed, arguments.quick)
+    methods = [*METHODS, *[m + TRUE_PRIOR for m in PLANNERS]]
     jobs = []
     for n in chosen:
         trained = trained_policy(n, paths[n])
-        for method in [*COLUMNS, *true_prior]:
-            jobs.append((n, method, trained, arguments.seed, arguments.quick))
-    rows = {}
+        for method in methods:
+            jobs.append((n, method, trained, mean_best, arguments.seed, arguments.quick))
+    measured = {n: {} for n in chosen}
     with workers() as pool:
         for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
             progress(f"{i + 1} of {len(jobs)} methods measured")
             n, method = job[:2]
-            rows |= rows_of(n, method, result)
+            measured[n][method] = result
     progress.done()
-    for n in chosen:
-        print_setting(n, rows)
-    pictures = [draw(chosen[-1], rows, arguments.out)]
+    rows = [row for n in chosen for row in rows_of(n, measured[n], mean_best)]
+    compared = [row for n in chosen for row in pairs(f"n={n}", measured[n])]
+    print_settings(rows, measured)
     print(
-        "\nMean total reward ± standard error on test tasks. optimum: of one who knows the MDP.\n"
-        f"{tuning_of_rl2(rows.values())}\n{progress.seconds:.0f} s."
+        "\nMean total reward ± standard error on test tasks, whose luck is taken off, and its\n"
+        'share of what one gets who knows the MDP. "RL² less it" is paired, task by task; ? where\n'
+        "it is within two standard errors. The planners' priors are those that give the\n"
+        "published table, or the one that tasks are drawn from. In print: Duan et al. (2016), for\n"
+        "MAML Mishra et al. (2018)."
     )
-    finish(arguments, dict(rows=list(rows.values()), seconds=progress.seconds), pictures)
+    print_ties(compared)
+    by_method = {(int(row["setting"][2:]), row["method"]): row for row in rows}
+    pictures = [draw(25 if 25 in chosen else chosen[-1], by_method, arguments.out)]
+    print(f"{tuning_of_rl2(rows)}\n{progress.seconds:.0f} s.")
+    finish(arguments, dict(rows=rows, pairs=compared, seconds=progress.seconds), pictures)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ from _common import (
     begin,
     finish,
     make_weights,
-    number,
     read_weights,
     rl2_parser,
-    tuning_of_rl2,
 )
 
 import numpy as np
+from _scoreboard import number, print_table, tuning_of_rl2
 
 from metarl_np import bandits, beliefs, exact, gridworld, planners, rl2
 from metarl_np.compare.bayes import optimal_returns
@@ -161,12 +160,13 @@ def print_rows(solved, rows):
     """A line a method: the return of each episode, of the trial, and the share of the optimum."""
     n = solved.episodes
     print(f"\n{solved.title}: mean return ± standard error")
-    titles = [f"episode {e + 1}" for e in range(n)] + ["trial", "of optimum"]
-    print(f"{'':22s}" + "".join(f"{title:>14s}" for title in titles))
+    titles = ["", *[f"episode {e + 1}" for e in range(n)], "trial", "of the optimum"]
+    lines = []
     for row in rows:
         shown = [f"{x:.3f}" for x in row["episodes"]]
         shown += [number(row["mean"], row["sem"]), f"{row['share']:.1%}"]
-        print(f"{METHODS[row['method']]:22s}" + "".join(f"{x:>14s}" for x in shown))
+        lines.append([METHODS[row["method"]], *shown])
+    print_table(titles, lines)
 
 
 # %% The job

@@ -20,13 +20,13 @@ from functools import cache
 from types import SimpleNamespace
 
 import _common
+import _scoreboard
 import maml_bandits
 import numpy as np
 import pytest
+import rl2_bandits
 import your_own_task
 from PIL import Image
-from rl2_bandits import PUBLISHED as BANDIT_TABLE
-from rl2_mdps import PUBLISHED as MDP_TABLE
 from study import interval, student_t
 from compare.published import PUBLISHED, PUBLISHED_MDPS
 
@@ -361,7 +361,7 @@ def by_method(rows):
 TABLE = {"random", "egreedy", "greedy", "rl2"}
 
 
-INDEPENDENT = {f"n={n} k={k}" for n in (10, 100) for k in (5, 10)} | {"n=10 k=50"}
+INDEPENDENT = {f"n={n} k={k}" for n in (10, 100) for k in (5, 10, 50)}
 DEPENDENT = {f"n=100 dependent {x}" for x in ("uniform", "easy", "medium", "hard")}
 
 
@@ -372,8 +372,8 @@ def test_every_bandit_is_there(demo):
 @pytest.mark.parametrize("name", sorted(INDEPENDENT))
 def test_independent_bandits_have_the_published_columns(name, demo):
     rows = by_method(demo("rl2_bandits")[0]["rows"])[name]
-    assert set(rows) - {"optimum"} == TABLE | {"gittins", "ts", "ots", "ucb1"}
-    assert all("published" in rows[method] for method in TABLE)
+    assert set(rows) - {"optimum"} == TABLE | {"gittins", "ts", "ots", "ucb1", "maml"}
+    assert all("published" in rows[method] for method in set(rows) - {"optimum"})
 
 
 @pytest.mark.parametrize("name", sorted(INDEPENDENT | DEPENDENT))
@@ -382,8 +382,11 @@ def test_bandit_rows_are_complete(name, demo):
     rows = by_method(numbers["rows"])[name]
     assert ("optimum" in rows) == (name.startswith("n=10 ") or name.endswith("uniform"))
     assert rows["rl2"]["hyperparameter"] in ("greedy", "sampled")
-    best = rows["optimum"]["mean"] if "optimum" in rows else 100
+    of = "Bayes optimum" if "optimum" in rows else "known task"
     for method, row in rows.items():
+        assert row["share_of"] == of
+        best = row["mean"] / row["share"]
+        assert best == pytest.approx(rows["rl2"]["mean"] / rows["rl2"]["share"])
         assert row["mean"] <= best + 4 * row["sem"]
         # regret grows
         regret = numbers["regret"][name].get(method, [])
@@ -396,11 +399,30 @@ def test_mdp_rows_are_complete(name, demo):
     assert set(settings) == {"n=10", "n=25"}
     rows = settings[name]
     models = {"psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy"}
-    assert set(rows) == TABLE | models | {m + " true prior" for m in models} | {"optimum"}
+    told = {m + " true prior" for m in models}
+    assert set(rows) == TABLE | models | told | {"maml", "optimum"}
     optimum = rows["optimum"]
     for method, row in rows.items():
         assert row["mean"] <= optimum["mean"] + 4 * (row["sem"] + optimum["sem"])
         assert method == "optimum" or sum(row["episode"]) == pytest.approx(row["mean"])
+        assert row["share"] == row["mean"] / optimum["mean"]
+
+
+@pytest.mark.parametrize("name", ["rl2_bandits", "rl2_mdps"])
+def test_every_two_methods_are_compared(name, demo):
+    numbers = demo(name)[0]
+    settings = by_method(numbers["rows"])
+    compared = {setting: [] for setting in settings}
+    for row in numbers["pairs"]:
+        compared[row["setting"]].append(set(row["methods"]))
+        one, other = (settings[row["setting"]][method] for method in row["methods"])
+        # RL² and some others play more tasks than they have in common
+        error = 5 * np.hypot(one["sem"], other["sem"])
+        assert row["difference"] == pytest.approx(one["mean"] - other["mean"], abs=error)
+        assert row["apart"] == (abs(row["difference"]) > 2 * row["sem"])
+    for setting, rows in settings.items():
+        methods = len(set(rows) - {"optimum"})
+        assert len(compared[setting]) == methods * (methods - 1) / 2
 
 
 MAML_SETTINGS = {"n=10 MDPs", "n=25 MDPs"} | {
@@ -472,7 +494,7 @@ def test_the_gradient_bandit_is_above_the_printed_maml(setting, value):
     rng = np.random.default_rng(0)
     tasks = maml_bandits.task_family(setting)(rng, 500)
     totals = maml_bandits.maml_play(setting.episodes)(rng, tasks, value).sum(0)
-    printed = maml_bandits.published(setting)
+    printed = maml_bandits.in_print(setting)
     margin = 6 * totals.std() / 500**0.5
     assert printed["maml"] + margin < totals.mean()
     assert totals.mean() + margin / 2 < printed["gittins" if setting.arms else "psrl"]
@@ -481,8 +503,8 @@ def test_the_gradient_bandit_is_above_the_printed_maml(setting, value):
 def test_the_printed_maml_of_mdps_is_a_share_of_value_iteration():
     """Mishra et al. (2018), Table 4; value iteration gets 20.76 an episode."""
     for episodes, share in ((10, 0.563), (25, 0.591)):
-        setting = maml_bandits.Setting(episodes)
-        assert maml_bandits.PUBLISHED_MAML[setting] == pytest.approx(share * 20.76 * episodes, 1e-3)
+        maml = _scoreboard.published(episodes)["maml"]
+        assert maml == pytest.approx(share * 20.76 * episodes, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["episode 1", "episode 2", "episode 3", "trial"])
@@ -858,18 +880,97 @@ def test_training_tuning_and_test_never_share_a_stream(keys):
         return np.ones(len(mdps))
 
     sizes = dict(n_tuning=6, n_test=10, chunk=5)
-    result = _common.measure(two_arms, play, (1, 2), best, 5, **sizes)
+    result = _scoreboard.measure(two_arms, play, (1, 2), best, (1.0, 0.0), 5, **sizes)
     assert keys == [(5, 2), (5, 3)]
     # two values are tuned, and then there are two chunks of test tasks
     assert len(seen) == 4
     tuned = set(np.concatenate(seen[:2]).ravel())
     tested = set(np.concatenate(seen[2:]).ravel())
     assert not tuned & tested
-    assert result["value"] == 2
-    assert result["tasks"] == 10
+    assert result.value == 2
     # the totals are 4 and 6: 4, 6, 4, 6, 4 twice
-    assert result["mean"] == pytest.approx(4.8)
-    assert result["sem"] == pytest.approx(np.sqrt(0.96 / 10))
+    row = result.row()
+    # the totals of the tuning tasks are 2 and 4, or 4 and 6
+    assert row.pop("tuning") == {1: 3, 2: 5}
+    expected = dict(mean=4.8, sem=np.sqrt(0.96 / 10), tasks=10, hyperparameter=2)
+    assert row == pytest.approx(expected)
+
+
+def lucky(rng, mdps, value):
+    """Two episodes, which score the task's best arm and three times it, and noise `value` long."""
+    best = mdps.expected_rewards.max((1, 2))
+    return np.stack([best, 3 * best]) + value * rng.standard_normal((2, len(mdps)))
+
+
+def measured_luck(value, mean_best, n_test=400, play=lucky):
+    best = exact.optimal_return
+    sizes = dict(n_tuning=1, n_test=n_test, chunk=100)
+    return _scoreboard.measure(two_arms, play, (value,), best, mean_best, 0, **sizes)
+
+
+def test_the_luck_of_the_tasks_is_taken_off():
+    """What is the task's luck and nothing else comes out exactly: E best is 2/3 of two arms."""
+    result = measured_luck(0.0, (2 / 3, 0.0))
+    assert result.mean == pytest.approx(8 / 3, abs=1e-12)
+    assert result.sem == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(result.episode, [2 / 3, 2], atol=1e-12)
+
+
+def test_what_is_left_of_a_mean_is_its_noise_and_the_error_of_the_mean_best():
+    noise = measured_luck(1.0, (2 / 3, 0.0))
+    assert noise.mean == pytest.approx(8 / 3, abs=4 * noise.sem)
+    assert noise.sem == pytest.approx(np.sqrt(2 / 400), rel=0.15)
+    assert sum(noise.episode) == pytest.approx(noise.mean)
+    both = measured_luck(0.0, (2 / 3, 0.01))
+    # the slope is 1 + 3
+    assert both.sem == pytest.approx(0.04)
+
+
+def test_a_difference_is_paired_on_the_tasks_that_both_played():
+    """The same noise, which each method draws alike, and a shift by .1."""
+
+    def shifted(rng, mdps, value):
+        return lucky(rng, mdps, value) + 0.05
+
+    one = measured_luck(1.0, (2 / 3, 0.0), play=shifted)
+    other = measured_luck(1.0, (2 / 3, 0.0), n_test=300)
+    mean, sem = _scoreboard.difference(one, other)
+    assert mean == pytest.approx(0.1, abs=3 * sem + 1e-9)
+    assert sem < other.sem / 3
+    rows = _scoreboard.pairs("here", dict(one=one, other=other, again=other))
+    assert [row["methods"] for row in rows] == [
+        ["one", "other"],
+        ["one", "again"],
+        ["other", "again"],
+    ]
+    assert [row["apart"] for row in rows] == [True, True, False]
+    elsewhere = measured_luck(1.0, (0.5, 0.0))
+    with pytest.raises(ValueError, match="not of the same tasks"):
+        _scoreboard.difference(one, elsewhere)
+
+
+def test_the_mean_best_of_a_family_is_that_of_many_tasks():
+    rng = np.random.default_rng(0)
+    for arms, family in ((5, None), (None, "uniform"), (None, "hard")):
+        best = exact.optimal_return(rl2_bandits.task_family(arms, family)(rng, 40_000))
+        mean, error = _scoreboard.mean_best_arm(arms, family)
+        assert error == 0
+        assert best.mean() == pytest.approx(mean, abs=5 * best.std() / 200 + 1e-12)
+    mean, sem = _scoreboard.mean_optimum(0, quick=True)
+    other, other_sem = _scoreboard.mean_optimum(1, quick=True)
+    assert mean == pytest.approx(other, abs=5 * np.hypot(sem, other_sem))
+
+
+def test_the_table_says_where_two_cannot_be_told_apart(capsys):
+    assert _scoreboard.compared(0.02, 0.004) == "+0.020±.004"
+    assert _scoreboard.compared(-0.002, 0.004) == "-0.002±.004 ?"
+    rows = [
+        dict(setting="n=1", methods=["rl2", "ucb1"], apart=False),
+        dict(setting="n=1", methods=["rl2", "ts"], apart=True),
+        dict(setting="n=2", methods=["rl2", "ts"], apart=True),
+    ]
+    _scoreboard.print_ties(rows)
+    assert capsys.readouterr().out.splitlines()[2:] == ["  n=1: rl2 and ucb1", "  n=2: none"]
 
 
 def test_a_stage_starts_from_where_the_one_before_ended():
@@ -891,16 +992,14 @@ def test_stages_apply_their_changes():
     [(6.6441, 0.0031, "6.644±.003"), (81.37, 0.4, "81.4±.4"), (433.9, 1.2, "433.9±1.2")],
 )
 def test_a_number_has_as_many_digits_as_its_error(mean, sem, text):
-    assert _common.number(mean, sem) == text
+    assert _scoreboard.number(mean, sem) == text
 
 
 @pytest.mark.parametrize("size", PUBLISHED, ids=str)
 def test_published_bandits_are_the_same_in_demos_and_tests(size):
-    names = ("random", "gittins", "ts", "ots", "ucb1", "egreedy", "greedy")
-    assert dict(zip(names, BANDIT_TABLE[size])) == PUBLISHED[size]
+    assert PUBLISHED[size].items() <= _scoreboard.published(*size).items()
 
 
 @pytest.mark.parametrize("n", PUBLISHED_MDPS)
 def test_published_mdps_are_the_same_in_demos_and_tests(n):
-    names = ("random", "psrl", "opsrl", "ucrl2", "beb", "egreedy", "greedy")
-    assert dict(zip(names, MDP_TABLE[n])) == PUBLISHED_MDPS[n]
+    assert PUBLISHED_MDPS[n].items() <= _scoreboard.published(n).items()
