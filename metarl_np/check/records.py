@@ -140,7 +140,7 @@ def _numbers(name, x, mask):
 
 
 def _indices(name, x, mask):
-    """States or actions as whole numbers, 0 where masked: (T, N, K). None where they are none."""
+    """States or actions as indices, 0 where masked: (T, N, K). None where they are none."""
     if x is None:
         return None
     x = require_array(name, x)
@@ -149,7 +149,8 @@ def _indices(name, x, mask):
     if x.shape != mask.shape:
         return None
     require(x.dtype.kind in "iu", name, f"expected integers, got {x.dtype}; or {name}=None")
-    return _three_axes(np.where(mask, x, 0).astype(int))
+    x = np.where(mask, x, 0).astype(int)
+    return _three_axes(x) if (x >= 0).all() else None
 
 
 def _cut(steps, dones, last_values):

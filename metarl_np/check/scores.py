@@ -151,7 +151,8 @@ def scores_of(policy, theta, named):
         linear = isinstance(policy, LinearPolicy)
         require(linear, "policy", f"{policy!r:.99} has no methods scores and hvp")
         for name, r in named.items():
-            require(r.discrete, name, "states and actions are missing, which this policy needs")
+            indices = "this policy needs states and actions, and as indices from 0 on"
+            require(r.discrete, name, indices)
             for what, size in (("states", policy.n_states), ("actions", policy.n_actions)):
                 x = getattr(r, what)
                 inside = x.min() >= 0 and x.max() < size

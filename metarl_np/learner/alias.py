@@ -2,10 +2,11 @@
 
 (A reader may go on with `rollouts` and come back.) In state s of a task the outcomes of a step are
 the A·Z pairs of an action and a successor slot, with probabilities π(a|s) P(z|s, a). An alias table
-(Walker 1977; Vose 1991) lays them out in W columns of equal probability, one for each outcome. A
-threshold splits each column: below it lies the column's own outcome, above it another one, its
-alias. To draw, take a random number: it falls into some column, and above or below the threshold
-there. However many outcomes there are, that is one look-up.
+(Walker 1977; Vose 1991) lays them out in W columns of equal probability, one for each outcome and
+some to spare, since W is a power of two. A threshold splits each column: below it lies the column's
+own outcome, above it another one, its alias. To draw, take a random number: it falls into some
+column, and above or below the threshold there. However many outcomes there are, a draw takes two
+look-ups, of the threshold and of what lies there.
 
 Where there are many, a step makes two such draws, of the action and then of the successor:
 `_jointly` decides.
@@ -17,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from metarl_np.arguments import Record, read_only, require, require_plain
-from metarl_np.tasks.mdp import require_log_pi
+from metarl_np.tasks.mdp import MDP, require_log_pi
 
 NUMBERS = 2**32  # a random number is one of 0 … NUMBERS − 1
 JOINT = 64  # outcomes of a step, see `_jointly`
@@ -28,33 +29,39 @@ COLUMNS = 2**30  # with more, a border would not fit into an int64
 class AliasTables(Record):
     """What a draw looks up: an alias table for each of R distributions, its *rows*.
 
-    A row has W columns, W a power of two, and a column has two *cells*, one above and one below its
-    threshold. Columns and cells are numbered from the first row to the last:
+    A row has W columns, and a column has two *cells*, one above and one below its threshold.
+    Columns and cells are numbered from the first row to the last:
 
-        column = W·row + c, where c is made of the highest log2 W bits of the random number u
-        cell = 2·column + (1 if u is below the column's threshold, else 0).
+        column = W·row + place, where place is made of the highest log2 W bits of the random number
+        cell = 2·column + (1 if the random number u is below the column's threshold, else 0).
 
-    Instead of the threshold its border is kept, NUMBERS·(2·column + 1) + threshold − 1. Then
-    (border − u) / NUMBERS is at least 2·column + 1 if u ≤ threshold − 1, else at least 2·column:
-    its whole part, a shift by 32 bits, is the cell. The arrays are read-only.
+    So the random numbers of a column are those from place·NUMBERS/W to (place + 1)·NUMBERS/W − 1,
+    and its threshold is one of them or the next. Instead of the threshold the *border* is kept,
+    NUMBERS·(2·column + 1) + threshold − 1, so that a subtraction and a shift find the cell:
+
+        border − u = NUMBERS·(2·column + 1) + (threshold − 1 − u).
+
+    The bracket lies in 0 … NUMBERS − 1 if u is below the threshold, and in −NUMBERS … −1 if not. So
+    the cell is the whole part of (border − u) / NUMBERS, a shift by 32 bits. The arrays are
+    read-only.
     """
 
     width_bits: int  # log2 W
-    borders: np.ndarray  # (R·W,) int64; a threshold is one of 0 … NUMBERS
-    leads_to: np.ndarray  # (R·W·2,) int64: the first column of the row of the next draw
+    borders: np.ndarray  # (R·W,) int64
+    leads_to: np.ndarray  # (R·W·2,) int64, by cell: the first column of the row of the next draw
 
-    def draw(self, u, column, row):
-        """A draw in each lane; u, column, row are (lanes,) int64, and the last two are written.
+    def draw(self, u, place, row_start):
+        """A draw in each lane: place becomes the cell, and row_start that of the next draw.
 
-        u: the random numbers. column: c of each, which becomes the cell. row: the first column of
-        the row to draw from, which becomes that of the next draw.
+        u: the random numbers. place: what their highest bits say. row_start: the first column of
+        the row to draw from. Each is (lanes,) int64, and the last two are written.
         """
-        np.add(column, row, out=column)
-        # written over what is not needed any more; for mode="raise" NumPy would make a copy first
-        border = self.borders.take(column, out=row, mode="wrap")
+        column = np.add(place, row_start, out=place)
+        # row_start is not needed any more; for mode="raise" NumPy would make a copy first
+        border = self.borders.take(column, out=row_start, mode="wrap")
         np.subtract(border, u, out=border)
-        cell = np.right_shift(border, 32, out=column)
-        self.leads_to.take(cell, out=row, mode="wrap")
+        cell = np.right_shift(border, 32, out=place)
+        self.leads_to.take(cell, out=row_start, mode="wrap")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +69,10 @@ class SamplingTables(Record):
     """What a step draws, and what is written down for the cells drawn. The arrays are read-only.
 
     There is one draw, of action and successor together, from row S·task + s. Or there are two, of
-    the action from that row, and of the successor from row A·(S·task + s) + a.
+    the action from that row, and of the successor from row A·(S·task + s) + a of other tables.
     """
 
+    mdps: MDP  # the tasks for which they were made
     log_pi: np.ndarray  # (N, S, A)
     draws: tuple  # of AliasTables
     action_bits: int  # enough for the numbers of the actions
@@ -74,14 +82,23 @@ class SamplingTables(Record):
     # by cell of the last draw
     rewards: np.ndarray  # (cells,) float32
 
+    def fit(self, mdps):
+        """Are `mdps` the tasks for which they were made, or others of the same steps?"""
+        if mdps is self.mdps:
+            return True
+        steps = ("successors", "probabilities", "rewards", "terminal")
+        return all(np.array_equal(getattr(mdps, x), getattr(self.mdps, x)) for x in steps)
+
 
 def _jointly(mdps):
     """Does one random number draw action and successor together?
 
-    A second draw takes some 5 ns a step. But a joint table has A·Z outcomes in each state and is
-    made anew for each policy, at some 40 ns an outcome. Of two draws only the action's, with A
-    outcomes, knows the policy; the successor's, Z for each action, are made once for these tasks.
-    With 64 outcomes a joint table has paid for itself after some 500 steps in each state.
+    Yes where the outcomes are few. A second draw takes some 5 ns a step. A joint table has A·Z
+    outcomes in each state and is made anew for each policy, at some 40 ns an outcome: with 64 of
+    them it has paid for itself after some 500 steps in each state. Of two draws only the action's,
+    with A outcomes, depends on the policy; the successor's, with Z for each action, are made once
+    for these tasks. And with a single action or successor there is nothing for a second draw to
+    decide.
     """
     _, _, n_actions, n_slots = mdps.successors.shape
     return n_actions * n_slots <= JOINT or min(n_actions, n_slots) == 1
@@ -98,10 +115,10 @@ def sampling_tables(mdps, log_pi):
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
     n_rows = n_tasks * n_states
     pi = np.exp(log_pi)
-    action = np.arange(n_actions, dtype=np.int32)
+    action = np.arange(n_actions, dtype=np.int32)  # of each outcome of the first draw
     if _jointly(mdps):
-        action = np.repeat(action, n_slots)  # of each outcome
-        # where Z = 1 tasks that share π share the tables too
+        action = np.repeat(action, n_slots)
+        # where Z = 1, P is 1: tasks that share π share their probabilities too
         joint = pi[..., None] * mdps.probabilities if n_slots > 1 else pi
         p = joint.reshape(-1, len(action))
         draw, entries = _tables(p, mdps.next_rows.ravel(), _width_bits(len(action)))
@@ -109,15 +126,17 @@ def sampling_tables(mdps, log_pi):
         rewards = _rewards(mdps, entries)
     else:
         successor, rewards = _successor_draw(mdps)
-        its_row = np.arange(n_rows * n_actions)  # of each state and action
-        draw, entries = _tables(pi.reshape(-1, n_actions), its_row, successor.width_bits)
+        p = pi.reshape(-1, n_actions)
+        its_row = np.arange(n_rows * n_actions)  # the successor's, of each state and action
+        draw, entries = _tables(p, its_row, successor.width_bits)
         draws = (draw, successor)
 
     cells = len(entries) // n_rows  # of a state
-    action_bits = (n_actions - 1).bit_length()
+    action_bits = _width_bits(n_actions)
     state = np.repeat(np.arange(n_states, dtype=np.int32) << action_bits, cells)
     pairs = np.tile(state, n_tasks) + np.tile(action, n_rows).take(entries)
     return SamplingTables(
+        mdps=mdps,
         log_pi=np.broadcast_to(np.array(log_pi), mdps.shape),
         draws=draws,
         action_bits=action_bits,
@@ -127,7 +146,9 @@ def sampling_tables(mdps, log_pi):
     )
 
 
-_successor_draws = WeakKeyDictionary()  # by MDP; what is kept for one goes when the MDP goes
+# by MDP, which cannot keep them itself, as its chapter knows nothing of this one; what is kept for
+# an MDP goes when the MDP goes
+_successor_draws = WeakKeyDictionary()
 
 
 def _successor_draw(mdps):
@@ -144,21 +165,21 @@ def _successor_draw(mdps):
 
 
 def _rewards(mdps, entries):
-    """Of each cell, (cells,) float32; its entry is a place among the (N, S, A, Z) outcomes."""
+    """r(s, a, z) of each cell, (cells,) float32; entries: the cells' places in (N, S, A, Z)."""
     return read_only(mdps.rewards.astype(np.float32).ravel().take(entries))
 
 
 def _width_bits(n_outcomes):
-    """log2 W, W being the smallest power of two above 1 that is not below the outcomes."""
-    return max(1, (n_outcomes - 1).bit_length())
+    """log2 W, W being the smallest power of two that is at least the number of outcomes."""
+    return (n_outcomes - 1).bit_length()
 
 
 def _tables(p, next_row, next_bits):
     """AliasTables of n outcomes in each of R rows, and the entry of each cell (R·W·2,).
 
-    Outcome i of row r has entry n·r + i, as where the outcomes (R, n) are laid out flat. p (R, n):
-    their probabilities; or those of the first rows, which repeat. next_row (R·n,): the row from
-    which the next draw is made after each entry, in tables of 2**next_bits columns.
+    The entry of outcome i of row r is its place in an array (R, n), n·r + i. p (R, n): their
+    probabilities, or (R', n) if they repeat after R' rows. next_row (R·n,), by entry: the row of
+    the next draw, in tables of 2**next_bits columns.
     """
     n_outcomes = p.shape[1]
     n_rows = len(next_row) // n_outcomes
@@ -174,7 +195,7 @@ def _tables(p, next_row, next_bits):
     borders = NUMBERS * (2 * column + 1) + threshold - 1
 
     first_entry = n_outcomes * (column >> bits)  # of the row
-    own = np.minimum(place, n_outcomes - 1)  # a padding column's own outcome is never drawn
+    own = np.minimum(place, n_outcomes - 1)  # a column to spare keeps nothing: any will do
     entries = np.empty((n_rows * width, 2), np.int64)
     entries[:, 0] = first_entry + alias
     entries[:, 1] = first_entry + own
@@ -186,9 +207,9 @@ def _tables(p, next_row, next_bits):
 def _alias_tables(p):
     """keeps and alias, both (R·W,) int64, of R distributions p (R, n); W is that of `_width_bits`.
 
-    Of the NUMBERS random numbers outcome i is to have m_i, the nearest to NUMBERS·p_i or one next
-    to that, so that they add up: they are what lies between the rounded Σ_{j≤i} p_j. A column has
-    C = NUMBERS / W. Its own outcome keeps some of them, and the alias has the rest.
+    Of the NUMBERS random numbers outcome i is to have m_i, those from NUMBERS·Σ_{j<i} p_j to
+    NUMBERS·Σ_{j≤i} p_j, both rounded. So the m_i are whole, at most 1 off, and add up to NUMBERS.
+    A column has C = NUMBERS / W. Its own outcome keeps some of them, and the alias has the rest.
 
     A light outcome (m < C) leaves C − m of its own column free. A heavy one (m > C) has m − C too
     much, and puts that into the columns of light ones. These are filled in order, by the heavy
@@ -217,20 +238,20 @@ def _alias_tables(p):
     """
     n_rows, n_outcomes = p.shape
     width = 1 << _width_bits(n_outcomes)
-    column = NUMBERS // width
+    capacity = NUMBERS // width  # C
     cumulative = np.cumsum(p, 1)
     ends = np.full((n_rows, width), NUMBERS)
     ends[:, :n_outcomes] = np.rint(cumulative * (NUMBERS / cumulative[:, -1:]))
     ends += NUMBERS * np.arange(n_rows)[:, None]  # one long row
     keeps = np.diff(ends.ravel(), prepend=0)  # m, so far
 
-    heavy = np.flatnonzero(keeps > column)
-    light = np.flatnonzero(keeps < column)
-    e = np.cumsum(keeps[heavy] - column)
-    d = np.cumsum(column - keeps[light])
+    heavy = np.flatnonzero(keeps > capacity)
+    light = np.flatnonzero(keeps < capacity)
+    e = np.cumsum(keeps[heavy] - capacity)
+    d = np.cumsum(capacity - keeps[light])
     last = np.searchsorted(d, e)  # the light that each heavy gives to last
-    over = d[last] - e
-    keeps[heavy] = column - over
+    over = d[last] - e  # what it has then given more than it had too much
+    keeps[heavy] = capacity - over
     alias = np.arange(keeps.size)
     alias[light] = np.repeat(heavy, np.diff(last, prepend=-1))
     alias[heavy[:-1]] = np.where(over[:-1] > 0, heavy[1:], heavy[:-1])

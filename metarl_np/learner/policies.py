@@ -17,6 +17,7 @@ from metarl_np.arguments import (
     primitive,
     read_only,
     require,
+    require_finite,
     require_floats,
     require_memory,
     require_plain,
@@ -131,7 +132,7 @@ class LinearPolicy(Record):
 class Scores(Record):
     """∇log π(a|s) = φ(s) (f(a) − E_π f)ᵀ of all states and actions, at one θ.
 
-    Written out they would be (…, S, A, F, m). What is needed of them are sums, which are not.
+    Written out they would be (…, S, A, F, m). Only sums of them are needed, which are not so large.
     """
 
     policy: LinearPolicy
@@ -144,9 +145,7 @@ class Scores(Record):
         x(s, a) = w(s, a) − π(a|s) Σ_b w(s, b).
         """
         policy = self.policy
-        table = (policy.n_states, policy.n_actions)
-        weights = require_floats("weights", weights)
-        require(weights.shape[-2:] == table, "weights", "expected shape (…, S, A)")
+        weights = self._weights(weights)
         x = weights - self.pi * sum_last(weights)
         x = x if policy.bits is None else np.matmul(x, policy.bits)
         return x if policy.features is None else np.matmul(policy.features.T, x)
@@ -157,13 +156,23 @@ class Scores(Record):
         That is φ(s)ᵀ v (f(a) − E_π f) = x(s, a) − E_π x(s, ·) with x(s, a) = φ(s)ᵀ v f(a).
         """
         v = require_floats("v", v)
-        require(v.shape[-2:] == self.policy.shape, "v", "expected the shape of theta")
+        expected = f"expected shape (…, F, m), F, m = {self.policy.shape}, got {v.shape}"
+        require(v.shape[-2:] == self.policy.shape, "v", expected)
+        require_finite(v, "v: numbers")
         x = self.policy.logits(v)
         return x - sum_last(self.pi * x)
 
     def outer_products(self, weights, v):
         """[Σ_{s,a} w(s, a) ∇log π ∇log πᵀ] v: w (…, S, A), v (…, F, m) → (…, F, m)."""
-        return self.weighted(weights * self.along(v))
+        return self.weighted(self._weights(weights) * self.along(v))
+
+    def _weights(self, weights):
+        """w as floats; raises ValueError unless its shape is (…, S, A)."""
+        weights = require_floats("weights", weights)
+        table = (self.policy.n_states, self.policy.n_actions)
+        expected = f"expected shape (…, S, A), S, A = {table}, got {weights.shape}"
+        require(weights.shape[-2:] == table, "weights", expected)
+        return weights
 
 
 @dataclass(frozen=True, eq=False)

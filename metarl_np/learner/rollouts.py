@@ -8,14 +8,14 @@ are called lanes. In words, a step of one lane in state s is
     write down s, and the outcome's action and reward
     go on in the outcome's successor
 
-In large tasks the action is drawn first, and the successor then, each in this way (see `alias`).
+Where a step has many outcomes the action is drawn first, and the successor then, each in this way
+(see `alias`).
 The lanes are run a chunk at a time, so that what a chunk needs stays in the cache.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from itertools import cycle
 from math import prod
 
 import numpy as np
@@ -30,6 +30,7 @@ from metarl_np.arguments import (
     require_index,
     require_mask,
     require_memory,
+    require_shapes,
     set_fields,
     trusted,
     validate,
@@ -37,7 +38,9 @@ from metarl_np.arguments import (
 from metarl_np.learner.alias import SamplingTables, sampling_tables
 
 CHUNK = 65_536  # lanes; with fewer, threads would wait for Python's lock more than they work
-BLOCK = 130_000  # lanes · steps; of a whole chunk one step, as its rows do not lie side by side
+# lanes · steps that are looked up together. Of a whole chunk it is one step: where it is a part of
+# the lanes its rows in the record do not lie side by side, and NumPy would write them twice
+BLOCK = 130_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,8 @@ class Episodes(Record):
     """K episodes of T steps in each of N tasks.
 
     Steps after a terminal state are masked. What stands there does not matter: NaN, −1 or a state
-    that does not exist becomes 0. Raises ValueError on arrays that do not fit each other, and on
-    what is no mask.
+    that does not exist becomes 0. Raises ValueError on arrays that do not fit each other, on what
+    is no mask, and on states or actions that do not exist.
     """
 
     states: np.ndarray  # (T, N, K) s_t
@@ -65,9 +68,17 @@ class Episodes(Record):
         mask = require_mask(self.mask, shape)
         actions = require_array("actions", self.actions, shape, kinds="iu")
         rewards = require_floats("rewards", self.rewards, shape, single=True)
-        if self.log_pi is not None:
-            set_fields(self, log_pi=require_floats("log_pi", self.log_pi))
         by_episode = shape[1:]
+        n_states = n_actions = np.inf  # only log π tells
+        if self.log_pi is not None:
+            log_pi = require_floats("log_pi", self.log_pi)
+            fits = log_pi.ndim == 3 and len(log_pi) == shape[1]
+            expected = f"expected shape (N, S, A) with N = {shape[1]}, got {log_pi.shape}"
+            require(fits, "log_pi", expected)
+            n_states, n_actions = log_pi.shape[1:]
+            set_fields(self, log_pi=log_pi)
+        _require_inside("states", states, n_states, mask)
+        _require_inside("actions", actions, n_actions, mask)
         if self.last_states is not None:
             last = require_array("last_states", self.last_states, by_episode, kinds="iu")
             set_fields(self, last_states=last)
@@ -75,9 +86,12 @@ class Episodes(Record):
             axes = ("task", "episode")
             truncated = require_flags("truncated", self.truncated, by_episode, axes=axes)
             set_fields(self, truncated=truncated)
-        # a rollout records the terminal state; of how many states there are only log π tells
-        n_states = 0 if self.log_pi is None else self.log_pi.shape[-2]
-        terminal = (states == self.last_states) & (states >= 0) & (states < n_states)
+            if self.last_states is not None:
+                _require_inside("last_states", self.last_states, n_states, truncated)
+        # a rollout records the terminal state, which stays where it is known to be a state
+        terminal = False
+        if self.log_pi is not None:
+            terminal = (states == self.last_states) & (states >= 0) & (states < n_states)
         set_fields(
             self,
             states=harmless(states, mask | terminal),
@@ -106,6 +120,12 @@ class Episodes(Record):
             return None
         task = np.arange(self.states.shape[1])[:, None]
         return self.log_pi.astype(np.float32)[task, self.states, self.actions]
+
+
+def _require_inside(name, x, size, mask):
+    """Raise ValueError unless x, (T, N, K) or (N, K), is one of 0 … size − 1 where unmasked."""
+    inside = (x >= 0) & (x < size) | ~mask
+    require(inside, name, f"outside 0..{size - 1}", ("time", "task", "episode")[-x.ndim :])
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,19 +161,21 @@ def rollout(rng, mdps, log_pi, episodes, *, steps=None, threads=1):
     require(1 <= steps <= mdps.horizon, "steps", outside)
     require_memory(13, steps, len(mdps), episodes)
     tables = log_pi if isinstance(log_pi, SamplingTables) else sampling_tables(mdps, log_pi)
-    made = tables.log_pi.shape
-    others = f"tables made for (N, S, A) = {made}, the tasks are {mdps.shape}"
-    require(made == mdps.shape, "log_pi", others)
+    made = tables.mdps.shape
+    others = f"tables made for other tasks, (N, S, A) = {made}, where these are {mdps.shape}"
+    require(tables.fit(mdps), "log_pi", others)
 
     n_lanes = len(mdps) * episodes
     lanes = _lanes_at_start(rng, mdps, tables, shape=(steps, n_lanes))
     chunks = [lanes.part(slice(i, i + CHUNK)) for i in range(0, n_lanes, CHUNK)]
-    jobs = (partial(_run, tables), _generators(rng, len(chunks)), chunks)
+    generators = _generators(rng, len(chunks))
+    run = partial(_run, tables)
     if min(threads, len(chunks)) > 1:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(*jobs))
+            list(pool.map(run, generators, chunks))  # a list: it raises what a thread has raised
     else:
-        list(map(*jobs))
+        for generator, chunk in zip(generators, chunks):
+            run(generator, chunk)
 
     by_episode = (steps, len(mdps), episodes)
     last_states = lanes.state.reshape(by_episode[1:])
@@ -226,26 +248,25 @@ def _run(tables, rng, lanes):
     """
     draws = tables.draws
     row_bits = draws[0].width_bits
-    row = (lanes.first_row + lanes.state) << row_bits  # its first column, see AliasTables
+    row_start = (lanes.first_row + lanes.state) << row_bits  # see AliasTables
     steps, n_lanes = lanes.states.shape
     block = min(steps, max(1, BLOCK // n_lanes))
     u = np.empty((block, len(draws), n_lanes), np.int64)
-    columns = np.empty_like(u)  # a draw makes cells of them
+    cells = np.empty_like(u)
     noisy = lanes.noise.any()
     for t in range(0, steps, block):
         now = slice(t, t + block)
-        u = u[: steps - t]
-        columns = columns[: steps - t]
+        u = u[: steps - t]  # shorter at the end
+        cells = cells[: steps - t]
         u[:] = _random_bits(rng, u.shape)
         for i, draw in enumerate(draws):
-            np.right_shift(u[:, i], 32 - draw.width_bits, out=columns[:, i])
-        one_after_the_other = (-1, n_lanes)
-        numbers = u.reshape(one_after_the_other)
-        cells = columns.reshape(one_after_the_other)
-        for draw, number, cell in zip(cycle(draws), numbers, cells):
-            draw.draw(number, cell, row)
-        first = columns[:, 0]  # the cells of each step's first draw, and of its last
-        last = columns[:, -1]
+            # places first, of which the draws make cells
+            np.right_shift(u[:, i], 32 - draw.width_bits, out=cells[:, i])
+        for u_t, cells_t in zip(u, cells):
+            for draw, u_of_draw, cells_of_draw in zip(draws, u_t, cells_t):
+                draw.draw(u_of_draw, cells_of_draw, row_start)
+        first = cells[:, 0]  # of each step's first draw, and of its last
+        last = cells[:, -1]
         pair = tables.pairs.take(first, out=lanes.states[now], mode="wrap")
         np.bitwise_and(pair, (1 << tables.action_bits) - 1, out=lanes.actions[now])
         np.right_shift(pair, tables.action_bits, out=pair)
@@ -255,7 +276,7 @@ def _run(tables, rng, lanes):
         if noisy:
             z = rng.standard_normal(last.shape, np.float32)
             lanes.rewards[now] += lanes.noise * z * lanes.mask[now]
-    lanes.state[:] = (row >> row_bits) - lanes.first_row
+    lanes.state[:] = (row_start >> row_bits) - lanes.first_row
 
 
 def _random_bits(rng, shape):
@@ -281,6 +302,7 @@ def step(rng, mdps, table, states, actions):
     `table`, the `successor_table(mdps)`. In a terminal state the reward is 0, without noise.
     """
     n_tasks, n_states, n_actions, n_slots = mdps.successors.shape
+    require_shapes((n_tasks,), states=states, actions=actions)
     state_row = np.arange(n_tasks) * n_states + np.asarray(states, int)
     row = state_row * n_actions + np.asarray(actions, int)
     slot = (table[row] <= rng.random((n_tasks, 1))).sum(1)

@@ -494,12 +494,30 @@ def test_records_that_are_not(change, message):
         check.record(**good | change)
 
 
+def test_negative_states_and_actions_are_no_indices_and_only_an_own_policy_knows_them():
+    zeros = np.zeros((T, K), int)
+    good = dict(states=zeros, actions=zeros, rewards=zeros * 1.0)
+    assert check.record(**good).discrete
+    for name in ("states", "actions"):
+        record = check.record(**good | {name: zeros - 1})
+        assert not record.discrete
+        with pytest.raises(ValueError, match="needs states and actions, and as indices"):
+            check.estimator_gradients(
+                np.zeros((S, 2)), [record], record, step_size=1.0, discount=GAMMA
+            )
+        masked = check.record(
+            **good | {name: zeros - np.eye(T, K, 1 - T, int)}, mask=1 - np.eye(T, K, 1 - T)
+        )
+        assert masked.discrete
+
+
 @pytest.mark.parametrize(
     "message, change",
     [
         ("theta", lambda theta, data: dict(theta=theta[None])),
         ("states outside", lambda theta, data: dict(theta=theta[:2])),
-        ("states outside", lambda theta, data: dict(support=[shifted(data[0], -S)])),
+        ("^states: outside", lambda theta, data: dict(support=[shifted(data[0], -S)])),
+        ("states outside", lambda theta, data: dict(support=[shifted(data[0], S)])),
         ("actions outside", lambda theta, data: dict(theta=theta[:, :1])),
         ("query: 1 tasks", lambda theta, data: dict(query=first_task(data[1]))),
         ("step_size", lambda theta, data: dict(step_size=np.inf)),

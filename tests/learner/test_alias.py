@@ -4,16 +4,20 @@ of.
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import coded, random_log_pi, random_tasks
+from helpers import chi2_p, coded, random_log_pi, random_tasks
 
 from metarl_np.learner import alias
 from metarl_np.learner.alias import NUMBERS, AliasTables, _alias_tables, _jointly, sampling_tables
 from metarl_np.learner.rollouts import rollout
 from metarl_np.tasks import bandits
 from metarl_np.tasks.gridworld import GridWorld
+from metarl_np.tasks.mdp import MDP
 from metarl_np.tasks.random_mdps import random_mdps
 
 
@@ -252,6 +256,7 @@ def one_successor(rng):
 def parts_of(tables):
     """{name: array}, those of each draw included."""
     parts = dict(vars(tables))
+    del parts["mdps"]
     for i, draw in enumerate(parts.pop("draws")):
         assert isinstance(draw, AliasTables)
         parts |= {f"{name} of draw {i}": x for name, x in vars(draw).items()}
@@ -275,3 +280,115 @@ def test_tables_of_other_tasks_are_refused(rng):
     tables = sampling_tables(two, np.full((3, 2), -np.log(2)))
     with pytest.raises(ValueError, match=r"log_pi: tables made for .*\(2, 3, 2\).*\(3, 3, 2\)"):
         rollout(rng, three, tables, 4)
+
+
+def ends_nowhere(mdps):
+    return replace(mdps, terminal=np.zeros_like(mdps.terminal))
+
+
+def turned(name):
+    """The same tasks, but the two tasks change places in one array."""
+    return lambda mdps: replace(mdps, **{name: getattr(mdps, name)[::-1]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [turned("successors"), turned("probabilities"), turned("rewards"), ends_nowhere],
+    ids=["successors", "probabilities", "rewards", "terminal"],
+)
+def test_tables_of_other_tasks_of_the_same_shape_are_refused(rng, change):
+    mdps = ends_nowhere(coded(random_tasks(rng, 2, 3, 2, 2, horizon=2)))
+    if change is ends_nowhere:
+        mdps = coded(random_tasks(rng, 2, 3, 2, 2, horizon=2))
+    tables = sampling_tables(mdps, np.full((3, 2), -np.log(2)))
+    rollout(rng, mdps, tables, 4)
+    with pytest.raises(ValueError, match="^log_pi: tables made for other tasks"):
+        rollout(rng, change(mdps), tables, 4)
+
+
+SAME_STEPS = {
+    "a copy": deepcopy,
+    "a slice": lambda mdps: mdps[:],
+    "another horizon": lambda mdps: replace(mdps, horizon=1),
+    "another discount": lambda mdps: replace(mdps, discount=0.1),
+    "another start": lambda mdps: replace(mdps, start=np.eye(3)[[1, 1]]),
+    "noise": lambda mdps: replace(mdps, reward_noise=2.0),
+}
+
+
+@pytest.mark.parametrize("change", SAME_STEPS.values(), ids=SAME_STEPS)
+def test_tables_serve_all_tasks_of_the_same_steps(rng, change):
+    mdps = random_tasks(rng, 2, 3, 2, 2, horizon=2)
+    log_pi = random_log_pi(rng, 2, 3, 2)
+    other = change(mdps)
+    tables = sampling_tables(mdps, log_pi)
+    with_tables, without = (
+        rollout(np.random.default_rng(0), other, x, 50) for x in (tables, log_pi)
+    )
+    for name in ("states", "actions", "rewards", "mask", "last_states"):
+        np.testing.assert_array_equal(getattr(with_tables, name), getattr(without, name))
+
+
+def test_many_threads_may_ask_for_the_tables_of_new_tasks_at_once(rng, monkeypatch):
+    monkeypatch.setattr(alias, "JOINT", 0)
+    tasks = [random_tasks(rng, 2, 5, 3, 3, horizon=3) for _ in range(40)]
+    log_pi = random_log_pi(rng, 2, 5, 3)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: sampling_tables(tasks[i // 8], log_pi), range(320)))
+    for i, tables in enumerate(made):
+        again = parts_of(sampling_tables(deepcopy(tasks[i // 8]), log_pi))
+        for name, x in parts_of(tables).items():
+            np.testing.assert_array_equal(x, again[name], err_msg=name)
+
+
+@pytest.mark.parametrize("n_actions, n_slots", [(1, 1), (1, 3), (3, 1), (1, 70), (70, 1)])
+def test_one_state_with_one_action_or_one_successor(rng, n_actions, n_slots):
+    """The smallest tables there are, and those where a second draw would decide nothing."""
+    shape = (1, 1, n_actions, n_slots)
+    p = rng.dirichlet(np.full(n_slots, 5), shape[:3])
+    mdps = coded(MDP(np.zeros(shape, int), p, np.zeros(shape), [[1.0]], [[False]], 1, 3))
+    pi = rng.dirichlet(np.full(n_actions, 5), 1)
+    k = 30_000
+    e = rollout(rng, mdps, np.log(pi), k)
+    count = np.bincount(e.rewards.astype(int).ravel() - 1, minlength=p.size)
+    expected = pi.reshape(-1, 1) * p[0, 0]
+    assert chi2_p(count, 3 * k * expected, max(1, p.size - 1)) > 1e-3
+    np.testing.assert_array_equal(e.actions, (e.rewards.astype(int) - 1) // n_slots)
+    assert not e.states.any() and not e.last_states.any()
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-300, 1e-30])
+def test_what_is_as_good_as_impossible_is_never_drawn(rng, way, least):
+    """Of actions and of successors: the other one keeps all 2³² numbers."""
+    p = np.array([least, 1 - least])
+    mdps = MDP.from_dense(
+        np.broadcast_to(p, (2, 2, 2)), np.zeros((2, 2)), 1, discount=1, horizon=500
+    )
+    with np.errstate(divide="ignore"):
+        log_pi = np.log(np.stack([p, p]))
+    tables = sampling_tables(mdps, log_pi)
+    for draw in tables.draws:
+        assert set(shares(draw)) <= {0, 0.25, 0.5, 1}
+    e = rollout(rng, mdps, tables, 1000)
+    assert e.actions.all() and e.states.all() and e.last_states.all()
+
+
+def test_a_batch_in_which_one_task_is_dense_and_one_has_a_single_successor(rng):
+    """The second task's successors are filled up with some of probability 0."""
+    n_states = 20
+    P = np.zeros((2, n_states, 5, n_states))
+    P[0] = rng.dirichlet(np.ones(n_states), (n_states, 5))
+    after = rng.integers(n_states, size=(n_states, 5))
+    P[1] = np.eye(n_states)[after]
+    mdps = MDP.from_dense(P, np.zeros(P.shape), 0, discount=1, horizon=50)
+    assert not _jointly(mdps)
+    pi = rng.dirichlet(np.ones(5), n_states)
+    e = rollout(rng, mdps, np.log(pi), 20_000)
+    path = np.concatenate([e.states, e.last_states[None]])
+    np.testing.assert_array_equal(path[1:, 1], after[path[:-1, 1], e.actions[:, 1]])
+    step = np.zeros(P.shape[1:])
+    np.add.at(step, (path[:-1, 0], e.actions[:, 0], path[1:, 0]), 1)
+    visits = step.sum((1, 2), keepdims=True)
+    expected = visits * pi[..., None] * P[0]
+    often = expected > 20
+    assert chi2_p(step[often], expected[often], often.sum()) > 1e-3

@@ -415,6 +415,25 @@ def test_parameters_that_are_not_finite(policy, bad, error):
         policy.log_pi(np.full(policy.shape, bad))
 
 
+@pytest.mark.parametrize("bad", [np.nan, INF])
+def test_a_direction_that_is_not_finite_is_called_by_its_own_name(policy, bad):
+    scores = policy.scores(policy.init())
+    v = policy.init()
+    v[-1, 0] = bad
+    for call in (scores.along, lambda v: scores.outer_products(scores.pi, v)):
+        with pytest.raises(NotFinite, match="^v: .*not finite"):
+            call(v)
+
+
+@pytest.mark.parametrize("shape", [lambda s, a: (s, 1), lambda s, a: (a,), lambda s, a: (1, a)])
+@pytest.mark.parametrize("name", ["weighted", "outer_products"])
+def test_weights_are_not_broadcast_to_the_states_and_actions(policy, name, shape):
+    weights = np.ones(shape(policy.n_states, policy.n_actions))
+    more = [policy.init()] if name == "outer_products" else []
+    with pytest.raises(ValueError, match="^weights: expected shape"):
+        getattr(policy.scores(policy.init()), name)(weights, *more)
+
+
 @pytest.mark.parametrize("name", ["values", "log_pi"])
 def test_a_critic_is_checked_like_its_actor(name):
     f = getattr(ActorCritic(SoftmaxPolicy(3, 2)), name)

@@ -703,3 +703,65 @@ def test_a_bad_index_of_recorded_episodes_is_named(argument, index):
     e = rollout(rng, mdps, random_log_pi(rng, 3, 3, 2), 4)
     with pytest.raises(ValueError, match=f"^{argument}: "):
         e.part(**{argument: index})
+
+
+def recorded(**change):
+    """Two steps of two episodes in each of two tasks, one of which ended after a step."""
+    zeros = np.zeros((2, 2, 2), int)
+    mask = np.ones(zeros.shape, bool)
+    mask[1, 0, 0] = False
+    log_pi = np.log(np.full((2, 3, 2), 0.5))
+    last = np.zeros((2, 2), int)
+    arguments = dict(states=zeros, actions=zeros, rewards=zeros * 1.0, mask=mask, log_pi=log_pi)
+    arguments |= dict(last_states=last, truncated=np.array([[False, True], [True, False]]))
+    return Episodes(**arguments | change)
+
+
+def with_one(x, *shape, at):
+    """Zeros of that shape, with x at one place."""
+    array = np.zeros(shape, int)
+    array[at] = x
+    return array
+
+
+@pytest.mark.parametrize("name, size", [("states", 3), ("actions", 2)])
+def test_a_step_in_a_state_or_by_an_action_that_does_not_exist_is_no_record(name, size):
+    place = "at time 1, task 1, episode 0"
+    for bad in (-1, size):
+        array = with_one(bad, 2, 2, 2, at=(1, 1, 0))
+        with pytest.raises(ValueError, match=f"^{name}: outside 0..{size - 1} .{place}"):
+            recorded(**{name: array})
+    recorded(**{name: with_one(size - 1, 2, 2, 2, at=(1, 1, 0))})
+    masked = recorded(**{name: with_one(-1, 2, 2, 2, at=(1, 0, 0))})
+    assert not getattr(masked, name).any()
+
+
+@pytest.mark.parametrize("name", ["states", "actions"])
+def test_where_the_sizes_are_not_known_negative_ones_are_refused(name):
+    recorded(log_pi=None, **{name: with_one(99, 2, 2, 2, at=(1, 1, 0))})
+    with pytest.raises(ValueError, match=f"^{name}: outside"):
+        recorded(log_pi=None, **{name: with_one(-1, 2, 2, 2, at=(1, 1, 0))})
+
+
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_a_truncated_episode_stands_in_a_state(bad):
+    """Of one that ended nobody asks where."""
+    recorded(last_states=with_one(bad, 2, 2, at=(0, 0)))
+    with pytest.raises(ValueError, match=r"^last_states: outside 0..2 \(at task 0, episode 1"):
+        recorded(last_states=with_one(bad, 2, 2, at=(0, 1)))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (1, 3, 2), (3, 3, 2), (1, 2, 3, 2), (2,), ()])
+def test_log_pi_of_a_record_has_a_row_for_each_task(shape):
+    with pytest.raises(ValueError, match=r"^log_pi: expected shape \(N, S, A\) with N = 2"):
+        recorded(log_pi=np.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["states", "actions"])
+@pytest.mark.parametrize("bad", [0, [0], [0, 0, 0], [[0, 0]]])
+def test_step_takes_a_state_and_an_action_of_each_task(rng, name, bad):
+    mdps = random_tasks(rng, 2, 4, 2, 3, horizon=2)
+    arguments = dict(states=[0, 1], actions=[1, 0])
+    step(rng, mdps, successor_table(mdps), **arguments)
+    with pytest.raises(ValueError, match=f"^{name}: expected shape"):
+        step(rng, mdps, successor_table(mdps), **arguments | {name: bad})
