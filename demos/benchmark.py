@@ -35,6 +35,7 @@ from metarl_np.tasks.random_mdps import random_mdps
 # Gymnasium's 4x4 map, slippery
 FROZEN_LAKE = GridWorld("S... .O.O ...O O..G", discount=0.99, horizon=100, slip=2 / 3)
 
+INNER = Reinforce(1.0, baseline=time_mean_baseline)
 # side of the grid, tasks, episodes, steps
 MAML = [(5, 40, 20, 20), (10, 40, 20, 100), (10, 40, 200, 100), (10, 200, 100, 100)]
 
@@ -163,7 +164,7 @@ def maml_iteration(rng, side, tasks, episodes, steps):
         lambda rng: mdps,
         policy,
         policy.init(),
-        Reinforce(1.0, baseline=time_mean_baseline),
+        INNER,
         steps=1,
         iterations=10**6,
         episodes=episodes,
@@ -173,16 +174,41 @@ def maml_iteration(rng, side, tasks, episodes, steps):
     return lambda: next(iterations)
 
 
+def maml_parts(rng, side, tasks, episodes, steps):
+    """{part: (how often an iteration does it, the function that does it once)}."""
+    mdps = grid_tasks(side, tasks, steps)
+    policy = SoftmaxPolicy(side * side, 4)
+    path = maml.adapt(rng, mdps, policy, policy.init(), INNER, steps=1, episodes=episodes)
+    theta = path.thetas[-1]
+    query = path.episodes[-1]
+    return dict(
+        sampling=(2, lambda: rollout(rng, mdps, policy.log_pi(theta), episodes)),
+        folding=(2, lambda: INNER.prepare(policy, theta, query, mdps.discount)),
+        gradient=(1, lambda: maml.meta_gradient(policy, path, INNER)),
+    )
+
+
 def measure_maml(rng, quick):
     """A row of the JSON for each of the sizes in MAML, printed."""
-    print("\nMAML meta-iteration")
-    print(f"{'grid':>5s} {'tasks':>6s} {'episodes':>9s} {'steps':>6s} {'ms':>8s}")
+    print("\nMAML meta-iteration, and the shares of its parts (the rest is checks and sums)")
+    print(
+        f"{'grid':>5s} {'tasks':>6s} {'episodes':>9s} {'steps':>6s} {'ms':>8s} "
+        f"{'sampling':>9s} {'folding':>8s} {'gradient':>9s}"
+    )
     rows = []
-    for side, tasks, episodes, steps in MAML[:1] if quick else MAML:
-        run = maml_iteration(rng, side, tasks, episodes, steps)
-        ms = 1e3 * median_seconds(run, repeats=3 if quick else 30, warm_up=3)
-        rows.append(dict(grid=side, tasks=tasks, episodes=episodes, steps=steps, ms=ms))
-        print(f"{side:5d} {tasks:6d} {episodes:9d} {steps:6d} {ms:8.2f}")
+    repeats = 3 if quick else 30
+    for sizes in MAML[:1] if quick else MAML:
+        seconds = median_seconds(maml_iteration(rng, *sizes), repeats, warm_up=3)
+        shares = {}
+        for part, (times, run) in maml_parts(rng, *sizes).items():
+            shares[part] = times * median_seconds(run, repeats) / seconds
+        row = dict(zip(("grid", "tasks", "episodes", "steps"), sizes))
+        rows.append(row | dict(ms=1e3 * seconds, shares=shares))
+        side, tasks, episodes, steps = sizes
+        print(
+            f"{side:5d} {tasks:6d} {episodes:9d} {steps:6d} {1e3 * seconds:8.2f} "
+            f"{shares['sampling']:9.0%} {shares['folding']:8.0%} {shares['gradient']:9.1%}"
+        )
     return rows
 
 

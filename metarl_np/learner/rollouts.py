@@ -267,6 +267,7 @@ def _run(tables, rng, lanes):
                 draw.draw(u_of_draw, cells_of_draw, row_start)
         first = cells[:, 0]  # of each step's first draw, and of its last
         last = cells[:, -1]
+        # written where the states belong, which are a part of it
         pair = tables.pairs.take(first, out=lanes.states[now], mode="wrap")
         np.bitwise_and(pair, (1 << tables.action_bits) - 1, out=lanes.actions[now])
         np.right_shift(pair, tables.action_bits, out=pair)

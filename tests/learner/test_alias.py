@@ -245,6 +245,20 @@ def test_more_columns_than_can_be_numbered_are_refused():
         alias._tables(p, np.broadcast_to(0, 2**50), 1)
 
 
+def test_the_columns_that_are_counted_are_those_of_the_tables(monkeypatch):
+    """Three outcomes take four columns."""
+    monkeypatch.setattr(alias, "COLUMNS", 32)
+    p = np.full((1, 3), 1 / 3)
+    alias._tables(p, np.zeros(3 * 8, int), 2)
+    with pytest.raises(ValueError, match="^mdps: 9 tables of 4 columns, above 32"):
+        alias._tables(p, np.zeros(3 * 9, int), 2)
+
+
+def test_the_border_of_the_last_column_is_the_largest_that_an_int64_can_hold():
+    last = alias.COLUMNS - 1
+    assert NUMBERS * (2 * last + 1) + NUMBERS - 1 == np.iinfo(np.int64).max
+
+
 def several_successors(rng):
     return random_tasks(rng, 3, 5, 4, 3, horizon=4)
 

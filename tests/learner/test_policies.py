@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from autograd import grad
 from autograd.test_util import check_grads
+from helpers import plain_score
 
 from metarl_np.arguments import NotFinite
 from metarl_np.check import finite_differences
@@ -199,6 +200,22 @@ def test_tangent_is_the_transpose_of_weighted_score(rng, policy):
     left = (weights * policy.tangent(theta, v)).sum((1, 2))
     right = (policy.weighted_score(theta, weights) * v).sum((1, 2))
     np.testing.assert_allclose(left, right, rtol=1e-12)
+
+
+def test_sums_of_scores_are_those_of_the_scores_written_out(rng, policy):
+    """Each of them a sum over the (S, A, F, m) numbers, task by task."""
+    for each in (policy, ActorCritic(policy)):
+        theta = parameters(rng, each, 2)
+        v = parameters(rng, each, 2)
+        weights = table(rng, policy, 2)
+        scores = each.scores(theta)
+        for i in range(2):
+            g = plain_score(each, theta[i])
+            x = np.tensordot(g, v[i], 2)
+            np.testing.assert_allclose(scores.weighted(weights)[i], np.tensordot(weights[i], g, 2))
+            np.testing.assert_allclose(scores.along(v)[i], x, atol=1e-13)
+            outer = np.tensordot(weights[i] * x, g, 2)
+            np.testing.assert_allclose(scores.outer_products(weights, v)[i], outer, atol=1e-13)
 
 
 def test_expected_score_is_zero(rng, policy):

@@ -455,6 +455,27 @@ def test_a_shared_table_is_the_same_table_for_every_task(rng, way, z):
     )
 
 
+@pytest.mark.parametrize("tasks", [[2, 0], [1], slice(1, 3)], ids=str)
+@pytest.mark.parametrize("episodes", [[3, 0, 0], slice(2)], ids=str)
+def test_a_part_of_the_episodes_has_the_log_probabilities_of_the_whole(rng, tasks, episodes):
+    mdps = random_tasks(rng, 3, 5, 3, 3, horizon=6)
+    e = rollout(rng, mdps, random_log_pi(rng, 3, 5, 3), 4, steps=3)
+    part = e.part(episodes, tasks)
+    for name in ("states", "actions", "rewards", "mask", "log_probs", "last_states", "truncated"):
+        whole = getattr(e, name)
+        np.testing.assert_array_equal(getattr(part, name), whole[..., tasks, :][..., episodes])
+    np.testing.assert_array_equal(part.log_pi, e.log_pi[tasks])
+
+
+def test_the_terminal_state_stays_in_the_record_that_is_made_of_another(rng):
+    """In task 0 it is the highest state, which no unmasked step has."""
+    mdps = random_tasks(rng, 2, 4, 3, 3, horizon=6)
+    e = rollout(rng, mdps, random_log_pi(rng, 2, 4, 3), 20)
+    assert e.states[:, 0].max() > e.states[:, 0].max(where=e.mask[:, 0], initial=0)
+    part = e.part(tasks=[0])
+    np.testing.assert_array_equal(replace(part).states, part.states)
+
+
 def test_log_probs_are_those_of_the_actions_taken(rng):
     mdps = random_tasks(rng, 2, 5, 3, 3, horizon=6)
     log_pi = random_log_pi(rng, 2, 5, 3)
