@@ -210,9 +210,12 @@ def updated():
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(T, A, N))
     actions = rng.integers(A, size=(T, N))
-    log_pi = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    taken = np.take_along_axis(log_pi, actions[:, None], 1)[:, 0]
+    taken = np.take_along_axis(log_softmax_of(logits), actions[:, None], 1)[:, 0]
     return logits, actions, rng.normal(size=(T, N)), taken + 0.3 * rng.normal(size=(T, N))
+
+
+def log_softmax_of(logits):
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
 def numerical_gradient(objective, updated, eps=1e-5):
@@ -220,8 +223,7 @@ def numerical_gradient(objective, updated, eps=1e-5):
     logits, actions, advantages, old = updated
 
     def of(z):
-        log_pi = z - np.log(np.exp(z).sum(1, keepdims=True))
-        taken = np.take_along_axis(log_pi, actions[:, None], 1)[:, 0]
+        taken = np.take_along_axis(log_softmax_of(z), actions[:, None], 1)[:, 0]
         return objective(taken, old, advantages)
 
     columns = []
@@ -282,6 +284,24 @@ def test_where_all_steps_are_clipped_the_right_gradient_is_0(updated):
     assert (e.name, e.factor) == ("ppo", 0)
     e = explain_clipped(numerical_gradient(unclipped, given), *given, clip=0.2)
     assert e.name == "unclipped"
+
+
+@pytest.mark.parametrize(
+    "moved, objective, alike",
+    [
+        (0.0, no_ratio, "ppo, unclipped, clipped on both sides, clipped on the wrong side, no "),
+        (0.05, unclipped, "ppo, unclipped, clipped on both sides, clipped on the wrong side. Take"),
+        (0.05, no_ratio, "no ratio, no ratio, clipped. Take"),
+    ],
+    ids=["no ratio at ratios of 1", "no clip where none is passed", "no ratio and no clip"],
+)
+def test_what_the_data_cannot_tell_is_said(updated, moved, objective, alike):
+    logits, actions, advantages, old = updated
+    taken = np.take_along_axis(log_softmax_of(logits), actions[:, None], 1)[:, 0]
+    given = logits, actions, advantages, taken + moved * np.sign(old - taken)
+    e = explain_clipped(numerical_gradient(objective, given), *given, clip=0.2)
+    assert "the following are equal, and it is one of them: " + alike in str(e)
+    assert "as it should be" not in str(e)
 
 
 def test_it_says_at_which_steps_a_gradient_differs(updated):
