@@ -246,8 +246,9 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
 
 
 def _as_steps(name, x, mask):
-    """An argument as floats (T, N, K), 0 where masked."""
-    x = require_array(name, x, mask.shape, mask.shape[::2]).reshape(mask.shape)
+    """An argument as floats (T, N, K), 0 where masked. One task needs no axis."""
+    shapes = [mask.shape, mask.shape[::2]] if mask.shape[1] == 1 else [mask.shape]
+    x = require_array(name, x, *shapes).reshape(mask.shape)
     x = np.where(mask, x, 0.0)
     require(np.isfinite(x), name, "not finite", axes=("step", "task", "episode"))
     return x

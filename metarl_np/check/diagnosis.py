@@ -60,8 +60,13 @@ class Diagnosis:
         """Raise AssertionError, with the diagnosis, unless something fits that is as expected.
 
         That is one of the estimators, if any are given; and each field has the value that is given,
-        or one that coincides with it. fields: those of Diagnosis, and `mistakes`.
+        or one that coincides with it. fields: those of Diagnosis, and `mistakes`. Raises ValueError
+        on names that there are not.
         """
+        _require_known("estimators", estimators, [x for x in MEANING if x not in ("(a)", "(b)")])
+        _require_known("fields", fields, [*vars(self), "mistakes"])
+        for name in {"average", "inner_average"} & {*fields}:
+            _require_known(name, np.atleast_1d(fields[name]), AVERAGE_SAYS)
         good = bool(self.estimators)
         if estimators:
             good = bool(set(estimators) & set(self.estimators))
@@ -76,6 +81,12 @@ class Diagnosis:
         if not good:
             wanted = [*estimators, *(f"{name}={x!r}" for name, x in fields.items())]
             raise AssertionError(f"expected {', '.join(map(str, wanted))}.\n{self.text}")
+
+
+def _require_known(name, words, allowed):
+    """Raise ValueError, with what is allowed, on other words; what is no string is no word."""
+    other = listed(x for x in words if isinstance(x, str) and x not in allowed)
+    require(not other, name, f"{other}; there are {listed(allowed)}")
 
 
 def diagnose(
@@ -109,13 +120,19 @@ def diagnose(
     step_size, discount = validate(step_size=step_size, discount=discount)
     max_explanations = validate(max_explanations=max_explanations)
     tolerance = None if tolerance is None else validate(tolerance=tolerance)
+    given = gradient
     gradient = _flat("gradient", gradient)
     flat = _flat("theta", theta)
+    shapes = [_shape(given), _shape(theta)]
     same = f"{gradient.size} numbers, where theta has {flat.size}"
     require(gradient.size == flat.size, "gradient", same)
+    different = shapes[0] != shapes[1] and flat.shape not in shapes
+    require(not different, "gradient", "shape {}, where theta has {}".format(*shapes))
     require(gradient.any(), "gradient", "zero everywhere: does the loss reach theta?")
     named = require_records(support, query)
     scores, thetas = scores_of(policy, flat if is_own(policy) else theta, named)
+    shared = thetas.size == flat.size * len(thetas)
+    require(shared, "theta", "it has a task axis: give theta that all tasks start from, without it")
     for j, r in enumerate(named.values()):
         scores.gradient(j, thetas, r.mask * 1.0)  # raises where the user's functions do not fit
     if tolerance is None:
@@ -257,8 +274,8 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     """Which step size, average, γᵗ and advantages lead from θ to the adapted θ': a Step.
 
     θ' = θ + α Σ w_t ∇log π(a_t|s_t), with weights w_t as `diagnose` tries them. theta: as there, or
-    with a task axis in front, where it is adapted already. adapted: θ' with the task axis in front
-    (of each array, where theta is a list of arrays); or, where it was not kept, the `record` of the
+    with a task axis in front, where it is adapted already. adapted: θ', of theta's shape with the
+    task axis in front (of each array, where theta is a list of arrays), or (N, P); or, where it was not kept, the `record` of the
     data that it sampled, with their log_probs. record: the data of the step. step_size: α as you
     meant it. Raises ValueError, by name.
     """
@@ -268,13 +285,14 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     by_log_probs = isinstance(adapted, RecordedEpisodes)
     named = {"record": record} | ({"adapted": adapted} if by_log_probs else {})
     n_tasks = record.mask.shape[1]
+    theta = theta if is_own(policy) else require_array("theta", theta)
     if not by_log_probs:
-        adapted = _of_tasks("adapted", adapted, n_tasks, in_parts=_are_parts(theta))
+        adapted = _of_tasks("adapted", adapted, n_tasks, theta)
     if is_own(policy):
         flat = _flat("theta", theta)
         # θ has no shape of its own: it is adapted already if it has as many numbers as θ'
         is_adapted = not by_log_probs and flat.size == adapted.size
-        theta = _of_tasks("theta", theta, n_tasks, _are_parts(theta)) if is_adapted else flat
+        theta = _of_tasks("theta", theta, n_tasks, theta) if is_adapted else flat
     scores, start = scores_of(policy, theta, named)
     measured = _by_log_probs if by_log_probs else _by_parameters
     move, columns_of = measured(scores, start, adapted)
@@ -399,11 +417,32 @@ def _are_parts(x):
     return isinstance(x, (list, tuple)) and bool(x) and all(hasattr(p, "shape") for p in x)
 
 
-def _of_tasks(name, x, n_tasks, in_parts):
-    """Parameters of each task, (N, P): from one array, or from parts that all begin with N."""
+def _shape(x):
+    """The shape of an array, or those of a list of arrays that are no array together."""
+    try:
+        return np.shape(x)
+    except ValueError:
+        return tuple(part.shape for part in x)
+
+
+def _of_tasks(name, x, n_tasks, theta):
+    """Parameters of each task, (N, P): from one array, or from parts that all begin with N.
+
+    Their shapes are theta's, with N in front or not; or nothing is known of them, as x is (N, P) or
+    theta is flat.
+    """
     flat = _flat(name, x)
-    if in_parts and _are_parts(x) and all(part.shape[:1] == (n_tasks,) for part in x):
-        return np.concatenate([require_array(name, part).reshape(n_tasks, -1) for part in x], 1)
-    fits = flat.size % n_tasks == 0
-    require(fits, name, f"{flat.size} numbers cannot be those of {n_tasks} tasks")
+    shapes = [_shape(part) for part in (theta if _are_parts(theta) else [theta])]
+    in_parts = _are_parts(x) and (_are_parts(theta) or isinstance(_shape(x)[0], tuple))
+    parts = [np.asarray(part) for part in (x if in_parts else [x])]
+    given = [part.shape for part in parts]
+    with_tasks = [(n_tasks, *shape) for shape in shapes]
+    by_task = all(shape[:1] == (n_tasks,) for shape in given)
+    p = flat.size // n_tasks
+    has_no_shape = [(n_tasks, p)] in (given, shapes) or shapes == [(p,)]
+    as_theta = given == shapes and 1 in (n_tasks, len(parts)) and flat.size % n_tasks == 0
+    fits = as_theta or by_task and (has_no_shape or given in (shapes, with_tasks))
+    require(fits, name, f"shapes {listed(given)}: expected {listed(with_tasks)}, or (N, P)")
+    if by_task:
+        return np.concatenate([part.reshape(n_tasks, -1) for part in parts], 1)
     return flat.reshape(n_tasks, -1)

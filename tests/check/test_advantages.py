@@ -534,10 +534,11 @@ def test_mistake_17_value_targets_from_standardised_advantages(tasks, standardis
     "change, message",
     [
         (lambda a: a[:-1], "advantages: expected shape"),
+        (lambda a: a[:, 0], "advantages: expected shape"),
         (lambda a: np.full(a.shape, np.nan), "advantages: not finite"),
         (lambda a: None, "advantages: the record has none"),
     ],
-    ids=["shape", "nan", "none"],
+    ids=["shape", "no task", "nan", "none"],
 )
 def test_bad_advantages_are_named(tasks, change, message):
     with pytest.raises(ValueError, match=message):

@@ -484,6 +484,7 @@ FORMS = {
     "another table": (lambda x: x.reshape(-1, 2), lambda x: x),
     "a list": (as_parts, as_parts),
     "a list, and one array": (as_parts, lambda x: x),
+    "flat, and a list": (lambda x: x, as_parts),
 }
 
 
@@ -502,6 +503,49 @@ def test_theta_of_a_step_of_a_users_policy_may_have_any_shape(form, already, rng
     step = check.explain_step(of_theta(theta), of_adapted(adapted), data, **settings)
     assert step.average == ("steps", "lengths") and step.discounted is False
     assert step.step_size == pytest.approx(ALPHA) and step.error < 1e-6
+
+
+def transposed(x):
+    return np.swapaxes(x, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        transposed,
+        lambda x: np.moveaxis(x, 0, -1),
+        lambda x: [x[:, :2], x[:, 2:]],
+        lambda x: x[:-1],
+        lambda x: x.ravel()[:-1],
+    ],
+    ids=["transposed", "tasks last", "in parts", "a task too few", "a number too few"],
+)
+def test_adapted_parameters_of_another_shape_are_named(change, theta, batches):
+    b = batches[0]
+    data = check.record(b.states, b.actions, b.rewards, mask=b.mask)
+    new = adapted(Code(), theta, b)
+    assert check.explain_step(theta, list(new), data, discount=GAMMA).error < 1e-6
+    with pytest.raises(ValueError, match="^adapted: "):
+        check.explain_step(theta, change(new), data, discount=GAMMA)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: [np.moveaxis(part, 0, -1) for part in as_parts(x)],
+        lambda x: [part[0] for part in as_parts(x)],
+        lambda x: as_parts(x)[::-1],
+        lambda x: x.T,
+        lambda x: [as_parts(x)[0], *as_parts(x)[2:]],
+    ],
+    ids=["tasks last", "no tasks", "another order", "transposed", "a part too few"],
+)
+def test_adapted_parameters_of_a_network_in_other_shapes_are_named(change, rng):
+    theta, batches, policy, records = linear_network(rng)
+    new = theta + 0.1 * rng.normal(size=(2, 1))
+    settings = dict(discount=GAMMA, policy=policy)
+    with pytest.raises(ValueError, match="^adapted: "):
+        check.explain_step(as_parts(theta), change(new), records[0], **settings)
 
 
 # ---- the verdict, the search, and bad input
@@ -548,6 +592,21 @@ def test_a_diagnosis_can_be_printed_on_a_console_of_one_byte_a_character(mistake
     assert str(found).encode("cp1252")
 
 
+@pytest.mark.parametrize(
+    "names, fields, message",
+    [
+        (["naiv"], dict(), "^estimators: naiv; there are first_order, naive"),
+        ([], dict(avrage="sum"), "^fields: avrage; there are factor"),
+        ([], dict(average="episode"), "^average: episode; there are episodes, steps"),
+        ([], dict(inner_average=("sum", "step")), "^inner_average: step; there are episodes"),
+    ],
+)
+def test_what_cannot_be_required_is_named(names, fields, message, theta, batches):
+    found = diagnosed(meta_gradient(Code(), theta, batches), theta, batches)
+    with pytest.raises(ValueError, match=message):
+        found.require(*names, **fields)
+
+
 def test_with_no_inner_step_it_is_the_policy_gradient(theta, batches):
     g = meta_gradient(Code(order=(0,)), theta, batches[:1])
     found = diagnosed(g, theta, batches[:1])
@@ -569,6 +628,8 @@ class Tensor:
         (r"^gradient: .*x\.detach", dict(gradient=Tensor())),
         (r"^theta: .*x\.detach", dict(theta=[Tensor(), Tensor()])),
         ("^gradient: 3 numbers, where theta has 15", dict(gradient=np.ones(3))),
+        (r"^gradient: shape \(3, 5\), where theta has \(5, 3\)", dict(gradient=np.ones((A, S)))),
+        ("^theta: it has a task axis", dict.fromkeys(["gradient", "theta"], np.ones((N, S, A)))),
         ("^gradient: not finite", dict(gradient=np.full((S, A), np.nan))),
         ("^gradient: zero everywhere", dict(gradient=np.zeros((S, A)))),
         ("^theta: expected shape", dict(theta=np.ones(S * A))),
