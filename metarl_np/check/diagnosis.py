@@ -285,11 +285,11 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     by_log_probs = isinstance(adapted, RecordedEpisodes)
     named = {"record": record} | ({"adapted": adapted} if by_log_probs else {})
     n_tasks = record.mask.shape[1]
+    flat = _flat("theta", theta)
     theta = theta if is_own(policy) else require_array("theta", theta)
     if not by_log_probs:
         adapted = _of_tasks("adapted", adapted, n_tasks, theta)
     if is_own(policy):
-        flat = _flat("theta", theta)
         # θ has no shape of its own: it is adapted already if it has as many numbers as θ'
         is_adapted = not by_log_probs and flat.size == adapted.size
         theta = _of_tasks("theta", theta, n_tasks, theta) if is_adapted else flat
