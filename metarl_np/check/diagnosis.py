@@ -442,7 +442,8 @@ def _of_tasks(name, x, n_tasks, theta):
     has_no_shape = [(n_tasks, p)] in (given, shapes) or shapes == [(p,)]
     as_theta = given == shapes and 1 in (n_tasks, len(parts)) and flat.size % n_tasks == 0
     fits = as_theta or by_task and (has_no_shape or given in (shapes, with_tasks))
-    require(fits, name, f"shapes {listed(given)}: expected {listed(with_tasks)}, or (N, P)")
+    expected = f"expected those of theta with N in front, {listed(with_tasks)}, or (N, P)"
+    require(fits, name, f"shapes {listed(given)}: {expected}")
     if by_task:
         return np.concatenate([part.reshape(n_tasks, -1) for part in parts], 1)
     return flat.reshape(n_tasks, -1)
