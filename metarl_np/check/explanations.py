@@ -33,7 +33,7 @@ from itertools import combinations, islice, product
 import numpy as np
 
 from metarl_np.arguments import NotFinite
-from metarl_np.check.advantages import SCALES, standardise
+from metarl_np.check.advantages import CHANGES, SCALES, explain_advantages, standardise
 from metarl_np.check.replays import (
     ACTS,
     AVERAGES,
@@ -95,6 +95,7 @@ LESS = {
     "factor 1 - 1/K)": ("others", lambda r, g: time_mean_baseline(g)),
 }
 AS_GIVEN = "as given"
+TWICE = "as given, with gamma^t in them that the loss multiplies with again, a mistake"
 LAMBDAS = (0.9, 0.95, 0.97, 0.99)
 DIVIDED = {
     "centred": "less the mean",
@@ -152,11 +153,21 @@ def _not_standardised(records):
     return sorted(possible, key=lambda row: not row[-1])
 
 
+def _without_gamma(record, discount):
+    """The given advantages, divided by gamma^t if that stands in them."""
+    changed = explain_advantages(record, discount=discount).changed
+    undo, _ = CHANGES[changed if changed == "gamma^t" else None]
+    return undo(record, record.advantages, discount)[1]
+
+
 def alternatives(records, discount):
     """The Alternatives that a code may have used: the given first, then the usual."""
     found = []
     if all(r.advantages is not None for r in records):
-        found.append(Alternative(AS_GIVEN, lambda r: r.advantages))
+        undone = {id(r): _without_gamma(r, discount) for r in records}
+        found.append(Alternative(AS_GIVEN, lambda r: undone[id(r)]))
+        if any(undone[id(r)] is not r.advantages for r in records):
+            found.append(Alternative(TWICE, lambda r: r.advantages, usual=False))
     endings = [("", (_as_they_are, True), discount)]
     if discount != 1:
         said = f", with gamma = 1 in the place of {discount:g} (a mistake, if not meant)"

@@ -26,6 +26,7 @@ from own_maml import (
     log_probs,
     meta_gradient,
     objective,
+    others,
     to_go,
 )
 
@@ -451,6 +452,36 @@ def test_advantages_that_some_data_sets_lack_are_not_used_and_that_is_said(given
     name = {0: "support[0]", -1: "query"}[given]
     assert f"the advantages of {name} were not used" in str(found)
     assert found.tried == diagnosed(g, theta, batches).tried  # all usual ones are in the corner
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("in_them", [True, False])
+def test_gamma_that_stands_in_the_advantages_is_kept(kept, in_them, theta, batches):
+    records = []
+    for b in batches:
+        gamma = (GAMMA ** np.arange(T))[:, None, None] if in_them else 1.0
+        a = gamma * (to_go(b.rewards * b.mask, GAMMA) - others(to_go(b.rewards * b.mask, GAMMA)))
+        records.append(check.record(b.states, b.actions, b.rewards, b.mask, advantages=a))
+    g = meta_gradient(Code(inner_gamma=kept, outer_gamma=kept), theta, batches)
+    found = check.diagnose(
+        g, theta, records[:-1], records[-1], step_size=ALPHA, discount=GAMMA, max_explanations=100
+    )
+    found.require("naive", factor=1, discounted=kept, inner_discounted=kept)
+    assert ("gamma^t stands in them" in str(found)) == in_them
+
+
+def test_gamma_twice_is_a_mistake(theta, batches):
+    records = []
+    for b in batches:
+        gamma = (GAMMA ** np.arange(T))[:, None, None]
+        a = gamma * to_go(b.rewards * b.mask, GAMMA) * b.mask
+        records.append(check.record(b.states, b.actions, b.rewards, b.mask, advantages=a))
+    settings = dict(step_size=ALPHA, discount=GAMMA)
+    given = {"baseline": lambda returns, episodes: returns - episodes.advantages}
+    g = check.estimator_gradients(theta, records[:-1], records[-1], **settings, **given)["naive"]
+    found = check.diagnose(g, theta, records[:-1], records[-1], **settings)
+    found.require("naive", factor=1, discounted=True)
+    assert "that the loss multiplies with again, a mistake" in found.advantages
 
 
 def linear_network(rng):
