@@ -20,9 +20,9 @@ from metarl_np.check.explanations import (
     listed,
 )
 from metarl_np.check.records import RecordedEpisodes
-from metarl_np.check.replays import ACTS, AVERAGES, IDLE, RIGHT_SCORES, Recorded, average_ratio
+from metarl_np.check.replays import ACTS, AVERAGES, IDLE, Recorded, average_ratio
 from metarl_np.check.scores import is_own, require_records, scores_of
-from metarl_np.check.verdict import MEANING, NO_STEP, rounding
+from metarl_np.check.verdict import MEANING, NO_STEP, relative, rounding
 
 SINGLE = float(np.finfo(np.float32).eps)
 
@@ -157,7 +157,7 @@ def _diagnosis(search):
     alike = [x.e for x in fits if x.e.on_the_way == e.on_the_way]
     # a wrong score may coincide with the right one, as that of the first of one step does
     alike = [x for x in alike if x.wrong_score == e.wrong_score]
-    names = [x.estimator + "+score" * (x.score in RIGHT_SCORES) for x in alike]
+    names = [x.name for x in alike]
     averages = [x.e for x in fits if _coincide(x, best)]
     acting = tuple(i for i, does in enumerate(e.does) if does != IDLE)
     differentiated = tuple(i for i, does in enumerate(e.does) if does == ACTS)
@@ -198,6 +198,10 @@ def _kept(discounted):
     return "kept" if discounted else "dropped"
 
 
+def _sentence(words):
+    return words if words[-1] in ".?" else words + "."
+
+
 def _of_advantages(recorded, e):
     """A sentence on the query's advantages, and on what they are where they were given."""
     query = recorded.records[-1]
@@ -219,9 +223,9 @@ def _paragraph(d):
     lines = [
         f"This is {said}.",
         f"Inner steps that act (counted from 0): {listed(d.steps) or 'none'}. It is {mean}, with "
-        f"gamma^t {_kept(d.discounted)}. Advantages: {d.advantages.rstrip('.')}.",
-        *(f"- {finding}." for finding in d.findings),
-        f"It agrees to {d.error:.1e}; the nearest that does not fit is {d.runner_up:.1%} off "
+        f"gamma^t {_kept(d.discounted)}. Advantages: {_sentence(d.advantages)}",
+        *(f"- {_sentence(finding)}" for finding in d.findings),
+        f"It agrees to {d.error:.1e}; the nearest that does not fit is {relative(d.runner_up)} off "
         f"({d.tried} explanations tried).",
     ]
     return "\n".join(lines)
@@ -229,18 +233,20 @@ def _paragraph(d):
 
 def _none(search):
     """The Diagnosis where nothing fits: what comes nearest."""
-    nearest = search.nearest()[0]
+    nearest = next(trial for trial in search.nearest() if len(trial.c) == 1)
     best = min(nearest.renamed(), key=lambda x: x.cost)
     e = best.e
     text = (
         f"None of the {search.tried} explanations tried fits. The nearest by direction is "
-        f"{best.factor:.4g} x {e.estimator}{e.score}, {nearest.error:.1%} off, with the "
+        f"{best.factor:.4g} x {e.name}, {relative(nearest.error)} off, with the "
         f"{e.average} average, gamma^t {_kept(e.discounted)} and "
         f"advantages: {search.recorded.alternatives[e.query_advantages].sentence}. Tried were all "
         "estimators, averages, gamma^t, steps and signs, and one more unknown."
     )
+    harmless = [row.clause.format(fact) for row, fact in best.found if row.clause and not row.cost]
+    text += "".join(f"\n- {_sentence(clause)}" for clause in harmless)
     if search.full:
-        text += " The search stopped at max_explanations."
+        text += "\nThe search stopped at max_explanations."
     return Diagnosis(
         factor=best.factor,
         error=nearest.error,
@@ -316,7 +322,10 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
         return step.weight_decay != 0, _is_another(step, step_size), step.step_size < 0
 
     found = [_step(search, trial) for trial in search.fits() or search.nearest()[:1]]
-    return _said_of_step(min(found, key=oddity), step_size)
+    best = min(found, key=oddity)
+    as_good = dict(advantages=best.advantages, discounted=best.discounted)
+    same = [x for x in found if x.average != best.average and vars(x) == vars(x) | as_good]
+    return _said_of_step(best, same, step_size)
 
 
 def _by_parameters(scores, start, adapted):
@@ -377,19 +386,26 @@ MISFIT = 1e-4  # a step that is so much off, relative to the largest move, is an
 NO_EFFECT = "The step has no effect: a mistake. Does the optimiser step a copy, or is .grad None?"
 
 
-def _said_of_step(step, meant):
-    """The Step with its text; meant: the step size that it should have, or None."""
+def _says(average):
+    """What an average is, or the first of some that coincide."""
+    return AVERAGE_SAYS[np.atleast_1d(average)[0]]
+
+
+def _said_of_step(step, same, meant):
+    """The Step with its text; same: those that coincide with it; meant: its step size, or None."""
     size = step.step_size
-    along = AVERAGE_SAYS[np.atleast_1d(step.average)[0]]
+    ways = [f"{x.step_size:.6g} along {_says(x.average)}" for x in (step, *same)]
+    along = _says(step.average)
     if step.error > MISFIT:
         text = (
             f"None of the {step.tried} explanations tried leads there; the nearest, {size:.4g} "
-            f"times {along}, is {step.error:.1%} off. Is it another optimiser, or other data?"
+            f"times {along}, is {relative(step.error)} off. Is it another optimiser, or other data?"
         )
         blank = dict(average=None, discounted=None, advantages="unknown", weight_decay=0.0)
         return replace(step, text=text, **blank)
     sentences = {
-        f"It is a step of {size:.6g} along {along}, gamma^t {_kept(step.discounted)}.": True,
+        f"It is a step of {ways[0]}, gamma^t {_kept(step.discounted)}.": True,
+        f"Here that is the same as one of {' or of '.join(ways[1:])}.": same,
         f"Advantages: {step.advantages}.": True,
         "It descends: a mistake, its sign is wrong.": size < 0,
         f"The step size is not {meant}: is it the outer one, or another mean?": _is_another(

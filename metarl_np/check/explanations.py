@@ -197,6 +197,7 @@ AVERAGE_SAYS = {
     "steps": "the mean over all steps of a task",
     "lengths": "the mean over episodes, each divided by its length",
     "sum": "the sum over all steps",
+    "lanes": "the mean over lanes of sums over time",
     "padding": "the mean over all steps and the padding as well",
 }
 
@@ -205,7 +206,8 @@ def distinct_averages(records):
     """Those of AVERAGES whose weights are not those of one before in these recorded."""
     found = []
     for average in AVERAGES:
-        if not any(average_ratio(records, average, other) == 1 for other in found):
+        has_one = average_ratio(records, average, average)  # lanes may not be known
+        if has_one and not any(average_ratio(records, average, other) == 1 for other in found):
             found.append(average)
     return found
 
@@ -261,12 +263,13 @@ class Trial:
         """Of what fits that is believed which has the least; then the first in the tables."""
         e = self.e
         order = e.advantages, ESTIMATORS.index(e.estimator), not e.discounted
-        return sum(row.cost for row, _ in self.found), *order
+        unusual = [row.cost for row in VARIATIONS if row.cost and row.fact(self)]
+        return sum(unusual), *order
 
     def renamed(self):
-        """The same with all names that the averages may have in these recorded.
+        """The same with all names that averages and advantages may have in these recorded.
 
-        Where the weights of two are in proportion their ratio goes into the factor or step size.
+        Where two are in proportion their ratio goes into the factor or the step size.
         """
         e = self.e
         query = [self.recorded.records[e.query]]
@@ -275,9 +278,27 @@ class Trial:
             outside = average_ratio(query, e.average, average)
             inside = average_ratio(support, e.inner_average, inner)
             if outside and inside:
-                named = replace(e, average=average, inner_average=inner, scale=e.scale * inside)
-                named = replace(named, weight_decay=e.weight_decay / inside)
-                yield replace(self, e=named, c=(self.c[0] * outside, *self.c[1:]))
+                named = replace(e, average=average, inner_average=inner)
+                yield from replace(self, e=named)._rescaled(inside, outside)
+
+    def _rescaled(self, inside, outside):
+        """With the advantages in proportion to these; inside and outside: ratios of the averages."""
+        e = self.e
+        in_proportion = self.recorded.in_proportion
+        alike = [dict(in_proportion(j, e.advantages)) for j in e.sets]
+        if not alike or e.estimator == "dice" and not e.inside:  # its returns are not in proportion
+            alike = [{e.advantages: 1.0}]
+        of_query = in_proportion(e.query, e.query_advantages)
+        for i, ratio in alike[0].items():
+            if not all(np.isclose(other.get(i, np.inf), ratio) for other in alike):
+                continue
+            for k, query_ratio in of_query:
+                scale = e.scale * inside / ratio
+                decay = e.weight_decay * ratio / inside
+                named = replace(
+                    e, advantages=i, query_advantages=k, scale=scale, weight_decay=decay
+                )
+                yield replace(self, e=named, c=(self.c[0] * outside / query_ratio, *self.c[1:]))
 
 
 def listed(numbers, form="{}"):
@@ -291,9 +312,15 @@ def _steps_that(do, e):
 
 def _averages(x):
     """Both averages, where they differ."""
-    both = AVERAGE_SAYS[x.e.inner_average], AVERAGE_SAYS[x.e.average]
-    differ = {*x.e.does} - {IDLE} and x.e.inner_average != x.e.average
-    return differ and "the inner loss is {}, the outer one {}".format(*both)
+    e = x.e
+    if {*e.does} <= {IDLE} or e.inner_average == e.average:
+        return ""
+    said = f"the inner loss is {AVERAGE_SAYS[e.inner_average]}, the outer one "
+    said += AVERAGE_SAYS[e.average]
+    records = [x.recorded.records[j] for j in e.sets]
+    ratio = average_ratio(records, e.inner_average, e.average)
+    same = " (or, which is the same here, both are the latter, and the step size is {:.4g})"
+    return said + (same.format(ratio * e.scale * x.recorded.step_size) if ratio else "")
 
 
 def _moved(x):
@@ -306,7 +333,8 @@ def _two_advantages(x):
     """The advantages inside and outside, where they differ."""
     inside = x.recorded.alternatives[x.e.advantages].sentence
     outside = x.recorded.alternatives[x.e.query_advantages].sentence
-    return inside != outside and f"inside are {inside}, those of the query {outside}"
+    used = {*x.e.does} - {IDLE}
+    return used and inside != outside and f"inside are {inside}, those of the query {outside}"
 
 
 def _unused(x):
@@ -436,7 +464,7 @@ VARIATIONS = [
     Variation(
         lambda x: x.term is None and f"{x.factor:.4g}",
         "the factor {} has no name: is a number multiplied with the loss?",
-        1,
+        1.5,
     ),
     Variation(
         lambda x: x.e.score,
@@ -531,8 +559,8 @@ VARIATIONS = [
         lambda x: abs(x.e.scale) != 1
         and f"{x.e.scale * x.recorded.step_size:.6g}, not {x.recorded.step_size:.6g}",
         "the inner step size is {}: is it the outer one?",
-        2,
-        changed=_with(scale=[0.1, 1.0, 4.0]),
+        2.5,
+        changed=_with(scale=[0.01, 0.1, 1.0, 4.0, 10.0, 100.0]),
         number="scale",
     ),
     Variation(
