@@ -99,7 +99,7 @@ def diagnose(
     discount,
     policy=None,
     tolerance=None,
-    max_explanations=20_000,
+    max_explanations=None,
 ):
     """Diagnosis of a meta-gradient from any framework: what it is, in words.
 
@@ -114,11 +114,13 @@ def diagnose(
 
     Advantages are those of the records; where these have none they are derived, and the usual ones
     are tried. tolerance: relative to the largest component; by default it follows from the type of
-    the gradient's numbers and the size of the sums. max_explanations: where the search stops.
+    the gradient's numbers and the size of the sums. max_explanations: where the search stops; by
+    default at 20,000, or at fewer where data are so large that these would take minutes.
     Raises ValueError on what does not fit, by name.
     """
     step_size, discount = validate(step_size=step_size, discount=discount)
-    max_explanations = validate(max_explanations=max_explanations)
+    if max_explanations is not None:
+        max_explanations = validate(max_explanations=max_explanations)
     tolerance = None if tolerance is None else validate(tolerance=tolerance)
     given = gradient
     gradient = _flat("gradient", gradient)
@@ -243,10 +245,11 @@ def _none(search):
         f"advantages: {search.recorded.alternatives[e.query_advantages].sentence}. Tried were all "
         "estimators, averages, gamma^t, steps and signs, and one more unknown."
     )
-    harmless = [row.clause.format(fact) for row, fact in best.found if row.clause and not row.cost]
-    text += "".join(f"\n- {_sentence(clause)}" for clause in harmless)
+    for row, fact in best.found:
+        if row.clause and not row.cost:
+            text += "\n- " + _sentence(row.clause.format(fact))
     if search.full:
-        text += "\nThe search stopped at max_explanations."
+        text += f"\nThe search stopped at its limit, max_explanations={search.limit}."
     return Diagnosis(
         factor=best.factor,
         error=nearest.error,
@@ -281,8 +284,9 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
 
     θ' = θ + α Σ w_t ∇log π(a_t|s_t), with weights w_t as `diagnose` tries them. theta: as there, or
     with a task axis in front, where it is adapted already. adapted: θ', of theta's shape with the
-    task axis in front (of each array, where theta is a list of arrays), or (N, P); or, where it was not kept, the `record` of the
-    data that it sampled, with their log_probs. record: the data of the step. step_size: α as you
+    task axis in front (of each array, where theta is a list of arrays), or (N, P); or, where it was
+    not kept, the `record` of the data that it sampled, with their log_probs. record: the data of
+    the step. step_size: α as you
     meant it. Raises ValueError, by name.
     """
     discount = validate(discount=discount)

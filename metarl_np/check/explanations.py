@@ -282,23 +282,18 @@ class Trial:
                 yield from replace(self, e=named)._rescaled(inside, outside)
 
     def _rescaled(self, inside, outside):
-        """With the advantages in proportion to these; inside and outside: ratios of the averages."""
+        """With advantages in proportion to these; inside and outside are ratios of the averages."""
         e = self.e
-        in_proportion = self.recorded.in_proportion
-        alike = [dict(in_proportion(j, e.advantages)) for j in e.sets]
+        alike = [self.recorded.in_proportion(j, e.advantages) for j in e.sets]
         if not alike or e.estimator == "dice" and not e.inside:  # its returns are not in proportion
             alike = [{e.advantages: 1.0}]
-        of_query = in_proportion(e.query, e.query_advantages)
-        for i, ratio in alike[0].items():
-            if not all(np.isclose(other.get(i, np.inf), ratio) for other in alike):
-                continue
-            for k, query_ratio in of_query:
-                scale = e.scale * inside / ratio
-                decay = e.weight_decay * ratio / inside
-                named = replace(
-                    e, advantages=i, query_advantages=k, scale=scale, weight_decay=decay
-                )
-                yield replace(self, e=named, c=(self.c[0] * outside / query_ratio, *self.c[1:]))
+        of_query = self.recorded.in_proportion(e.query, e.query_advantages)
+        for (i, times), (k, query_times) in product(alike[0].items(), of_query.items()):
+            if all(np.isclose(other.get(i, np.inf), times) for other in alike):
+                ratio = inside / times
+                named = dict(scale=e.scale * ratio, weight_decay=e.weight_decay / ratio)
+                named = replace(e, advantages=i, query_advantages=k, **named)
+                yield replace(self, e=named, c=(self.c[0] * outside / query_times, *self.c[1:]))
 
 
 def listed(numbers, form="{}"):
@@ -605,13 +600,16 @@ VARIATIONS = [
         _unused,
         "the advantages of {} were not used, as other data sets have none: give those of all",
     ),
-    Variation(lambda x: x.e.advantages > 0, cost=1.1, changed=_other_advantages),
+    Variation(
+        lambda x: 0 < x.e.advantages == x.e.query_advantages, cost=1.1, changed=_other_advantages
+    ),
 ]
 
 
 # ---- how explanations are compared with the gradient
 
 LIMIT = 20_000  # explanations are tried, unless told otherwise
+WORK = 2e9  # steps are gone through at most, all explanations together: a minute or so
 
 
 class Search:
@@ -620,12 +618,13 @@ class Search:
     columns: a function of an explanation: what the target is a sum of.
     """
 
-    def __init__(self, target, recorded, columns, tolerance, limit=LIMIT):
+    def __init__(self, target, recorded, columns, tolerance, limit=None):
         self.target = target
         self.recorded = recorded
         self.columns = columns
         self.tolerance = tolerance
-        self.limit = limit
+        steps = sum(r.mask.size for r in recorded.records)
+        self.limit = limit or min(LIMIT, 1000 + int(WORK / steps))
         self.tried = 0
         self.trials = {}  # Explanation → Trial
 

@@ -218,19 +218,17 @@ class Recorded:
         return of_record(self.records[j]) * self.factors(j, average, discounted)
 
     def _in_proportion(self, j, i):
-        """[(k, ratio)] of alternatives k that are ratio × alternative i in data set j, i among them.
+        """{k: ratio} of alternatives k that are ratio × alternative i in data set j, i among them.
 
         As those less a mean over time are 1 − 1/K times those less the mean of the others.
         """
-        record = self.records[j]
-        a = self.alternatives[i].of_record(record)
-        found = []
-        for k, alternative in enumerate(self.alternatives):
-            ratio = (a * alternative.of_record(record)).sum() / ((a * a).sum() or 1.0)
-            if k == i or np.allclose(
-                alternative.of_record(record), ratio * a, atol=1e-9 * abs(a).max()
-            ):
-                found.append((k, ratio))
+        every = [x.of_record(self.records[j]) for x in self.alternatives]
+        a = every[i]
+        found = {}
+        for k, other in enumerate(every):
+            ratio = (a * other).sum() / ((a * a).sum() or 1.0)
+            if k == i or np.allclose(other, ratio * a, atol=1e-9 * abs(a).max()):
+                found[k] = ratio
         return found
 
     def inner_weights(self, i, e):

@@ -177,6 +177,23 @@ MISTAKES = {
         dict(),
         ("those of the query", "standard deviation"),
     ),
+    "own mean": (
+        Code(inner_kind="own mean", outer_kind="own mean"),
+        dict(),
+        ("Advantages: G less the mean over all episodes",),
+    ),
+    "own mean inside": (
+        Code(inner_kind="own mean"),
+        dict(average="episodes"),
+        ("the advantages inside are G less the mean over all episodes",),
+    ),
+    "own mean outside": (
+        Code(outer_kind="own mean"),
+        dict(average="episodes"),
+        ("those of the query G less the mean over all episodes",),
+    ),
+    "ten times alpha": (Code(step_size=10 * ALPHA), dict(), ("the inner step size is 4, not 0.4",)),
+    "alpha / 100": (Code(step_size=ALPHA / 100), dict(), ("step size is 0.004, not 0.4",)),
     "step 0 detached": (
         Code(detach=(0,)),
         dict(differentiated=(1,)),
@@ -452,6 +469,76 @@ def test_advantages_that_some_data_sets_lack_are_not_used_and_that_is_said(given
     name = {0: "support[0]", -1: "query"}[given]
     assert f"the advantages of {name} were not used" in str(found)
     assert found.tried == diagnosed(g, theta, batches).tried  # all usual ones are in the corner
+
+
+def of_equal_lengths(batches):
+    return [Batch(b.states, b.actions, b.rewards, np.ones_like(b.mask)) for b in batches]
+
+
+@pytest.mark.parametrize(
+    "code", [Code(step_size=ALPHA / T), Code(inner_mean="steps")], ids=["alpha / T", "steps"]
+)
+def test_a_step_size_and_a_mean_that_coincide_are_both_said(code, theta, batches):
+    batches = of_equal_lengths(batches)
+    found = diagnosed(meta_gradient(code, theta, batches), theta, batches)
+    found.require("naive", factor=1, inner_average="steps")
+    assert "which is the same here, both are the latter, and the step size is 0.05714" in str(found)
+    b = batches[0]
+    new = adapted(code, theta, b) if code.step_size < ALPHA else adapted_by_steps(theta, b)
+    data = check.record(b.states, b.actions, b.rewards)
+    for known in (dict(), dict(step_size=ALPHA)):
+        step = str(check.explain_step(theta, new, data, discount=GAMMA, **known))
+        assert "0.4 along the mean over all steps" in step
+        assert "0.0571429 along the mean over episodes" in step
+
+
+def adapted_by_steps(theta, b):
+    return adapted(Code(inner_mean="steps"), theta, b)
+
+
+def test_a_baseline_that_contains_the_episode_is_named_without_inner_steps(theta, batches):
+    g = meta_gradient(Code(outer_kind="own mean", order=(0,)), theta, batches[:1])
+    found = diagnosed(g, theta, batches[:1])
+    found.require("policy gradient", factor=1, findings=())
+    assert found.advantages.startswith("G less the mean over all episodes")
+
+
+def test_a_mean_over_lanes_has_a_name(rng, theta):
+    """Two episodes in each lane: the mean over lanes is twice that over episodes."""
+    records = []
+    for _ in range(2):
+        shape = (2 * T, N, K)
+        dones = np.zeros(shape, bool)
+        dones[rng.integers(2, T, size=(N, K)), np.arange(N)[:, None], np.arange(K)] = True
+        steps = rng.integers(S, size=shape), rng.integers(A, size=shape), rng.normal(size=shape)
+        records.append(check.record(*steps, dones=dones))
+    settings = dict(step_size=ALPHA, discount=GAMMA)
+    twice = check.estimator_gradients(
+        theta, records[:1], records[1], step_size=2 * ALPHA, discount=GAMMA
+    )["naive"]
+    found = check.diagnose(2 * twice, theta, records[:1], records[1], **settings)
+    found.require("naive", factor=1, average="lanes", inner_average="lanes", findings=())
+    assert "the mean over lanes of sums over time" in str(found)
+
+
+def test_log_probs_are_looked_at_where_nothing_fits(rng, theta, batches):
+    records = []
+    for b, off in zip(batches, (np.eye(S, A), 0.0)):
+        lp = log_probs(theta + off + np.zeros((N, 1, 1)), b)
+        records.append(check.record(b.states, b.actions, b.rewards, b.mask, lp))
+    settings = dict(step_size=ALPHA, discount=GAMMA, max_explanations=20)
+    noise = rng.normal(size=theta.shape)
+    text = str(check.diagnose(noise, theta, records[:1], records[1], **settings))
+    assert "the log_probs of support[0] are not those of the path" in text
+
+
+def test_texts_have_one_full_stop_and_no_error_of_nothing(theta, batches):
+    for code in (Code(step_size=BETA), Code(factor=0.7)):
+        assert "?." not in str(diagnosed(meta_gradient(code, theta, batches), theta, batches))
+    g = meta_gradient(Code(), theta, batches)
+    found = diagnosed(g * (1 + 1e-4 * theta), theta, batches, max_explanations=200)
+    assert " 0.0% off" not in str(found) and "e-05 off" in str(found)
+    assert "fitted" not in str(found)
 
 
 @pytest.mark.parametrize("kept", [True, False])

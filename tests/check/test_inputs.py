@@ -153,6 +153,47 @@ def test_other_columns_are_told(trials, kind):
     assert [c.kind for c in e.columns] == [kind]
 
 
+def standardised(r):
+    return (r - r.mean()) / r.std()
+
+
+REWARDS = {
+    "clipped": (lambda r: np.clip(r, -0.5, 0.5), "grows with the reward"),
+    "their signs": (np.sign, "grows with the reward"),
+    "standardised": (standardised, "grows with the reward"),
+    "of unknown origin": (lambda r: r**2, "No column shows the reward, unless"),
+}
+
+
+@pytest.mark.parametrize("change", REWARDS)
+def test_rewards_that_are_changed_are_not_called_missing(trials, change):
+    of, said = REWARDS[change]
+    x = layout(trials)
+    x[1:, -2] = of(trials[2][:-1])
+    e = explain_inputs(x, *trials)
+    assert said in str(e)
+    assert not mistakes(e)
+
+
+def test_a_reward_that_grows_with_it_may_be_late_or_lost(trials):
+    x = layout(trials, delay=2)
+    x[2:, -2] = np.clip(trials[2][:-2], -0.5, 0.5)
+    assert "the reward comes a step too late" in str(explain_inputs(x, *trials))
+
+
+def test_a_flag_that_says_that_an_episode_goes_on_shows_its_end(trials):
+    x = layout(trials)
+    x[1:, -1] = ~trials[3][:-1]
+    e = explain_inputs(x, *trials)
+    assert (e.columns[-1].kind, e.columns[-1].delay) == ("end", 1)
+    assert "1 - done" in str(e) and not mistakes(e)
+
+
+def test_a_hidden_state_that_never_changes_is_not_called_cleared(trials):
+    e = explain_inputs(layout(trials), *trials, hidden=np.zeros((T, 5, N)))
+    assert "The hidden state never changes" in str(e) and "cleared" not in str(e)
+
+
 def test_a_number_for_the_action_shows_action_0_at_first(trials):
     shown = np.concatenate([np.zeros((1, N)), trials[1][:-1]])
     assert explain_inputs(shown[:, None], *trials).null_action is False
