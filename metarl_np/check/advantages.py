@@ -263,14 +263,14 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
 
     The usual form is explain_advantages(record), of a `record` that holds them. Where it does not:
     explain_advantages(advantages, record), of an array as a loss has them and the record, with its
-    values and last_values if there are any. The next episode, into which
-    they may run on, is the one behind it in (N, K), where `record` puts lanes that it cuts at
-    dones; so where there are dones give the advantages to `record`, which cuts them along. Without
-    dones it is not known why an episode ends before the arrays do, and at_dones speaks of these.
-    discount: γ, where it is known: only then γᵗ in them and G_0 are told (of γ = 1, too, else).
-    targets: what the values are fitted to, to see whether that was
-    built from standardised advantages. Returns an AdvantagesExplanation, of kind "unknown" where
-    nothing fits. Raises ValueError on other shapes and on what is not finite.
+    values and last_values if there are any. The next episode, into which they may run on, is the
+    one behind it in (N, K), where `record` puts lanes that it cuts at dones; so where there are
+    dones give the advantages to `record`, which cuts them along. Without dones it is not known why
+    an episode ends before the arrays do, and at_dones speaks of these. discount: γ, where it is
+    known; γᵗ in them, and G_0 of a γ below 1, are told only then. targets: what the values are
+    fitted to, to see whether that was built from standardised advantages. Returns an
+    AdvantagesExplanation, of kind "unknown" where nothing fits. Raises ValueError on other shapes
+    and on what is not finite.
     """
     if record is None:
         record = advantages
@@ -383,7 +383,7 @@ def _scale(raw, advantages, mask):
         factors = {}
         for row in SCALES:
             x = standardise(raw, mask, *row)
-            factors[row] = times or float((x * advantages).sum() / (x * x).sum())
+            factors[row] = times or float((x * advantages).sum() / max((x * x).sum(), 1e-300))
             difference = factors[row] * x - advantages
             errors[row] = abs(difference).max() / abs(advantages).max()
         rows = _nearest(errors, alike=1e-9)

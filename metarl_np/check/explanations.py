@@ -20,7 +20,9 @@ that the explanation leads to. The search goes through five stages until somethi
     4. one variation of any cost, with the four kinds that are likeliest or came nearest
     5. one more variation on top of each of the explanations that came nearest
 
-Of several that fit the one of the least cost is believed.
+Of several that fit the one of the least cost is believed. What fits is compared under all names
+that it has: averages or advantages that are in proportion in the given data are one thing, whose
+ratio goes into the factor or the step size, and a factor of ±1 costs nothing (`Trial.renamed`).
 
 To try something new add a row: to RETURNS, LESS or AFTERWARDS for other advantages, or to
 VARIATIONS.
