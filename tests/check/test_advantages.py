@@ -569,7 +569,7 @@ def test_the_whole_return_at_each_step_is_named(tasks, discount):
     powers = discount ** np.arange(T)[:, None, None]
     whole = (powers * tasks["rewards"] * tasks["mask"]).sum(0) * tasks["mask"]
     e = explain_advantages(whole, record(**tasks), discount=discount if discount < 1 else None)
-    assert (e.kind, e.discount, e.baseline) == ("G_0", discount, "none")
+    assert (e.kind, e.discount, e.baseline, e.times) == ("G_0", discount, "none", 1)
     assert "the whole return G_0 at each step" in str(e)
 
 

@@ -181,6 +181,13 @@ def test_a_reward_that_grows_with_it_may_be_late_or_lost(trials):
     assert "the reward comes a step too late" in str(explain_inputs(x, *trials))
 
 
+def test_what_grows_while_all_rewards_are_equal_is_no_function_of_them(trials):
+    states, actions, rewards, dones = trials
+    squares = np.arange(T)[:, None] ** 2 + 0 * states
+    e = explain_inputs(squares[:, None], states, actions, 0 * rewards, dones)
+    assert e.columns[0].kind == "unknown"
+
+
 def test_a_flag_that_says_that_an_episode_goes_on_shows_its_end(trials):
     x = layout(trials)
     x[1:, -1] = ~trials[3][:-1]
