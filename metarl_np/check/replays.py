@@ -224,11 +224,11 @@ class Recorded:
         """
         every = [x.of_record(self.records[j]) for x in self.alternatives]
         a = every[i]
-        found = {}
+        found = {i: 1.0}
         for k, other in enumerate(every):
             ratio = (a * other).sum() / ((a * a).sum() or 1.0)
-            if k == i or np.allclose(other, ratio * a, atol=1e-9 * abs(a).max()):
-                found[k] = ratio
+            if ratio and np.allclose(other, ratio * a, atol=1e-9 * abs(a).max()):
+                found.setdefault(k, ratio)
         return found
 
     def inner_weights(self, i, e):

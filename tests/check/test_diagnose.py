@@ -503,6 +503,13 @@ def test_a_baseline_that_contains_the_episode_is_named_without_inner_steps(theta
     assert found.advantages.startswith("G less the mean over all episodes")
 
 
+def test_without_rewards_nothing_fits_and_nothing_is_divided_by_zero(theta, batches):
+    records = [check.record(b.states, b.actions, 0 * b.rewards, mask=b.mask) for b in batches]
+    settings = dict(step_size=ALPHA, discount=GAMMA, max_explanations=50)
+    found = check.diagnose(theta, theta, records[:-1], records[-1], **settings)
+    assert found.estimators == ()
+
+
 def test_a_mean_over_lanes_has_a_name(rng, theta):
     """Two episodes in each lane: the mean over lanes is twice that over episodes."""
     records = []
