@@ -443,7 +443,7 @@ CASES = {
         discount="probability",
         policy="optional object",
         tolerance="optional not negative",
-        max_explanations="count",
+        max_explanations="optional count",
     ),
     "diagnosis.explain_step": case(
         check.explain_step,

@@ -9,15 +9,19 @@ is *linear* in 1/d, γ/d, γλ and the last term. One fit by least squares, over
 one of the same episode follows, gives all four for any γ and λ, and what is left over says whether
 V is the baseline; λ = 1 is G_t − V_t. Then two tables are gone through with these constants. At the
 last steps of the episodes the equation has to hold with one of ENDINGS in the place of V_{t+1} and
-Â_{t+1}. And of all ways to standardise, SCALES, one makes Â of A = d Â + m.
+Â_{t+1}. And of all ways to standardise, SCALES, one makes Â of A = d Â + m, times a number perhaps.
+All this is tried of Â as they are, and then of what they are after one of CHANGES is undone.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 
 from metarl_np.arguments import require, require_array, validate
+from metarl_np.check.records import GIVEN
+from metarl_np.learner.returns import reward_to_go
 
 FITS = 1e-5  # relative: float32 advantages are off by up to 1e-6
 SIMILAR = 1e-3  # relative: an ε that is added to the divisor changes less
@@ -118,6 +122,53 @@ ENDINGS = {
         "not given.",
     ),
 }
+
+
+def _without_gamma(record, advantages, discount):
+    return record, advantages / (discount ** np.arange(len(advantages)))[:, None, None]
+
+
+def _without_past(record, advantages, discount):
+    """G_t of G_0, by what was paid before t."""
+    g = reward_to_go(record.rewards * record.mask, discount)
+    return record, (advantages - g[:1] + g) * record.mask
+
+
+def _moved(now, other, record, advantages, discount):
+    """The steps `now` with the advantages of the steps `other`, where both are steps."""
+    steps = {name: getattr(record, name) for name in ("states", "actions", *GIVEN)}
+    steps = {name: x[now] for name, x in steps.items() if x is not None}
+    return replace(record, **steps, mask=record.mask[1:]), advantages[other]
+
+
+LATER = slice(1, None)
+EARLIER = slice(None, -1)
+# What was done to them: how to undo it, record, Â and γ → record and Â; and what that is
+CHANGES = {
+    None: (lambda record, advantages, discount: (record, advantages), ""),
+    "gamma^t": (
+        _without_gamma,
+        "gamma^t stands in them already: right, if the loss does not multiply with it again.",
+    ),
+    "G_0": (
+        _without_past,
+        "They are the whole return G_0 at each step: right but noisy, as what was paid before an "
+        "action does not depend on it.",
+    ),
+    "early": (
+        partial(_moved, LATER, EARLIER),
+        "They are shifted by one, A_(t+1) in the place of A_t: a mistake.",
+    ),
+    "late": (
+        partial(_moved, EARLIER, LATER),
+        "They are shifted by one, A_(t-1) in the place of A_t: a mistake.",
+    ),
+}
+TIMES = {
+    1: "",
+    -1: "They are negated: a mistake, unless the loss lacks its minus sign.",
+    None: "They are multiplied with {:.6g}: harmless but for the size of the step.",
+}
 # are they centred?; the power of the variance that they are divided by; and what that is
 DIVISORS = {
     "no": (False, 0.0, "They are not standardised."),
@@ -151,6 +202,7 @@ NOTHING = (
     "What these advantages are cannot be told: they are no returns and no GAE, with any discount "
     "and lambda, less what may be their baseline; or there are too few steps."
 )
+NO_DISCOUNT = "If gamma^t may stand in them, or they are G_0, give the discount."
 NO_VALUES = "Values were not given, or had a NaN: if the baseline is a critic's, give them."
 
 
@@ -187,6 +239,8 @@ class AdvantagesExplanation:
     standardised: str = None  # one of DIVISORS
     over: str = None  # one of OVER
     ddof: int = None
+    times: float = None  # what they are multiplied with
+    changed: str = None  # one of CHANGES
     scope: str = None  # "batch", "task", or "batch or task" where these are equal
     error: float = None  # the largest difference, over the largest advantage
 
@@ -209,13 +263,14 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
 
     The usual form is explain_advantages(record), of a `record` that holds them. Where it does not:
     explain_advantages(advantages, record), of an array as a loss has them and the record, with its
-    values and last_values if there are any. The next episode, into which
-    they may run on, is the one behind it in (N, K), where `record` puts lanes that it cuts at
-    dones; so where there are dones give the advantages to `record`, which cuts them along. Without
-    dones it is not known why an episode ends before the arrays do, and at_dones speaks of these.
-    discount: γ, where it is known. targets: what the values are fitted to, to see whether that was
-    built from standardised advantages. Returns an AdvantagesExplanation, of kind "unknown" where
-    nothing fits. Raises ValueError on other shapes and on what is not finite.
+    values and last_values if there are any. The next episode, into which they may run on, is the
+    one behind it in (N, K), where `record` puts lanes that it cuts at dones; so where there are
+    dones give the advantages to `record`, which cuts them along. Without dones it is not known why
+    an episode ends before the arrays do, and at_dones speaks of these. discount: γ, where it is
+    known; γᵗ in them, and G_0 of a γ below 1, are told only then. targets: what the values are
+    fitted to, to see whether that was built from standardised advantages. Returns an
+    AdvantagesExplanation, of kind "unknown" where nothing fits. Raises ValueError on other shapes
+    and on what is not finite.
     """
     if record is None:
         record = advantages
@@ -226,14 +281,16 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
         validate(discount=discount)
     advantages = _as_steps("advantages", advantages, record.mask)
     found = []
-    for baseline in BASELINES:
-        possible = {"values": record.values is not None, "linear": not found}
-        if possible.get(baseline, True):
-            found += _explained(record, advantages, baseline, discount)
-    named = [explanation for explanation in found if explanation.standardised]
-    nothing = (NOTHING,) if record.values is not None else (NOTHING, NO_VALUES)
-    best, *others = named or found or [AdvantagesExplanation("unknown", nothing)]
-    findings = list(best.findings)
+    for change, (undo, said) in CHANGES.items():
+        if not found and (change is None or len(advantages) > 1):
+            undone = undo(record, advantages, discount or 1.0)
+            for x in _of_any_baseline(*undone, discount):
+                kind = "G_0" if change == "G_0" else x.kind
+                found.append(replace(x, kind=kind, changed=change, findings=(*x.findings, said)))
+    nothing = {NOTHING: True, NO_VALUES: record.values is None, NO_DISCOUNT: discount is None}
+    nothing = tuple(sentence for sentence, is_so in nothing.items() if is_so)
+    best, *others = found or [AdvantagesExplanation("unknown", nothing)]
+    findings = [finding for finding in best.findings if finding]
     if others:
         same = " or ".join(other.baseline for other in others)
         findings.append(f"On these data that is equal to the baseline {same}.")
@@ -245,9 +302,21 @@ def explain_advantages(advantages, record=None, *, discount=None, targets=None):
     return replace(best, findings=tuple(findings))
 
 
+def _of_any_baseline(record, advantages, discount):
+    """The explanations that fit as well as any, with a baseline each."""
+    found = []
+    for baseline in BASELINES:
+        possible = {"values": record.values is not None, "linear": not found}
+        if possible.get(baseline, True):
+            found += _explained(record, advantages, baseline, discount)
+    oddity = [(not x.standardised, x.times not in TIMES) for x in found]
+    return [x for x, odd in zip(found, oddity) if odd == min(oddity)]
+
+
 def _as_steps(name, x, mask):
-    """An argument as floats (T, N, K), 0 where masked."""
-    x = require_array(name, x, mask.shape, mask.shape[::2]).reshape(mask.shape)
+    """An argument as floats (T, N, K), 0 where masked. One task needs no axis."""
+    shapes = [mask.shape, mask.shape[::2]] if mask.shape[1] == 1 else [mask.shape]
+    x = require_array(name, x, *shapes).reshape(mask.shape)
     x = np.where(mask, x, 0.0)
     require(np.isfinite(x), name, "not finite", axes=("step", "task", "episode"))
     return x
@@ -280,6 +349,7 @@ def _explained(record, advantages, baseline, discount):
         f"These are {kind} with a discount of {of_discount}{of_lam}.",
         BASELINES[baseline][-1],
         DIVISORS[scale["standardised"]][-1],
+        TIMES[scale["times"] if scale["times"] in TIMES else None].format(scale["times"]),
     ]
     if scale["standardised"] not in ("no", None):
         of_mean = "That is over each {scope}, with ddof {ddof}.".format(**scale)
@@ -308,14 +378,21 @@ def _explained(record, advantages, baseline, discount):
 
 def _scale(raw, advantages, mask):
     """The first of SCALES that makes Â of A, both (T, N, K), as fields of the explanation."""
-    errors = {}
-    for row in SCALES:
-        difference = standardise(raw, mask, *row) - advantages
-        errors[row] = abs(difference).max() / abs(advantages).max()
-    rows = _nearest(errors, alike=1e-9)
+    for times in TIMES:
+        errors = {}
+        factors = {}
+        for row in SCALES:
+            x = standardise(raw, mask, *row)
+            factors[row] = times or float((x * advantages).sum() / max((x * x).sum(), 1e-300))
+            difference = factors[row] * x - advantages
+            errors[row] = abs(difference).max() / abs(advantages).max()
+        rows = _nearest(errors, alike=1e-9)
+        if rows:
+            break
+    times = factors[rows[0]] if rows else 1
     divisor, over, ddof, _ = rows[0] if rows else (None,) * 4
     scope = " or ".join(row[-1] for row in rows if row[:-1] == (divisor, over, ddof))
-    return dict(standardised=divisor, over=over, ddof=ddof, scope=scope)
+    return dict(standardised=divisor, over=over, ddof=ddof, scope=scope, times=times)
 
 
 def _nearest(errors, alike):

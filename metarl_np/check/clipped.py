@@ -47,7 +47,7 @@ CLIPS = {
 class ClippedExplanation:
     """What the gradient of a clipped surrogate is; `str` says it in whole sentences."""
 
-    name: str  # one of CLIPS, or "unknown"
+    name: str  # one of CLIPS, or "unknown"; the first of those that coincide
     factor: float  # the gradient is factor × that of the sum over steps
     differs: object  # (T, N) bool: the steps where it is not PPO's
     findings: tuple  # sentences
@@ -58,6 +58,9 @@ class ClippedExplanation:
 
 def explain_clipped(gradient, logits, actions, advantages, old_log_probs, *, clip):
     """Whether a gradient with respect to the logits is PPO's, step by step, and what else it is.
+
+    Where several of CLIPS are one and the same on these data, all are named, as at the first update
+    of a batch: all ratios are 1 then, and none is clipped.
 
     PPO's is w (1[a = a_t] − π(a)), with w = ρ Â where the clip does not act and 0 elsewhere, and
     ρ = π(a_t)/π_old(a_t). Schulman et al. (2017), eq. 7. gradient, logits: (T, A, N), or (T, A).
@@ -93,9 +96,13 @@ def explain_clipped(gradient, logits, actions, advantages, old_log_probs, *, cli
     name = min(CLIPS, key=lambda name: compared[name][1].sum())
     factor, misfit = compared[name]
     said = CLIPS[name][-1]
+    alike = [other for other in CLIPS if not compared[other][1].any()]
     if misfit.any():
         said = f"At {misfit.sum()} steps it is none of what was tried; nearest: {name}."
         name = "unknown"
+    elif len(alike) > 1:
+        said = f"On these data the following are equal, and it is one of them: {', '.join(alike)}. "
+        said += "Take those of a later update, where ratios differ from 1 and pass the clip."
     _, wrong = compared["ppo"]
     findings = (
         said,

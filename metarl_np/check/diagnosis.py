@@ -20,9 +20,9 @@ from metarl_np.check.explanations import (
     listed,
 )
 from metarl_np.check.records import RecordedEpisodes
-from metarl_np.check.replays import ACTS, AVERAGES, IDLE, RIGHT_SCORES, Recorded, average_ratio
+from metarl_np.check.replays import ACTS, AVERAGES, IDLE, Recorded, average_ratio
 from metarl_np.check.scores import is_own, require_records, scores_of
-from metarl_np.check.verdict import MEANING, NO_STEP, rounding
+from metarl_np.check.verdict import MEANING, NO_STEP, relative, rounding
 
 SINGLE = float(np.finfo(np.float32).eps)
 
@@ -60,8 +60,13 @@ class Diagnosis:
         """Raise AssertionError, with the diagnosis, unless something fits that is as expected.
 
         That is one of the estimators, if any are given; and each field has the value that is given,
-        or one that coincides with it. fields: those of Diagnosis, and `mistakes`.
+        or one that coincides with it. fields: those of Diagnosis, and `mistakes`. Raises ValueError
+        on names that there are not.
         """
+        _require_known("estimators", estimators, [x for x in MEANING if x not in ("(a)", "(b)")])
+        _require_known("fields", fields, [*vars(self), "mistakes"])
+        for name in {"average", "inner_average"} & {*fields}:
+            _require_known(name, np.atleast_1d(fields[name]), AVERAGE_SAYS)
         good = bool(self.estimators)
         if estimators:
             good = bool(set(estimators) & set(self.estimators))
@@ -78,6 +83,12 @@ class Diagnosis:
             raise AssertionError(f"expected {', '.join(map(str, wanted))}.\n{self.text}")
 
 
+def _require_known(name, words, allowed):
+    """Raise ValueError, with what is allowed, on other words; what is no string is no word."""
+    other = listed(x for x in words if isinstance(x, str) and x not in allowed)
+    require(not other, name, f"{other}; there are {listed(allowed)}")
+
+
 def diagnose(
     gradient,
     theta,
@@ -88,7 +99,7 @@ def diagnose(
     discount,
     policy=None,
     tolerance=None,
-    max_explanations=20_000,
+    max_explanations=None,
 ):
     """Diagnosis of a meta-gradient from any framework: what it is, in words.
 
@@ -103,19 +114,27 @@ def diagnose(
 
     Advantages are those of the records; where these have none they are derived, and the usual ones
     are tried. tolerance: relative to the largest component; by default it follows from the type of
-    the gradient's numbers and the size of the sums. max_explanations: where the search stops.
+    the gradient's numbers and the size of the sums. max_explanations: where the search stops; by
+    default at 20,000, or at fewer where data are so large that these would take minutes.
     Raises ValueError on what does not fit, by name.
     """
     step_size, discount = validate(step_size=step_size, discount=discount)
-    max_explanations = validate(max_explanations=max_explanations)
+    if max_explanations is not None:
+        max_explanations = validate(max_explanations=max_explanations)
     tolerance = None if tolerance is None else validate(tolerance=tolerance)
+    given = gradient
     gradient = _flat("gradient", gradient)
     flat = _flat("theta", theta)
+    shapes = [_shape(given), _shape(theta)]
     same = f"{gradient.size} numbers, where theta has {flat.size}"
     require(gradient.size == flat.size, "gradient", same)
+    different = shapes[0] != shapes[1] and flat.shape not in shapes
+    require(not different, "gradient", "shape {}, where theta has {}".format(*shapes))
     require(gradient.any(), "gradient", "zero everywhere: does the loss reach theta?")
     named = require_records(support, query)
     scores, thetas = scores_of(policy, flat if is_own(policy) else theta, named)
+    shared = thetas.size == flat.size * len(thetas)
+    require(shared, "theta", "it has a task axis: give theta that all tasks start from, without it")
     for j, r in enumerate(named.values()):
         scores.gradient(j, thetas, r.mask * 1.0)  # raises where the user's functions do not fit
     if tolerance is None:
@@ -140,7 +159,7 @@ def _diagnosis(search):
     alike = [x.e for x in fits if x.e.on_the_way == e.on_the_way]
     # a wrong score may coincide with the right one, as that of the first of one step does
     alike = [x for x in alike if x.wrong_score == e.wrong_score]
-    names = [x.estimator + "+score" * (x.score in RIGHT_SCORES) for x in alike]
+    names = [x.name for x in alike]
     averages = [x.e for x in fits if _coincide(x, best)]
     acting = tuple(i for i, does in enumerate(e.does) if does != IDLE)
     differentiated = tuple(i for i, does in enumerate(e.does) if does == ACTS)
@@ -181,6 +200,10 @@ def _kept(discounted):
     return "kept" if discounted else "dropped"
 
 
+def _sentence(words):
+    return words if words[-1] in ".?" else words + "."
+
+
 def _of_advantages(recorded, e):
     """A sentence on the query's advantages, and on what they are where they were given."""
     query = recorded.records[-1]
@@ -202,9 +225,9 @@ def _paragraph(d):
     lines = [
         f"This is {said}.",
         f"Inner steps that act (counted from 0): {listed(d.steps) or 'none'}. It is {mean}, with "
-        f"gamma^t {_kept(d.discounted)}. Advantages: {d.advantages.rstrip('.')}.",
-        *(f"- {finding}." for finding in d.findings),
-        f"It agrees to {d.error:.1e}; the nearest that does not fit is {d.runner_up:.1%} off "
+        f"gamma^t {_kept(d.discounted)}. Advantages: {_sentence(d.advantages)}",
+        *(f"- {_sentence(finding)}" for finding in d.findings),
+        f"It agrees to {d.error:.1e}; the nearest that does not fit is {relative(d.runner_up)} off "
         f"({d.tried} explanations tried).",
     ]
     return "\n".join(lines)
@@ -212,18 +235,21 @@ def _paragraph(d):
 
 def _none(search):
     """The Diagnosis where nothing fits: what comes nearest."""
-    nearest = search.nearest()[0]
+    nearest = next(trial for trial in search.nearest() if len(trial.c) == 1)
     best = min(nearest.renamed(), key=lambda x: x.cost)
     e = best.e
     text = (
         f"None of the {search.tried} explanations tried fits. The nearest by direction is "
-        f"{best.factor:.4g} x {e.estimator}{e.score}, {nearest.error:.1%} off, with the "
+        f"{best.factor:.4g} x {e.name}, {relative(nearest.error)} off, with the "
         f"{e.average} average, gamma^t {_kept(e.discounted)} and "
         f"advantages: {search.recorded.alternatives[e.query_advantages].sentence}. Tried were all "
         "estimators, averages, gamma^t, steps and signs, and one more unknown."
     )
+    for row, fact in best.found:
+        if row.clause and not row.cost:
+            text += "\n- " + _sentence(row.clause.format(fact))
     if search.full:
-        text += " The search stopped at max_explanations."
+        text += f"\nThe search stopped at its limit, max_explanations={search.limit}."
     return Diagnosis(
         factor=best.factor,
         error=nearest.error,
@@ -257,9 +283,10 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     """Which step size, average, γᵗ and advantages lead from θ to the adapted θ': a Step.
 
     θ' = θ + α Σ w_t ∇log π(a_t|s_t), with weights w_t as `diagnose` tries them. theta: as there, or
-    with a task axis in front, where it is adapted already. adapted: θ' with the task axis in front
-    (of each array, where theta is a list of arrays); or, where it was not kept, the `record` of the
-    data that it sampled, with their log_probs. record: the data of the step. step_size: α as you
+    with a task axis in front, where it is adapted already. adapted: θ', of theta's shape with the
+    task axis in front (of each array, where theta is a list of arrays), or (N, P); or, where it was
+    not kept, the `record` of the data that it sampled, with their log_probs. record: the data of
+    the step. step_size: α as you
     meant it. Raises ValueError, by name.
     """
     discount = validate(discount=discount)
@@ -268,13 +295,14 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     by_log_probs = isinstance(adapted, RecordedEpisodes)
     named = {"record": record} | ({"adapted": adapted} if by_log_probs else {})
     n_tasks = record.mask.shape[1]
+    flat = _flat("theta", theta)
+    theta = theta if is_own(policy) else require_array("theta", theta)
     if not by_log_probs:
-        adapted = _of_tasks("adapted", adapted, n_tasks, in_parts=_are_parts(theta))
+        adapted = _of_tasks("adapted", adapted, n_tasks, theta)
     if is_own(policy):
-        flat = _flat("theta", theta)
         # θ has no shape of its own: it is adapted already if it has as many numbers as θ'
         is_adapted = not by_log_probs and flat.size == adapted.size
-        theta = _of_tasks("theta", theta, n_tasks, _are_parts(theta)) if is_adapted else flat
+        theta = _of_tasks("theta", theta, n_tasks, theta) if is_adapted else flat
     scores, start = scores_of(policy, theta, named)
     measured = _by_log_probs if by_log_probs else _by_parameters
     move, columns_of = measured(scores, start, adapted)
@@ -298,7 +326,10 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
         return step.weight_decay != 0, _is_another(step, step_size), step.step_size < 0
 
     found = [_step(search, trial) for trial in search.fits() or search.nearest()[:1]]
-    return _said_of_step(min(found, key=oddity), step_size)
+    best = min(found, key=oddity)
+    as_good = dict(advantages=best.advantages, discounted=best.discounted)
+    same = [x for x in found if x.average != best.average and vars(x) == vars(x) | as_good]
+    return _said_of_step(best, same, step_size)
 
 
 def _by_parameters(scores, start, adapted):
@@ -359,19 +390,26 @@ MISFIT = 1e-4  # a step that is so much off, relative to the largest move, is an
 NO_EFFECT = "The step has no effect: a mistake. Does the optimiser step a copy, or is .grad None?"
 
 
-def _said_of_step(step, meant):
-    """The Step with its text; meant: the step size that it should have, or None."""
+def _says(average):
+    """What an average is, or the first of some that coincide."""
+    return AVERAGE_SAYS[np.atleast_1d(average)[0]]
+
+
+def _said_of_step(step, same, meant):
+    """The Step with its text; same: those that coincide with it; meant: its step size, or None."""
     size = step.step_size
-    along = AVERAGE_SAYS[np.atleast_1d(step.average)[0]]
+    ways = [f"{x.step_size:.6g} along {_says(x.average)}" for x in (step, *same)]
+    along = _says(step.average)
     if step.error > MISFIT:
         text = (
             f"None of the {step.tried} explanations tried leads there; the nearest, {size:.4g} "
-            f"times {along}, is {step.error:.1%} off. Is it another optimiser, or other data?"
+            f"times {along}, is {relative(step.error)} off. Is it another optimiser, or other data?"
         )
         blank = dict(average=None, discounted=None, advantages="unknown", weight_decay=0.0)
         return replace(step, text=text, **blank)
     sentences = {
-        f"It is a step of {size:.6g} along {along}, gamma^t {_kept(step.discounted)}.": True,
+        f"It is a step of {ways[0]}, gamma^t {_kept(step.discounted)}.": True,
+        f"Here that is the same as one of {' or of '.join(ways[1:])}.": same,
         f"Advantages: {step.advantages}.": True,
         "It descends: a mistake, its sign is wrong.": size < 0,
         f"The step size is not {meant}: is it the outer one, or another mean?": _is_another(
@@ -399,11 +437,33 @@ def _are_parts(x):
     return isinstance(x, (list, tuple)) and bool(x) and all(hasattr(p, "shape") for p in x)
 
 
-def _of_tasks(name, x, n_tasks, in_parts):
-    """Parameters of each task, (N, P): from one array, or from parts that all begin with N."""
+def _shape(x):
+    """The shape of an array, or those of a list of arrays that are no array together."""
+    try:
+        return np.shape(x)
+    except ValueError:
+        return tuple(part.shape for part in x)
+
+
+def _of_tasks(name, x, n_tasks, theta):
+    """Parameters of each task, (N, P): from one array, or from parts that all begin with N.
+
+    Their shapes are theta's, with N in front or not; or nothing is known of them, as x is (N, P) or
+    theta is flat.
+    """
     flat = _flat(name, x)
-    if in_parts and _are_parts(x) and all(part.shape[:1] == (n_tasks,) for part in x):
-        return np.concatenate([require_array(name, part).reshape(n_tasks, -1) for part in x], 1)
-    fits = flat.size % n_tasks == 0
-    require(fits, name, f"{flat.size} numbers cannot be those of {n_tasks} tasks")
+    shapes = [_shape(part) for part in (theta if _are_parts(theta) else [theta])]
+    in_parts = _are_parts(x) and (_are_parts(theta) or isinstance(_shape(x)[0], tuple))
+    parts = [np.asarray(part) for part in (x if in_parts else [x])]
+    given = [part.shape for part in parts]
+    with_tasks = [(n_tasks, *shape) for shape in shapes]
+    by_task = all(shape[:1] == (n_tasks,) for shape in given)
+    p = flat.size // n_tasks
+    has_no_shape = [(n_tasks, p)] in (given, shapes) or shapes == [(p,)]
+    as_theta = given == shapes and 1 in (n_tasks, len(parts)) and flat.size % n_tasks == 0
+    fits = as_theta or by_task and (has_no_shape or given in (shapes, with_tasks))
+    expected = f"expected those of theta with N in front, {listed(with_tasks)}, or (N, P)"
+    require(fits, name, f"shapes {listed(given)}: {expected}")
+    if by_task:
+        return np.concatenate([part.reshape(n_tasks, -1) for part in parts], 1)
     return flat.reshape(n_tasks, -1)

@@ -20,7 +20,9 @@ that the explanation leads to. The search goes through five stages until somethi
     4. one variation of any cost, with the four kinds that are likeliest or came nearest
     5. one more variation on top of each of the explanations that came nearest
 
-Of several that fit the one of the least cost is believed.
+Of several that fit the one of the least cost is believed. What fits is compared under all names
+that it has: averages or advantages that are in proportion in the given data are one thing, whose
+ratio goes into the factor or the step size, and a factor of ±1 costs nothing (`Trial.renamed`).
 
 To try something new add a row: to RETURNS, LESS or AFTERWARDS for other advantages, or to
 VARIATIONS.
@@ -33,7 +35,7 @@ from itertools import combinations, islice, product
 import numpy as np
 
 from metarl_np.arguments import NotFinite
-from metarl_np.check.advantages import SCALES, standardise
+from metarl_np.check.advantages import CHANGES, SCALES, explain_advantages, standardise
 from metarl_np.check.replays import (
     ACTS,
     AVERAGES,
@@ -95,6 +97,7 @@ LESS = {
     "factor 1 - 1/K)": ("others", lambda r, g: time_mean_baseline(g)),
 }
 AS_GIVEN = "as given"
+TWICE = "as given, with gamma^t in them that the loss multiplies with again, a mistake"
 LAMBDAS = (0.9, 0.95, 0.97, 0.99)
 DIVIDED = {
     "centred": "less the mean",
@@ -152,11 +155,21 @@ def _not_standardised(records):
     return sorted(possible, key=lambda row: not row[-1])
 
 
+def _without_gamma(record, discount):
+    """The given advantages, divided by gamma^t if that stands in them."""
+    changed = explain_advantages(record, discount=discount).changed
+    undo, _ = CHANGES[changed if changed == "gamma^t" else None]
+    return undo(record, record.advantages, discount)[1]
+
+
 def alternatives(records, discount):
     """The Alternatives that a code may have used: the given first, then the usual."""
     found = []
     if all(r.advantages is not None for r in records):
-        found.append(Alternative(AS_GIVEN, lambda r: r.advantages))
+        undone = {id(r): _without_gamma(r, discount) for r in records}
+        found.append(Alternative(AS_GIVEN, lambda r: undone[id(r)]))
+        if any(undone[id(r)] is not r.advantages for r in records):
+            found.append(Alternative(TWICE, lambda r: r.advantages, usual=False))
     endings = [("", (_as_they_are, True), discount)]
     if discount != 1:
         said = f", with gamma = 1 in the place of {discount:g} (a mistake, if not meant)"
@@ -186,6 +199,7 @@ AVERAGE_SAYS = {
     "steps": "the mean over all steps of a task",
     "lengths": "the mean over episodes, each divided by its length",
     "sum": "the sum over all steps",
+    "lanes": "the mean over lanes of sums over time",
     "padding": "the mean over all steps and the padding as well",
 }
 
@@ -194,7 +208,8 @@ def distinct_averages(records):
     """Those of AVERAGES whose weights are not those of one before in these recorded."""
     found = []
     for average in AVERAGES:
-        if not any(average_ratio(records, average, other) == 1 for other in found):
+        has_one = average_ratio(records, average, average)  # lanes may not be known
+        if has_one and not any(average_ratio(records, average, other) == 1 for other in found):
             found.append(average)
     return found
 
@@ -250,12 +265,13 @@ class Trial:
         """Of what fits that is believed which has the least; then the first in the tables."""
         e = self.e
         order = e.advantages, ESTIMATORS.index(e.estimator), not e.discounted
-        return sum(row.cost for row, _ in self.found), *order
+        unusual = [row.cost for row in VARIATIONS if row.cost and row.fact(self)]
+        return sum(unusual), *order
 
     def renamed(self):
-        """The same with all names that the averages may have in these recorded.
+        """The same with all names that averages and advantages may have in these recorded.
 
-        Where the weights of two are in proportion their ratio goes into the factor or step size.
+        Where two are in proportion their ratio goes into the factor or the step size.
         """
         e = self.e
         query = [self.recorded.records[e.query]]
@@ -264,9 +280,22 @@ class Trial:
             outside = average_ratio(query, e.average, average)
             inside = average_ratio(support, e.inner_average, inner)
             if outside and inside:
-                named = replace(e, average=average, inner_average=inner, scale=e.scale * inside)
-                named = replace(named, weight_decay=e.weight_decay / inside)
-                yield replace(self, e=named, c=(self.c[0] * outside, *self.c[1:]))
+                named = replace(e, average=average, inner_average=inner)
+                yield from replace(self, e=named)._rescaled(inside, outside)
+
+    def _rescaled(self, inside, outside):
+        """With advantages in proportion to these; inside and outside are ratios of the averages."""
+        e = self.e
+        alike = [self.recorded.in_proportion(j, e.advantages) for j in e.sets]
+        if not alike or e.estimator == "dice" and not e.inside:  # its returns are not in proportion
+            alike = [{e.advantages: 1.0}]
+        of_query = self.recorded.in_proportion(e.query, e.query_advantages)
+        for (i, times), (k, query_times) in product(alike[0].items(), of_query.items()):
+            if all(np.isclose(other.get(i, np.inf), times) for other in alike):
+                ratio = inside / times
+                named = dict(scale=e.scale * ratio, weight_decay=e.weight_decay / ratio)
+                named = replace(e, advantages=i, query_advantages=k, **named)
+                yield replace(self, e=named, c=(self.c[0] * outside / query_times, *self.c[1:]))
 
 
 def listed(numbers, form="{}"):
@@ -280,9 +309,15 @@ def _steps_that(do, e):
 
 def _averages(x):
     """Both averages, where they differ."""
-    both = AVERAGE_SAYS[x.e.inner_average], AVERAGE_SAYS[x.e.average]
-    differ = {*x.e.does} - {IDLE} and x.e.inner_average != x.e.average
-    return differ and "the inner loss is {}, the outer one {}".format(*both)
+    e = x.e
+    if {*e.does} <= {IDLE} or e.inner_average == e.average:
+        return ""
+    said = f"the inner loss is {AVERAGE_SAYS[e.inner_average]}, the outer one "
+    said += AVERAGE_SAYS[e.average]
+    records = [x.recorded.records[j] for j in e.sets]
+    ratio = average_ratio(records, e.inner_average, e.average)
+    same = " (or, which is the same here, both are the latter, and the step size is {:.4g})"
+    return said + (same.format(ratio * e.scale * x.recorded.step_size) if ratio else "")
 
 
 def _moved(x):
@@ -295,7 +330,8 @@ def _two_advantages(x):
     """The advantages inside and outside, where they differ."""
     inside = x.recorded.alternatives[x.e.advantages].sentence
     outside = x.recorded.alternatives[x.e.query_advantages].sentence
-    return inside != outside and f"inside are {inside}, those of the query {outside}"
+    used = {*x.e.does} - {IDLE}
+    return used and inside != outside and f"inside are {inside}, those of the query {outside}"
 
 
 def _unused(x):
@@ -425,7 +461,7 @@ VARIATIONS = [
     Variation(
         lambda x: x.term is None and f"{x.factor:.4g}",
         "the factor {} has no name: is a number multiplied with the loss?",
-        1,
+        1.5,
     ),
     Variation(
         lambda x: x.e.score,
@@ -520,8 +556,8 @@ VARIATIONS = [
         lambda x: abs(x.e.scale) != 1
         and f"{x.e.scale * x.recorded.step_size:.6g}, not {x.recorded.step_size:.6g}",
         "the inner step size is {}: is it the outer one?",
-        2,
-        changed=_with(scale=[0.1, 1.0, 4.0]),
+        2.5,
+        changed=_with(scale=[0.01, 0.1, 1.0, 4.0, 10.0, 100.0]),
         number="scale",
     ),
     Variation(
@@ -566,13 +602,16 @@ VARIATIONS = [
         _unused,
         "the advantages of {} were not used, as other data sets have none: give those of all",
     ),
-    Variation(lambda x: x.e.advantages > 0, cost=1.1, changed=_other_advantages),
+    Variation(
+        lambda x: 0 < x.e.advantages == x.e.query_advantages, cost=1.1, changed=_other_advantages
+    ),
 ]
 
 
 # ---- how explanations are compared with the gradient
 
 LIMIT = 20_000  # explanations are tried, unless told otherwise
+WORK = 2e9  # steps are gone through at most, all explanations together: a minute or so
 
 
 class Search:
@@ -581,12 +620,13 @@ class Search:
     columns: a function of an explanation: what the target is a sum of.
     """
 
-    def __init__(self, target, recorded, columns, tolerance, limit=LIMIT):
+    def __init__(self, target, recorded, columns, tolerance, limit=None):
         self.target = target
         self.recorded = recorded
         self.columns = columns
         self.tolerance = tolerance
-        self.limit = limit
+        steps = sum(r.mask.size for r in recorded.records)
+        self.limit = limit or min(LIMIT, 1000 + int(WORK / steps))
         self.tried = 0
         self.trials = {}  # Explanation → Trial
 

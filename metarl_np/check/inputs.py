@@ -6,6 +6,7 @@ column of the inputs is compared with what it may be, times a factor, of one ste
 """
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -30,8 +31,8 @@ class Column:
 AGO = ("", ", of the step before", ", of two steps before")
 LAST = ("action", "reward", "end")  # of the last step: what is not known before
 # What may be found; and what that is. The keys are of four kinds: (kind, delay) of a column,
-# (kind, "lost") of a column and (kind, "missing") of them all, ("null action", is there one?), and
-# ("hidden", how it is kept)
+# (kind, "lost") of a column and (kind, "missing") or (kind, "not found") of them all,
+# ("null action", is there one?), and ("hidden", how it is kept)
 FINDINGS = {
     **{
         (kind, 0): f"A mistake: the {kind} is not known yet when the policy acts: show that of the "
@@ -51,6 +52,11 @@ FINDINGS = {
         "reset emits zeros: show it at the next episode's first step."
         for kind in ("action", "reward")
     },
+    **{
+        (kind, "not found"): f"No column shows the {kind}, unless one of those that are none of "
+        "what was tried does."
+        for kind in ("state", *LAST)
+    },
     ("state", "missing"): "No column shows the state, which is right in a bandit only.",
     ("action", "missing"): "No column shows the last action, a mistake: what was it that paid?",
     ("reward", "missing"): "No column shows the last reward, a mistake: what is there to learn "
@@ -60,6 +66,7 @@ FINDINGS = {
     ("null action", True): "The first input says that there was no action yet, as it should.",
     ("null action", False): "The first input says that an action was taken, as arm 0 that paid 0, "
     "a mistake: let a null action of its own stand there.",
+    ("hidden", "all the same"): "The hidden state never changes: does the network reach it?",
     ("hidden", "kept"): "The hidden state lives through all episodes of a trial, as it should.",
     ("hidden", "cleared at some"): "The hidden state is cleared at some of the episodes, a mistake:"
     " clear it at a trial's start only.",
@@ -109,7 +116,8 @@ def explain_inputs(inputs, states, actions, rewards, dones, *, hidden=None):
         hidden = vector_a_step("hidden", hidden, given["states"])
         cleared = (hidden == hidden[0]).all(2)[restarts]
         where = "cleared at all" if cleared.all() else "cleared at some"
-        facts.add(("hidden", where if cleared.any() else "kept"))
+        where = where if cleared.any() else "kept"
+        facts.add(("hidden", where if (hidden != hidden[0]).any() else "all the same"))
     findings = [f"Column {i} is {column}." for i, column in enumerate(columns)]
     said = [sentence for fact, sentence in FINDINGS.items() if fact in facts]
     findings += dict.fromkeys(said)  # each once
@@ -121,7 +129,8 @@ def _facts(columns):
     facts = {(column.kind, column.delay) for column in columns}
     facts |= {(column.kind, "lost") for column in columns if not column.carried}
     kinds = {column.kind for column in columns}
-    return facts | {(kind, "missing") for kind in ("state", *LAST) if kind not in kinds}
+    missing = "not found" if "unknown" in kinds else "missing"
+    return facts | {(kind, missing) for kind in ("state", *LAST) if kind not in kinds}
 
 
 def number_a_step(name, x, shape):
@@ -167,6 +176,7 @@ def _signals(restarts, states, actions, rewards, dones):
         *(("state", f"state {s:g}, one-hot", states == s) for s in np.unique(states)),
         *(("action", f"action {a:g}, one-hot", actions == a) for a in np.unique(actions)),
         ("end", "the end of an episode", dones),
+        ("end", "1 - done (or else dones was given inverted)", 1 - dones),
         ("reward", "the reward", rewards),
         ("state", "the number of the state", states),
         ("action", "the number of the action", actions),
@@ -184,14 +194,30 @@ def _column(x, signals, restarts):
     """What a column x (T, N) is: at all steps, or else at all but the first of each episode."""
     if not x.any():
         return Column("constant", "0 everywhere")
-    for carried in (True, False):
+    for (form, is_form), carried in product(FORMS.items(), (True, False)):
         for column, signal in signals:
             used = carried | ~restarts
             used[: column.delay] = False
-            _, misfit = compare(x[used, None], signal[used, None])
-            if x[used].any() and not misfit.any():
-                return replace(column, carried=carried)
+            if x[used].any() and is_form(x[used], signal[used], column.kind):
+                return replace(column, name=form.format(column.name), carried=carried)
     return Column("unknown", "none of what was tried")
+
+
+def _is_times(y, x, kind):
+    """Is y (M,) a multiple of x?"""
+    return not compare(y[:, None], x[:, None])[1].any()
+
+
+def _grows(y, x, kind):
+    """Is y (M,) a function of the rewards x that grows with them?"""
+    order = np.argsort(x)
+    steps = np.diff(y[order]) / abs(y).max()
+    same = np.diff(x[order]) == 0
+    enough = kind == "reward" and steps.size > 9 and steps.any()
+    return enough and (steps >= -FITS).all() and (steps[same] <= FITS).all()
+
+
+FORMS = {"{}": _is_times, "a function that grows with {}, as clipped or standardised": _grows}
 
 
 def compare(y, x):

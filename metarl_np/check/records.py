@@ -95,6 +95,7 @@ def record(
     mask = np.ones(shape, bool) if mask is None else require_array("mask", mask)
     require(mask.shape == shape, "mask", f"{mask.shape} is not the shape of rewards, {shape}")
     mask = require_mask(mask, shape)
+    require(mask.any(), "mask", "false everywhere: it is true for steps that were really taken")
     given = [rewards, log_probs, baseline, advantages, values]
     steps = {name: _numbers(name, x, mask) for name, x in zip(GIVEN, given)}
     steps["mask"] = _three_axes(mask)

@@ -31,24 +31,27 @@ from metarl_np.meta.maml import centred_returns
 # ---- the weights of the steps
 
 # "padding" is one more, which is a mistake: it is tried in the inner steps only
-AVERAGES = ("episodes", "steps", "lengths", "sum")
+AVERAGES = ("episodes", "steps", "lengths", "sum", "lanes")
 
 
 def average_weights(record, average):
     """What the sum over a task's steps is multiplied with: (N, K).
 
     "episodes" is the mean over episodes of sums over time, "steps" the mean over all steps of a
-    task, "lengths" the mean over episodes of means over time, "sum" the sum over all; "padding" is
-    the mean over all places, masked ones as well.
+    task, "lengths" the mean over episodes of means over time, "sum" the sum over all, "lanes" the
+    mean over lanes of sums over time, NaN where no lanes were cut; "padding" is the mean over all
+    places, masked ones as well.
     """
     lengths = np.maximum(record.mask.sum(0), 1.0)
     steps = np.maximum(record.mask.sum((0, 2)), 1.0)[:, None]
     episodes = np.maximum(record.count, 1.0)[:, None]
+    lanes = np.nan if record.lanes is None else record.lanes.max(1, keepdims=True) + 1.0
     divisors = {
         "episodes": episodes,
         "steps": steps,
         "lengths": lengths * episodes,
         "sum": 1.0,
+        "lanes": lanes,
         "padding": len(record.mask) * episodes,
     }
     return np.ones(lengths.shape) / divisors[average]
@@ -141,6 +144,11 @@ class Explanation:
         return self.score not in ("", *RIGHT_SCORES)
 
     @property
+    def name(self):
+        """The estimator, "+score" if a right one is added."""
+        return self.estimator + "+score" * (self.score in RIGHT_SCORES)
+
+    @property
     def on_the_way(self):
         """The Explanation with what matters only on the way back, from θ_J to θ, left out."""
         if self.inside:
@@ -183,6 +191,7 @@ class Recorded:
         self.returns = [returns_to_go(r, discount) for r in self.records]
         self.weights = lru_cache(2 * len(named))(self._weights)
         self.path = lru_cache(1)(self._path)
+        self.in_proportion = lru_cache(None)(self._in_proportion)
 
     def directions(self, enough):
         """How many gradients of these data are linearly independent, or `enough` if that is less.
@@ -207,6 +216,20 @@ class Recorded:
         """w_t = Â_t × `factors`: (T, N, K)."""
         of_record = self.alternatives[advantages].of_record
         return of_record(self.records[j]) * self.factors(j, average, discounted)
+
+    def _in_proportion(self, j, i):
+        """{k: ratio} of alternatives k that are ratio × alternative i in data set j, i among them.
+
+        As those less a mean over time are 1 − 1/K times those less the mean of the others.
+        """
+        every = [x.of_record(self.records[j]) for x in self.alternatives]
+        a = every[i]
+        found = {i: 1.0}
+        for k, other in enumerate(every):
+            ratio = (a * other).sum() / ((a * a).sum() or 1.0)
+            if ratio and np.allclose(other, ratio * a, atol=1e-9 * abs(a).max()):
+                found.setdefault(k, ratio)
+        return found
 
     def inner_weights(self, i, e):
         """w_t of inner step i: (T, N, K)."""

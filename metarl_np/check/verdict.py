@@ -146,9 +146,12 @@ def _named(name, how=""):
 
 
 def _off(error):
+    return f"{relative(error)} of its largest component"
+
+
+def relative(error):
     """A relative error in a form to read."""
-    size = f"{error:.1e}" if error < 1e-3 else f"{error:.1%}" if error < 100 else f"{error:.2g} x"
-    return f"{size} of its largest component"
+    return f"{error:.1e}" if error < 1e-3 else f"{error:.1%}" if error < 100 else f"{error:.2g} x"
 
 
 def _text_of_none(gradient, candidates, errors, tolerance):

@@ -527,6 +527,60 @@ def test_mistake_17_value_targets_from_standardised_advantages(tasks, standardis
     assert ("which is a mistake: add V" in str(e)) == standardised
 
 
+def discounted(a, mask):
+    return GAMMA ** np.arange(T)[:, None, None] * a
+
+
+def next_ones(a, mask):
+    return np.append(a[1:], 0 * a[:1], 0)
+
+
+def ones_before(a, mask):
+    return np.append(0 * a[:1], a[:-1], 0) * mask
+
+
+CHANGED = {
+    "gamma^t": (discounted, "gamma^t", 1, "gamma^t stands in them already"),
+    "shifted to earlier": (next_ones, "early", 1, r"A_(t+1) in the place of A_t: a mistake"),
+    "shifted to later": (ones_before, "late", 1, r"A_(t-1) in the place of A_t: a mistake"),
+    "negated": (lambda a, mask: -a, None, -1, "They are negated: a mistake, unless"),
+    "scaled": (lambda a, mask: 0.1 * a, None, 0.1, "multiplied with 0.1: harmless"),
+}
+
+
+@pytest.mark.parametrize("standardised", [False, True], ids=["plain", "standardised"])
+@pytest.mark.parametrize("lam", [LAM, 1.0])
+@pytest.mark.parametrize("change", CHANGED)
+def test_what_was_done_to_them_is_named(tasks, change, lam, standardised):
+    of, changed, times, said = CHANGED[change]
+    mask = tasks["mask"]
+    a = gae_of_tasks(*(tasks[x] for x in ("rewards", "values", "last_values", "mask")), lam)
+    a = each_task(std_ddof_0)(a, mask) if standardised else a
+    e = explain_advantages(of(a, mask), record(**tasks), discount=GAMMA)
+    assert (e.kind, e.discount, e.lam) == ("G" if lam == 1 else "GAE", GAMMA, lam)
+    assert e.changed == changed and said in str(e)
+    if changed in (None, "gamma^t"):  # what is shifted has lost the steps by which it was scaled
+        assert e.times == pytest.approx(times)
+        assert e.standardised == ("std" if standardised else "no")
+
+
+@pytest.mark.parametrize("discount", [GAMMA, 1.0])
+def test_the_whole_return_at_each_step_is_named(tasks, discount):
+    powers = discount ** np.arange(T)[:, None, None]
+    whole = (powers * tasks["rewards"] * tasks["mask"]).sum(0) * tasks["mask"]
+    e = explain_advantages(whole, record(**tasks), discount=discount if discount < 1 else None)
+    assert (e.kind, e.discount, e.baseline, e.times) == ("G_0", discount, "none", 1)
+    assert "the whole return G_0 at each step" in str(e)
+
+
+def test_the_mean_over_time_negated_is_told_from_the_mean_of_the_others(tasks):
+    g = rewards_to_go(tasks["rewards"], tasks["mask"])
+    data = record(*(tasks[x] for x in ("states", "actions", "rewards", "mask")))
+    e = explain_advantages(-mean_over_time(g, tasks) * tasks["mask"], data)
+    assert (e.baseline, e.times) == ("time_mean", -1)
+    assert "equal to the baseline" not in str(e)
+
+
 # ---- bad input
 
 
@@ -534,10 +588,11 @@ def test_mistake_17_value_targets_from_standardised_advantages(tasks, standardis
     "change, message",
     [
         (lambda a: a[:-1], "advantages: expected shape"),
+        (lambda a: a[:, 0], "advantages: expected shape"),
         (lambda a: np.full(a.shape, np.nan), "advantages: not finite"),
         (lambda a: None, "advantages: the record has none"),
     ],
-    ids=["shape", "nan", "none"],
+    ids=["shape", "no task", "nan", "none"],
 )
 def test_bad_advantages_are_named(tasks, change, message):
     with pytest.raises(ValueError, match=message):

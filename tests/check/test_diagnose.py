@@ -26,6 +26,7 @@ from own_maml import (
     log_probs,
     meta_gradient,
     objective,
+    others,
     to_go,
 )
 
@@ -176,6 +177,23 @@ MISTAKES = {
         dict(),
         ("those of the query", "standard deviation"),
     ),
+    "own mean": (
+        Code(inner_kind="own mean", outer_kind="own mean"),
+        dict(),
+        ("Advantages: G less the mean over all episodes",),
+    ),
+    "own mean inside": (
+        Code(inner_kind="own mean"),
+        dict(average="episodes"),
+        ("the advantages inside are G less the mean over all episodes",),
+    ),
+    "own mean outside": (
+        Code(outer_kind="own mean"),
+        dict(average="episodes"),
+        ("those of the query G less the mean over all episodes",),
+    ),
+    "ten times alpha": (Code(step_size=10 * ALPHA), dict(), ("the inner step size is 4, not 0.4",)),
+    "alpha / 100": (Code(step_size=ALPHA / 100), dict(), ("step size is 0.004, not 0.4",)),
     "step 0 detached": (
         Code(detach=(0,)),
         dict(differentiated=(1,)),
@@ -453,6 +471,113 @@ def test_advantages_that_some_data_sets_lack_are_not_used_and_that_is_said(given
     assert found.tried == diagnosed(g, theta, batches).tried  # all usual ones are in the corner
 
 
+def of_equal_lengths(batches):
+    return [Batch(b.states, b.actions, b.rewards, np.ones_like(b.mask)) for b in batches]
+
+
+@pytest.mark.parametrize(
+    "code", [Code(step_size=ALPHA / T), Code(inner_mean="steps")], ids=["alpha / T", "steps"]
+)
+def test_a_step_size_and_a_mean_that_coincide_are_both_said(code, theta, batches):
+    batches = of_equal_lengths(batches)
+    found = diagnosed(meta_gradient(code, theta, batches), theta, batches)
+    found.require("naive", factor=1, inner_average="steps")
+    assert "which is the same here, both are the latter, and the step size is 0.05714" in str(found)
+    b = batches[0]
+    new = adapted(code, theta, b) if code.step_size < ALPHA else adapted_by_steps(theta, b)
+    data = check.record(b.states, b.actions, b.rewards)
+    for known in (dict(), dict(step_size=ALPHA)):
+        step = str(check.explain_step(theta, new, data, discount=GAMMA, **known))
+        assert "0.4 along the mean over all steps" in step
+        assert "0.0571429 along the mean over episodes" in step
+
+
+def adapted_by_steps(theta, b):
+    return adapted(Code(inner_mean="steps"), theta, b)
+
+
+def test_a_baseline_that_contains_the_episode_is_named_without_inner_steps(theta, batches):
+    g = meta_gradient(Code(outer_kind="own mean", order=(0,)), theta, batches[:1])
+    found = diagnosed(g, theta, batches[:1])
+    found.require("policy gradient", factor=1, findings=())
+    assert found.advantages.startswith("G less the mean over all episodes")
+
+
+def test_without_rewards_nothing_fits_and_nothing_is_divided_by_zero(theta, batches):
+    records = [check.record(b.states, b.actions, 0 * b.rewards, mask=b.mask) for b in batches]
+    settings = dict(step_size=ALPHA, discount=GAMMA, max_explanations=50)
+    found = check.diagnose(theta, theta, records[:-1], records[-1], **settings)
+    assert found.estimators == ()
+
+
+def test_a_mean_over_lanes_has_a_name(rng, theta):
+    """Two episodes in each lane: the mean over lanes is twice that over episodes."""
+    records = []
+    for _ in range(2):
+        shape = (2 * T, N, K)
+        dones = np.zeros(shape, bool)
+        dones[rng.integers(2, T, size=(N, K)), np.arange(N)[:, None], np.arange(K)] = True
+        steps = rng.integers(S, size=shape), rng.integers(A, size=shape), rng.normal(size=shape)
+        records.append(check.record(*steps, dones=dones))
+    settings = dict(step_size=ALPHA, discount=GAMMA)
+    twice = check.estimator_gradients(
+        theta, records[:1], records[1], step_size=2 * ALPHA, discount=GAMMA
+    )["naive"]
+    found = check.diagnose(2 * twice, theta, records[:1], records[1], **settings)
+    found.require("naive", factor=1, average="lanes", inner_average="lanes", findings=())
+    assert "the mean over lanes of sums over time" in str(found)
+
+
+def test_log_probs_are_looked_at_where_nothing_fits(rng, theta, batches):
+    records = []
+    for b, off in zip(batches, (np.eye(S, A), 0.0)):
+        lp = log_probs(theta + off + np.zeros((N, 1, 1)), b)
+        records.append(check.record(b.states, b.actions, b.rewards, b.mask, lp))
+    settings = dict(step_size=ALPHA, discount=GAMMA, max_explanations=20)
+    noise = rng.normal(size=theta.shape)
+    text = str(check.diagnose(noise, theta, records[:1], records[1], **settings))
+    assert "the log_probs of support[0] are not those of the path" in text
+
+
+def test_texts_have_one_full_stop_and_no_error_of_nothing(theta, batches):
+    for code in (Code(step_size=BETA), Code(factor=0.7)):
+        assert "?." not in str(diagnosed(meta_gradient(code, theta, batches), theta, batches))
+    g = meta_gradient(Code(), theta, batches)
+    found = diagnosed(g * (1 + 1e-4 * theta), theta, batches, max_explanations=200)
+    assert " 0.0% off" not in str(found) and "e-05 off" in str(found)
+    assert "fitted" not in str(found)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("in_them", [True, False])
+def test_gamma_that_stands_in_the_advantages_is_kept(kept, in_them, theta, batches):
+    records = []
+    for b in batches:
+        gamma = (GAMMA ** np.arange(T))[:, None, None] if in_them else 1.0
+        a = gamma * (to_go(b.rewards * b.mask, GAMMA) - others(to_go(b.rewards * b.mask, GAMMA)))
+        records.append(check.record(b.states, b.actions, b.rewards, b.mask, advantages=a))
+    g = meta_gradient(Code(inner_gamma=kept, outer_gamma=kept), theta, batches)
+    found = check.diagnose(
+        g, theta, records[:-1], records[-1], step_size=ALPHA, discount=GAMMA, max_explanations=100
+    )
+    found.require("naive", factor=1, discounted=kept, inner_discounted=kept)
+    assert ("gamma^t stands in them" in str(found)) == in_them
+
+
+def test_gamma_twice_is_a_mistake(theta, batches):
+    records = []
+    for b in batches:
+        gamma = (GAMMA ** np.arange(T))[:, None, None]
+        a = gamma * to_go(b.rewards * b.mask, GAMMA) * b.mask
+        records.append(check.record(b.states, b.actions, b.rewards, b.mask, advantages=a))
+    settings = dict(step_size=ALPHA, discount=GAMMA)
+    given = {"baseline": lambda returns, episodes: returns - episodes.advantages}
+    g = check.estimator_gradients(theta, records[:-1], records[-1], **settings, **given)["naive"]
+    found = check.diagnose(g, theta, records[:-1], records[-1], **settings)
+    found.require("naive", factor=1, discounted=True)
+    assert "that the loss multiplies with again, a mistake" in found.advantages
+
+
 def linear_network(rng):
     """θ (P,), three data sets, their Network and their records."""
     batches = [continuous(rng) for _ in range(3)]
@@ -484,6 +609,7 @@ FORMS = {
     "another table": (lambda x: x.reshape(-1, 2), lambda x: x),
     "a list": (as_parts, as_parts),
     "a list, and one array": (as_parts, lambda x: x),
+    "flat, and a list": (lambda x: x, as_parts),
 }
 
 
@@ -502,6 +628,49 @@ def test_theta_of_a_step_of_a_users_policy_may_have_any_shape(form, already, rng
     step = check.explain_step(of_theta(theta), of_adapted(adapted), data, **settings)
     assert step.average == ("steps", "lengths") and step.discounted is False
     assert step.step_size == pytest.approx(ALPHA) and step.error < 1e-6
+
+
+def transposed(x):
+    return np.swapaxes(x, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        transposed,
+        lambda x: np.moveaxis(x, 0, -1),
+        lambda x: [x[:, :2], x[:, 2:]],
+        lambda x: x[:-1],
+        lambda x: x.ravel()[:-1],
+    ],
+    ids=["transposed", "tasks last", "in parts", "a task too few", "a number too few"],
+)
+def test_adapted_parameters_of_another_shape_are_named(change, theta, batches):
+    b = batches[0]
+    data = check.record(b.states, b.actions, b.rewards, mask=b.mask)
+    new = adapted(Code(), theta, b)
+    assert check.explain_step(theta, list(new), data, discount=GAMMA).error < 1e-6
+    with pytest.raises(ValueError, match="^adapted: "):
+        check.explain_step(theta, change(new), data, discount=GAMMA)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: [np.moveaxis(part, 0, -1) for part in as_parts(x)],
+        lambda x: [part[0] for part in as_parts(x)],
+        lambda x: as_parts(x)[::-1],
+        lambda x: x.T,
+        lambda x: [as_parts(x)[0], *as_parts(x)[2:]],
+    ],
+    ids=["tasks last", "no tasks", "another order", "transposed", "a part too few"],
+)
+def test_adapted_parameters_of_a_network_in_other_shapes_are_named(change, rng):
+    theta, batches, policy, records = linear_network(rng)
+    new = theta + 0.1 * rng.normal(size=(2, 1))
+    settings = dict(discount=GAMMA, policy=policy)
+    with pytest.raises(ValueError, match="^adapted: "):
+        check.explain_step(as_parts(theta), change(new), records[0], **settings)
 
 
 # ---- the verdict, the search, and bad input
@@ -548,6 +717,21 @@ def test_a_diagnosis_can_be_printed_on_a_console_of_one_byte_a_character(mistake
     assert str(found).encode("cp1252")
 
 
+@pytest.mark.parametrize(
+    "names, fields, message",
+    [
+        (["naiv"], dict(), "^estimators: naiv; there are first_order, naive"),
+        ([], dict(avrage="sum"), "^fields: avrage; there are factor"),
+        ([], dict(average="episode"), "^average: episode; there are episodes, steps"),
+        ([], dict(inner_average=("sum", "step")), "^inner_average: step; there are episodes"),
+    ],
+)
+def test_what_cannot_be_required_is_named(names, fields, message, theta, batches):
+    found = diagnosed(meta_gradient(Code(), theta, batches), theta, batches)
+    with pytest.raises(ValueError, match=message):
+        found.require(*names, **fields)
+
+
 def test_with_no_inner_step_it_is_the_policy_gradient(theta, batches):
     g = meta_gradient(Code(order=(0,)), theta, batches[:1])
     found = diagnosed(g, theta, batches[:1])
@@ -569,6 +753,8 @@ class Tensor:
         (r"^gradient: .*x\.detach", dict(gradient=Tensor())),
         (r"^theta: .*x\.detach", dict(theta=[Tensor(), Tensor()])),
         ("^gradient: 3 numbers, where theta has 15", dict(gradient=np.ones(3))),
+        (r"^gradient: shape \(3, 5\), where theta has \(5, 3\)", dict(gradient=np.ones((A, S)))),
+        ("^theta: it has a task axis", dict.fromkeys(["gradient", "theta"], np.ones((N, S, A)))),
         ("^gradient: not finite", dict(gradient=np.full((S, A), np.nan))),
         ("^gradient: zero everywhere", dict(gradient=np.zeros((S, A)))),
         ("^theta: expected shape", dict(theta=np.ones(S * A))),

@@ -153,6 +153,54 @@ def test_other_columns_are_told(trials, kind):
     assert [c.kind for c in e.columns] == [kind]
 
 
+def standardised(r):
+    return (r - r.mean()) / r.std()
+
+
+REWARDS = {
+    "clipped": (lambda r: np.clip(r, -0.5, 0.5), "grows with the reward"),
+    "their signs": (np.sign, "grows with the reward"),
+    "standardised": (standardised, "grows with the reward"),
+    "of unknown origin": (lambda r: r**2, "No column shows the reward, unless"),
+}
+
+
+@pytest.mark.parametrize("change", REWARDS)
+def test_rewards_that_are_changed_are_not_called_missing(trials, change):
+    of, said = REWARDS[change]
+    x = layout(trials)
+    x[1:, -2] = of(trials[2][:-1])
+    e = explain_inputs(x, *trials)
+    assert said in str(e)
+    assert not mistakes(e)
+
+
+def test_a_reward_that_grows_with_it_may_be_late_or_lost(trials):
+    x = layout(trials, delay=2)
+    x[2:, -2] = np.clip(trials[2][:-2], -0.5, 0.5)
+    assert "the reward comes a step too late" in str(explain_inputs(x, *trials))
+
+
+def test_what_grows_while_all_rewards_are_equal_is_no_function_of_them(trials):
+    states, actions, rewards, dones = trials
+    squares = np.arange(T)[:, None] ** 2 + 0 * states
+    e = explain_inputs(squares[:, None], states, actions, 0 * rewards, dones)
+    assert e.columns[0].kind == "unknown"
+
+
+def test_a_flag_that_says_that_an_episode_goes_on_shows_its_end(trials):
+    x = layout(trials)
+    x[1:, -1] = ~trials[3][:-1]
+    e = explain_inputs(x, *trials)
+    assert (e.columns[-1].kind, e.columns[-1].delay) == ("end", 1)
+    assert "1 - done" in str(e) and not mistakes(e)
+
+
+def test_a_hidden_state_that_never_changes_is_not_called_cleared(trials):
+    e = explain_inputs(layout(trials), *trials, hidden=np.zeros((T, 5, N)))
+    assert "The hidden state never changes" in str(e) and "cleared" not in str(e)
+
+
 def test_a_number_for_the_action_shows_action_0_at_first(trials):
     shown = np.concatenate([np.zeros((1, N)), trials[1][:-1]])
     assert explain_inputs(shown[:, None], *trials).null_action is False
@@ -210,9 +258,12 @@ def updated():
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(T, A, N))
     actions = rng.integers(A, size=(T, N))
-    log_pi = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    taken = np.take_along_axis(log_pi, actions[:, None], 1)[:, 0]
+    taken = np.take_along_axis(log_softmax_of(logits), actions[:, None], 1)[:, 0]
     return logits, actions, rng.normal(size=(T, N)), taken + 0.3 * rng.normal(size=(T, N))
+
+
+def log_softmax_of(logits):
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
 def numerical_gradient(objective, updated, eps=1e-5):
@@ -220,8 +271,7 @@ def numerical_gradient(objective, updated, eps=1e-5):
     logits, actions, advantages, old = updated
 
     def of(z):
-        log_pi = z - np.log(np.exp(z).sum(1, keepdims=True))
-        taken = np.take_along_axis(log_pi, actions[:, None], 1)[:, 0]
+        taken = np.take_along_axis(log_softmax_of(z), actions[:, None], 1)[:, 0]
         return objective(taken, old, advantages)
 
     columns = []
@@ -282,6 +332,24 @@ def test_where_all_steps_are_clipped_the_right_gradient_is_0(updated):
     assert (e.name, e.factor) == ("ppo", 0)
     e = explain_clipped(numerical_gradient(unclipped, given), *given, clip=0.2)
     assert e.name == "unclipped"
+
+
+@pytest.mark.parametrize(
+    "moved, objective, alike",
+    [
+        (0.0, no_ratio, "ppo, unclipped, clipped on both sides, clipped on the wrong side, no "),
+        (0.05, unclipped, "ppo, unclipped, clipped on both sides, clipped on the wrong side. Take"),
+        (0.05, no_ratio, "no ratio, no ratio, clipped. Take"),
+    ],
+    ids=["no ratio at ratios of 1", "no clip where none is passed", "no ratio and no clip"],
+)
+def test_what_the_data_cannot_tell_is_said(updated, moved, objective, alike):
+    logits, actions, advantages, old = updated
+    taken = np.take_along_axis(log_softmax_of(logits), actions[:, None], 1)[:, 0]
+    given = logits, actions, advantages, taken + moved * np.sign(old - taken)
+    e = explain_clipped(numerical_gradient(objective, given), *given, clip=0.2)
+    assert "the following are equal, and it is one of them: " + alike in str(e)
+    assert "as it should be" not in str(e)
 
 
 def test_it_says_at_which_steps_a_gradient_differs(updated):

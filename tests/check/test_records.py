@@ -87,6 +87,7 @@ class Tensor:
         (dict(rewards=[[0.0, 1.0], [0.0]]), "^rewards: "),
         (dict(rewards=[Tensor(), Tensor()]), "^rewards: "),
         (dict(mask=np.arange(T)[:, None, None] == np.full((N, K), T - 1)), "^mask: .*dones"),
+        (dict(mask=np.zeros(SHAPE)), "^mask: false everywhere"),
         (dict(mask=np.full(SHAPE, 0.5)), "^mask: expected true and false"),
         (dict(dones=np.full(SHAPE, 2)), "^dones: expected true and false"),
         (dict(states=np.zeros(SHAPE)), "^states: expected integers"),
