@@ -134,12 +134,14 @@ def diagnosis(theta, batches):
     @cache
     def found(mistake):
         code = MISTAKES[mistake][0]
-        return diagnosed(meta_gradient(code, theta, batches), theta, batches)
+        data = batches[: len(code.order)]
+        return diagnosed(meta_gradient(code, theta, data), theta, data)
 
     return found
 
 
 ALL = (0, 1)
+ONE_STEP = (0, 1)  # the order of the data: where it is the advantages, a second step shows no more
 OTHERS = "the mean of the other episodes"
 MISTAKES = {
     "right": (Code(), dict(), ("add the score of the inner data", "lacks H1 and H12")),
@@ -181,14 +183,14 @@ MISTAKES = {
         dict(discounted=False, inner_discounted=True),
         ("gamma^t is dropped in the query only",),
     ),
-    "gamma is 1": (Code(discount=1.0), dict(), ("gamma = 1",)),
+    "gamma is 1": (Code(discount=1.0, order=ONE_STEP), dict(), ("gamma = 1",)),
     "standardised": (
         Code(inner_kind="standardised", outer_kind="standardised"),
         dict(),
         ("standard deviation",),
     ),
     "divided by the variance": (
-        Code(inner_kind="variance", outer_kind="variance"),
+        Code(inner_kind="variance", outer_kind="variance", order=ONE_STEP),
         dict(),
         ("by the variance",),
     ),
@@ -199,12 +201,12 @@ MISTAKES = {
         ("which contains the episode itself",),
     ),
     "none in the query": (
-        Code(outer_kind="none"),
+        Code(outer_kind="none", order=ONE_STEP),
         dict(),
         (OTHERS, "of the query G, with no baseline"),
     ),
     "standardised in the query": (
-        Code(outer_kind="standardised"),
+        Code(outer_kind="standardised", order=ONE_STEP),
         dict(),
         ("those of the query", "standard deviation"),
     ),
@@ -233,8 +235,12 @@ MISTAKES = {
     "steps swapped": (Code(order=(1, 0, 2)), dict(), ("step 0 takes the data set 1",)),
     "step 0 forgotten": (Code(skip=(0,)), dict(steps=(1,)), ("inner step 0 has no effect",)),
     "step 1 forgotten": (Code(skip=(1,)), dict(steps=(0,)), ("inner step 1 has no effect",)),
-    "G_0": (Code(inner_kind="G_0", outer_kind="G_0"), dict(), ("G_0",)),
-    "rewards shifted": (Code(inner_kind="shifted", outer_kind="shifted"), dict(), ("shifted",)),
+    "G_0": (Code(inner_kind="G_0", outer_kind="G_0", order=ONE_STEP), dict(), ("G_0",)),
+    "rewards shifted": (
+        Code(inner_kind="shifted", outer_kind="shifted", order=ONE_STEP),
+        dict(),
+        ("shifted",),
+    ),
     "momentum": (Code(momentum=0.7), dict(), ("momentum of 0.7",)),
     "weight decay": (Code(decay=0.03), dict(), ("weight decay of 0.03",)),
     "lambda": (Code(estimator="loaded_dice", lam=0.6), dict(), ("lambda is 0.6",)),
@@ -288,7 +294,9 @@ def test_mistakes_are_called_what_they_are(mistake, diagnosis):
     """And in the characters that a console of one byte a character has."""
     code, fields, said = MISTAKES[mistake]
     found = diagnosis(mistake)
-    expected = dict(factor=1.0, steps=ALL, estimators=(NAMES.get(code.estimator, code.estimator),))
+    steps = tuple(range(len(code.order) - 1))
+    name = NAMES.get(code.estimator, code.estimator)
+    expected = dict(factor=1.0, steps=steps, estimators=(name,))
     found.require(**expected | fields)
     for words in said:
         assert words in str(found)
@@ -339,7 +347,7 @@ class Network:
         return np.stack(rows)
 
 
-def continuous(rng, shape=(5, 2, 3)):
+def continuous(rng, shape=(3, 2, 3)):
     return Batch(
         states=rng.normal(size=shape + (2,)),
         actions=rng.normal(size=shape),
