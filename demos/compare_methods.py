@@ -267,7 +267,7 @@ def rows_of(curves, optimum):
 
 def main():
     arguments = parser(__doc__).parse_args()
-    n_seeds, shorten, iterations = (2, 20, 5) if arguments.quick else (3, 1, 300)
+    n_seeds, shorten, iterations = (2, 30, 5) if arguments.quick else (3, 1, 300)
     progress = Progress()
     curves = compare(arguments.seed, n_seeds, shorten, progress)
     rng = np.random.default_rng(arguments.seed)

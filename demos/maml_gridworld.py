@@ -225,13 +225,14 @@ def draw_returns(ax, returns, steps):
     ax.legend(loc="center right", bbox_to_anchor=(1, 0.3), fontsize=9)
 
 
-def animate(rng, grid, goal, policy, starts, steps, stride, out):
+def animate(rng, grid, goal, policy, starts, steps, stride, held, out):
     """Twenty episodes of one held-out task, step by step, before and after each inner step.
 
     starts: {method: (θ, step size)}, a panel each: a dot an episode, its visits as colours, the
         policy as arrows. Beside them stands the mean return.
     steps: inner steps.
     stride: time steps from one frame to the next.
+    held: for how many frames the end of an episode is shown.
     """
     mdps = grid.mdps([goal])
     best = exact.optimal_return(mdps)[0]
@@ -261,8 +262,7 @@ def animate(rng, grid, goal, policy, starts, steps, stride, out):
             returns[name] = path.returns[:finished, 0] / best
         draw_returns(axes[-1], returns, steps)
 
-    # the end of an episode is shown for more than a second
-    times = [*range(0, grid.horizon, stride), *[grid.horizon] * 5]
+    times = [*range(0, grid.horizon, stride), *[grid.horizon] * held]
     frames = [(k, t) for k in range(steps + 1) for t in times]
     return plots.animate(fig, draw, frames, out, "adaptation", fps=4, dpi=70)
 
@@ -280,8 +280,10 @@ def draw_pictures(arguments, results):
     rng = np.random.default_rng(arguments.seed)
     adaptation = draw_adaptation(rng, *task, *starts["maml"], arguments.out)
     rng = np.random.default_rng(arguments.seed)
-    steps, stride = (1, 7) if arguments.quick else (3, 2)
-    animation = animate(rng, *task, starts, steps=steps, stride=stride, out=arguments.out)
+    # the end of an episode is shown for more than a second, at four frames a second
+    steps, stride, held = (1, 7, 1) if arguments.quick else (3, 2, 5)
+    shown = dict(steps=steps, stride=stride, held=held)
+    animation = animate(rng, *task, starts, **shown, out=arguments.out)
     return [draw_curves(results, arguments.out), adaptation, animation]
 
 

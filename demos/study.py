@@ -262,7 +262,7 @@ def print_family(family, methods, n_seeds, iterations):
 
 def main():
     arguments = options()
-    n_seeds, iterations, repeats = (3, 10, 1) if arguments.quick else (20, 100, 10)
+    n_seeds, iterations, repeats = (2, 10, 1) if arguments.quick else (20, 100, 10)
     seeds = [(arguments.seed, i) for i in range(n_seeds)]
     progress = Progress()
     found = run_all(arguments, seeds, iterations, repeats, progress)

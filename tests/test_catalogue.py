@@ -30,6 +30,9 @@ This is the whole catalogue, with the file where each is caught: "here" in this 
 
     * and in check/test_advantages.py, ** and in check/test_inputs.py
 
+What `check.diagnose` calls 1 to 6, 8, 11, 14 and 20 to 24 in a user's own code of two inner steps,
+check/test_diagnose.py has in its table MISTAKES.
+
 Expectations are over every data set of a tiny MDP, so nothing here has a sampling error (but the
 random MDPs of 9 and 12). An error is the largest absolute difference over the largest component of
 the right answer: at least 1% for a mistake, below 1e-8 for the right version. `pytest -s` prints
@@ -41,10 +44,8 @@ from functools import cache
 from itertools import product
 
 import autograd.numpy as np
-import own_maml
 import pytest
 from autograd import grad
-from own_maml import Code
 
 from metarl_np import check, enumeration, exact, maml, meta_gradients, surrogates
 from metarl_np.check.verdict import check_gradient
@@ -843,43 +844,3 @@ def test_24_means_over_steps_in_the_inner_loss():
     answer = return_gradient()
     assert_caught(24, f"length of the step, T={T}", g, answer, expected_gradient(surrogates.naive))
     assert_unchanged(24, "its direction: the factor is the number of steps", T * g, answer)
-
-
-# ---- and what `check.diagnose` calls them, in two inner steps of a user's own code
-
-CALLED = {
-    "1 no score term": (Code(), "add the score of the inner data"),
-    "2 naive, differentiated twice": (Code(), "lacks H1 and H12"),
-    "3 score of means": (Code(score="means"), "a score term with the coefficients"),
-    "3 score of the first step": (Code(score="first"), "of the first inner step only"),
-    "4 baseline inside DiCE's product": (Code(estimator="inside"), "inside DiCE's product"),
-    "5 index -1": (Code(estimator="wraps", lam=0.25), "index -1 wraps around"),
-    "5 divided by K twice": (Code(factor=1 / own_maml.K), "1/K, K being the episodes"),
-    "6 outer step size inside": (Code(step_size=own_maml.BETA), "is it the outer one?"),
-    "8 variance": (Code(inner_kind="variance", outer_kind="variance"), "by the variance"),
-    "11 mean of the very episodes": (
-        Code(inner_kind="own mean", outer_kind="own mean"),
-        "which contains the episode itself",
-    ),
-    "14 1/length": (Code(inner_mean="lengths", outer_mean="lengths"), "divided by its length"),
-    "20 gamma^t dropped": (Code(inner_gamma=False, outer_gamma=False), "gamma^t is dropped"),
-    "21 LVC and the score": (Code(estimator="lvc", score="all"), "a part of the score twice"),
-    "21 DiCE and the score": (Code(estimator="dice", score="all"), "a part of the score twice"),
-    "22 no second step": (Code(skip=(1,)), "inner step 1 has no effect"),
-    "22 second step on the first's data": (Code(order=(0, 0, 2)), "step 1 takes the data set 0"),
-    "23 dones for the mask": (Code(inner_kind="dones", outer_kind="dones"), "where a mask belongs"),
-    "24 means over steps inside": (Code(inner_mean="steps"), "the inner loss is the mean over all"),
-}
-
-
-@pytest.mark.parametrize("mistake", CALLED)
-def test_diagnose_calls_each_mistake_what_it_is(mistake):
-    code, said = CALLED[mistake]
-    rng = np.random.default_rng(3)
-    batches = [own_maml.batch(rng) for _ in range(3)]
-    theta = rng.normal(size=(own_maml.S, own_maml.A))
-    g = own_maml.meta_gradient(code, theta, batches)
-    records = [check.record(b.states, b.actions, b.rewards, mask=b.mask) for b in batches]
-    settings = dict(step_size=own_maml.ALPHA, discount=own_maml.GAMMA)
-    found = check.diagnose(g, theta, records[:-1], records[-1], **settings)
-    assert said in str(found)

@@ -20,7 +20,7 @@ step u has the factor Σ_{t≥u} ρ_t − β_u, which is w_u.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -148,7 +148,7 @@ class Explanation:
         """The estimator, "+score" if a right one is added."""
         return self.estimator + "+score" * (self.score in RIGHT_SCORES)
 
-    @property
+    @cached_property
     def on_the_way(self):
         """The Explanation with what matters only on the way back, from θ_J to θ, left out."""
         if self.inside:

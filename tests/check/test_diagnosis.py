@@ -342,12 +342,27 @@ def test_a_verdict_can_be_printed_on_a_console_of_one_byte_a_character(arguments
 # ---- exact answers, and means of samples
 
 
-@pytest.fixture
-def tiny(rng):
+def tiny_task(rng):
+    """(MDP, θ)."""
     mdps = random_mdps(
         rng, 1, 2, 2, horizon=2, discount=GAMMA, reward_mean=0.0, reward_std=2.0, reward_noise=0.0
     )
     return mdps, 0.3 * rng.normal(size=(2, 2))
+
+
+@pytest.fixture
+def tiny(rng):
+    return tiny_task(rng)
+
+
+@pytest.fixture(scope="module")
+def million():
+    """A million copies of a tiny task, adapted; and the expectations of their gradients."""
+    rng = np.random.default_rng(20261122)
+    mdps, theta = tiny_task(rng)
+    copies = mdps[np.zeros(1_000_000, int)]
+    path = adapt(rng, copies, SoftmaxPolicy(2, 2), theta, Reinforce(ALPHA), steps=1, episodes=2)
+    return path, check.expected_gradients(mdps, theta, step_size=ALPHA, episodes=2)
 
 
 @pytest.mark.parametrize("name", ["naive", "dice", "naive+score", "(b)"])
@@ -422,14 +437,10 @@ def test_expected_gradients_hold_b_and_naive_with_the_score_is_it(tiny):
     [(True, {"naive+score", "(b)"}), (False, {"naive"})],
     ids=["with the score", "without"],
 )
-def test_a_sample_mean_is_told_apart_with_confidence(tiny, rng, scored, names):
-    mdps, theta = tiny
-    policy = SoftmaxPolicy(2, 2)
-    inner = Reinforce(ALPHA)
-    path = adapt(rng, mdps[np.zeros(1_000_000, int)], policy, theta, inner, steps=1, episodes=2)
+def test_a_sample_mean_is_told_apart_with_confidence(million, scored, names):
+    path, expected = million
     factor = centred_returns(path.returns[-1]) if scored else None
-    g = meta_gradient(policy, path, inner, score_factor=factor)
-    expected = check.expected_gradients(mdps, theta, step_size=ALPHA, episodes=2)
+    g = meta_gradient(SoftmaxPolicy(2, 2), path, Reinforce(ALPHA), score_factor=factor)
     standard_error = g.std(0) / np.sqrt(len(g))
     verdict = check.check_gradient(g.mean(0), expected, standard_error=standard_error)
     assert set(verdict.names) == names, str(verdict)
