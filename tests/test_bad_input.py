@@ -832,6 +832,7 @@ EXEMPT_REASONS = {
     "the common part of the policies": "policies.LinearPolicy",
     "a room: it takes one array, or a policy and what was sampled with it": """
         explanations.Search explanations.alternatives verdict.fit verdict.rounding
+        verdict.relative
         inputs.number_a_step inputs.vector_a_step inputs.compare
         explanations.distinct_averages explanations.listed
         scores.require_records scores.is_own scores.scores_of scores.LinearScores
