@@ -12,6 +12,7 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -515,7 +516,7 @@ def make_weights(path, tasks, episodes, settings, arguments):
     start = None
     if "start" in settings:
         before = path.with_stem(settings["start"])
-        _, start, _ = read_weights(before, one_of(tasks))
+        _, start, _ = read_weights(before, one_of(tasks), *options_for(settings["start"]))
     progress = Progress()
     policy, theta, score = train_rl2(
         tasks,
@@ -533,6 +534,13 @@ def make_weights(path, tasks, episodes, settings, arguments):
     save_weights(path, policy, theta, **made_by, settings=repr(settings))
     print(f"{path}: {seconds:.0f} s, mean score in training {score:.3f}", flush=True)
     return dict(weights=str(path), seconds=seconds, training_score=score, settings=settings)
+
+
+def options_for(name):
+    """The options by which --train makes weights: of bandits_n10_k50 --pulls 10 --arms 50."""
+    options = dict(n="--pulls", k="--arms") if name.startswith("bandits") else dict(n="--episodes")
+    found = re.findall(r"_([nk])(\d+)", name)
+    return [word for size, number in found for word in (options[size], number)]
 
 
 def shortened(settings, arguments):

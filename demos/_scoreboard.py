@@ -1,7 +1,9 @@
 """The scoreboard: what each method gets in a family of tasks, how surely, and what is in print.
 
 Every method of a setting plays the same tasks, which no tuning and no training has seen. So two
-methods are compared task by task, and what is luck of the tasks is taken off.
+methods are compared task by task, and what is luck of the tasks is taken off. To add a method, give
+`measure` a function play(rng, mdps, value) → scores (n, N) and a grid of values; to add a family,
+tasks(rng, N), the optimum of each task, and the mean of that over the family.
 """
 
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ from metarl_np.tasks.random_mdps import random_mdps
 
 # ---- what is printed: mean total rewards of a trial
 
-# Duan et al. (2016), Table 1: bandits, by pulls n and arms k; means over 1,000 tasks, which have a
-# standard error of about .07 (n = 10), .5 (n = 100), 2.5 (n = 500)
+# Duan et al. (2016), Table 1: bandits, by pulls n and arms k; means over 1,000 tasks. Their
+# standard error is about .07 at n = 10; at n = 100 it is .5, .4, .3 for k = 5, 10, 50, and at n =
+# 500 2.4, 1.5, 1: the best of many arms is never far from 1.
 BANDITS_IN_PRINT = ("random", "gittins", "ts", "ots", "ucb1", "egreedy", "greedy", "rl2")
 PUBLISHED_BANDITS = {
     (10, 5): (5.0, 6.6, 5.7, 6.5, 6.7, 6.6, 6.6, 6.7),
@@ -41,9 +44,10 @@ PUBLISHED_MDPS = {
     75: (749.9, 1417.1, 1449.2, 1427.6, 1422.6, 1293.9, 1172.9, 1428.8),
     100: (999.4, 1939.5, 1973.9, 1942.1, 1935.1, 1778.2, 1578.5, 1913.7),
 }
-# Mishra et al. (2018, SNAIL), Tables 3 and 4, by n and k, which is None for random MDPs; their 95%
-# interval is .1 at n = 10 and .4 to 1.1 at n = 100. Of MDPs they print .563 and .591 of what value
-# iteration gets, which is 20.76 an episode.
+# Mishra et al. (2018, SNAIL), Tables 3 and 4, by n and k, which is None for random MDPs. The 95%
+# interval of bandits is .1 at n = 10 and .4 to 1.1 at n = 100. Of MDPs they print shares of what
+# value iteration gets, .563 and .591; that is not printed: 20.76 an episode is what makes their
+# .766 of SNAIL the 159.1 that a public reproduction prints.
 PUBLISHED_MAML = {
     (10, 5): 6.5,
     (10, 10): 6.6,
@@ -102,8 +106,7 @@ class Measured:
     tuning: dict  # {value: mean total on tuning tasks}; empty if nothing was tuned
     totals: np.ndarray  # (N,) of each test task
     episode: np.ndarray  # (n,) mean of each episode; their sum is the mean total
-    luck: np.ndarray  # (N,) by how much a task's optimum is above that of the mean task
-    mean_best: float  # what one who knows the task gets in an episode, on average
+    luck: np.ndarray  # (N,) each task's optimum in an episode less the family's mean of it
     sem: float  # standard error of the mean total
 
     @property
@@ -122,10 +125,11 @@ class Measured:
 def measure(tasks, play, grid, best, mean_best, seed, *, n_tuning, n_test, chunk=1000):
     """Tune one method, and test it: Measured.
 
-    A task's luck is best(task) − E best. Its mean over all tasks is 0, and good tasks are good for
-    everyone: so the scores of an episode are regressed on it, and what luck explains is taken off
-    (a control variate; Owen 2013, *Monte Carlo theory*, §8.9). Nothing is taken off that has not
-    mean 0, and no method is favoured.
+    A task's luck is best(task) − E best, whose mean over the family is 0. Good tasks are good for
+    everyone: so each episode's scores are regressed on the luck, and slope × luck is taken off each
+    score (a control variate; Owen 2013, *Monte Carlo theory*, §8.9). That changes no method's
+    expectation, whatever the slope; since the slope is estimated on the same tasks a bias of order
+    1/N is left, far below the standard error.
 
     tasks: tasks(rng, N) gives an MDP of N tasks.
     play: play(rng, mdps, value) gives the scores (n, N) of n episodes, `value` being from `grid`.
@@ -144,12 +148,13 @@ def measure(tasks, play, grid, best, mean_best, seed, *, n_tuning, n_test, chunk
 
         value, tuning = tune(np.random.default_rng((seed, TUNING)), trial, grid)
     rng = np.random.default_rng((seed, TEST))
+    # tasks do not depend on what a method draws: all methods play the same ones
     task_rng = np.random.default_rng(rng.integers(2**64, size=2, dtype=np.uint64))
     expected, error = mean_best
     totals = []
     lucks = []
-    episode = 0.0
-    with_luck = 0.0  # E[score × luck] of each episode
+    episode = 0.0  # mean score of each, (n,)
+    with_luck = 0.0  # E[score × luck] of each, (n,)
     for first in range(0, n_test, chunk):
         mdps = tasks(task_rng, min(chunk, n_test - first))
         scores = play(rng, mdps, value)
@@ -161,7 +166,7 @@ def measure(tasks, play, grid, best, mean_best, seed, *, n_tuning, n_test, chunk
     totals = np.concatenate(totals)
     luck = np.concatenate(lucks)
     variance = luck.var()
-    slope = 0 * episode
+    slope = np.zeros_like(episode)
     if variance > 1e-12:  # else every task is worth the same
         slope = (with_luck - episode * luck.mean()) / variance
     totals = totals - slope.sum() * luck
@@ -171,7 +176,6 @@ def measure(tasks, play, grid, best, mean_best, seed, *, n_tuning, n_test, chunk
         totals=totals,
         episode=episode - slope * luck.mean(),
         luck=luck,
-        mean_best=expected,
         sem=float(np.hypot(standard_error(totals), slope.sum() * error)),
     )
 
@@ -182,7 +186,11 @@ def standard_error(x):
 
 
 def difference(one, other):
-    """(mean, standard error) of one's totals less the other's, task by task: two Measured."""
+    """(mean, standard error) of one's totals less the other's: two Measured.
+
+    Task by task, on the tasks that both played, the first ones of whoever played more: so it is not
+    exactly the difference of their means.
+    """
     n = min(len(one.totals), len(other.totals))
     require(np.array_equal(one.luck[:n], other.luck[:n]), "one, other", "not of the same tasks")
     paired = one.totals[:n] - other.totals[:n]
@@ -192,8 +200,13 @@ def difference(one, other):
 # ---- rows of the JSON
 
 
-def add_shares(rows, optimum, of):
-    """Give each row its share of the optimum, a total, and `of`: which optimum that is."""
+def add_shares(rows, of):
+    """Give each row of a setting its mean as a share of the row whose method is `of`.
+
+    "optimum" is the Bayes-optimal learner's in bandits, and in random MDPs, where that is out of
+    reach, of one who knows the task; "known" is always the latter.
+    """
+    optimum = next(row["mean"] for row in rows if row["method"] == of)
     for row in rows:
         row["share"] = row["mean"] / optimum
         row["share_of"] = of
@@ -202,14 +215,25 @@ def add_shares(rows, optimum, of):
 def pairs(setting, measured):
     """Rows of the JSON, one for two methods each: measured is {method: Measured}.
 
-    They are told apart if their paired difference is above two of its standard errors.
+    `difference` is the first method's mean less the second's; RL² always stands first. They are
+    told apart if it is above two of its standard errors.
     """
     rows = []
-    for one, other in combinations(measured, 2):
+    for one, other in combinations(sorted(measured, key=lambda method: method != "rl2"), 2):
         mean, sem = difference(measured[one], measured[other])
         row = dict(setting=setting, methods=[one, other], difference=mean, sem=sem)
         rows.append(row | dict(apart=abs(mean) > 2 * sem))
     return rows
+
+
+def rl2_minus(compared, setting):
+    """{method: (mean, standard error)} of RL² minus it, of the rows that `pairs` gave."""
+    found = {}
+    for row in compared:
+        one, other = row["methods"]
+        if row["setting"] == setting and one == "rl2":
+            found[other] = row["difference"], row["sem"]
+    return found
 
 
 # ---- the tables
@@ -233,19 +257,19 @@ def print_table(head, lines):
 
 
 def lines_of(name, rows, differences, methods, suffix=""):
-    """Three lines of the table of one setting: mean, share of the optimum, and RL² less each.
+    """Three lines of the table of one setting: mean, share of the optimum, and RL² minus each.
 
-    rows: {method: row of the JSON}; differences: {method: (mean, sem)} of RL² less it. A column
-    of a method shows `method + suffix`, or nothing if there is no such row.
+    rows: {method: row of the JSON}. differences: what `rl2_minus` gave. A column of a method shows
+    `method + suffix`, or nothing if there is no such row. A line is a list of strings.
     """
     found = [rows.get(method + suffix) for method in methods]
     means = [number(row["mean"], row["sem"]) if row else "" for row in found]
     shares = [f"{row['share']:.1%}" if row else "" for row in found]
-    less = [differences.get(method + suffix) for method in methods]
+    minus = [differences.get(method + suffix) for method in methods]
     return [
         [name, "mean", *means],
         ["", "of the optimum", *shares],
-        ["", "RL² less it", *[compared(*d) if d else "" for d in less]],
+        ["", "RL² minus it", *[compared(*d) if d else "" for d in minus]],
     ]
 
 
@@ -258,7 +282,11 @@ def compared(mean, sem):
 
 def print_ties(rows):
     """A line a setting: which two cannot be told apart, of the rows that `pairs` gave."""
-    print("\nNot told apart, being within two standard errors of their paired difference:")
+    print(
+        "\nNot told apart, being within two standard errors of their paired difference (of twenty\n"
+        "pairs that are equal one is beyond that by chance; RL² is one trained network, and ± is\n"
+        "not of its training):"
+    )
     ties = {row["setting"]: [] for row in rows}
     for row in rows:
         if not row["apart"]:

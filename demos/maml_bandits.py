@@ -5,7 +5,8 @@ uniform parameters the meta-gradient is 0 by symmetry (tests/meta/test_maml.py h
 is left to learn is the inner step. With one step after every pull it is the gradient bandit of
 Sutton & Barto (2018), §2.8, with a constant baseline, and in random MDPs the same with a table and
 one step after every episode. Its step size α and baseline b are chosen on tuning tasks. The columns
-beside it are those of Mishra et al. (2018, SNAIL), Tables 3 and 4, which print MAML for small n.
+beside it are in print: MAML in Mishra et al. (2018, SNAIL), Tables 3 and 4, for small n; the others
+in Duan et al. (2016).
 """
 
 # %% The settings, and what is printed for them
@@ -196,7 +197,8 @@ def print_settings(rows):
         tuned = f"{ours['step_size']:.4g}, {ours['baseline']:.3g}"
         in_print = [str(mine.get(m, {}).get("published", "")) for m in ("maml", "gittins", "psrl")]
         lines.append([name, *measured, tuned, *in_print, str(mine["rl2"]["published"])])
-    titles = ["", "uniform", "MAML", "α, b", "MAML in print", "Gittins", "PSRL", "RL²"]
+    printed = [f"{name}, printed" for name in ("MAML", "Gittins", "PSRL", "RL²")]
+    titles = ["", "uniform", "MAML", "α, b", *printed]
     print_table(titles, lines)
 
 

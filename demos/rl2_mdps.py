@@ -17,6 +17,7 @@ from _common import (
     begin,
     finish,
     make_weights,
+    options_for,
     read_weights,
     rl2_parser,
     workers,
@@ -25,7 +26,6 @@ from _common import (
 import numpy as np
 from _scoreboard import (
     add_shares,
-    difference,
     lines_of,
     mean_optimum,
     measure,
@@ -34,9 +34,10 @@ from _scoreboard import (
     print_table,
     print_ties,
     published,
+    rl2_minus,
     tuning_of_rl2,
 )
-from maml_bandits import Setting, grid_of, maml_play, tuned_step
+from maml_bandits import Setting, grid_of, maml_play, sizes_of, tuned_step
 
 from metarl_np import exact, plots, rl2
 from metarl_np.compare.beliefs import DirichletBelief
@@ -68,7 +69,7 @@ TWENTY_FIVE = (
         then=[LAST_STAGE, dict(LONGER_VIEW, trials=512, iterations=300)],
     )
 )
-FIFTY = TEN | LONGER_VIEW | dict(start="mdps_n25", iterations=200, then=[])
+FIFTY = TEN | LONGER_VIEW | dict(start="mdps_n25", iterations=150, entropy=0.0, then=[])
 SETTINGS = {10: TEN, 25: TWENTY_FIVE, 50: FIFTY}  # by the number of episodes n
 
 
@@ -76,6 +77,18 @@ def training_settings(episodes):
     """Those of SETTINGS, or for another number of episodes those of the nearest."""
     nearest = min(SETTINGS, key=lambda n: abs(np.log(n / episodes)))
     return SETTINGS[nearest]
+
+
+# settings of the published table for which there are no weights: those for 50 episodes play them
+LONGEST = (75, 100)
+
+
+def weights_for(n, folder):
+    """The file of weights that plays n episodes."""
+    path = folder / f"mdps_n{n}.npz"
+    if n in LONGEST and not path.exists():
+        return folder / "mdps_n50.npz"
+    return path
 
 
 # %% Methods
@@ -132,7 +145,7 @@ def run(job):
     "beb true prior" is BEB with the prior that the tasks are drawn from.
     """
     episodes, method, trained, mean_best, seed, quick = job
-    sizes = dict(n_tuning=500, n_test=5_000, chunk=500)
+    sizes = sizes_of(Setting(episodes))
     if method == "rl2":
         play = rl2_play(episodes, *trained)
         grid = ("greedy", "sampled")
@@ -169,20 +182,20 @@ def rows_of(n, measured, mean_best):
         rows.append(row)
     best, error = mean_best
     rows.append(dict(setting=setting, method="optimum", mean=n * best, sem=n * error))
-    add_shares(rows, n * best, "known task")
+    add_shares(rows, "optimum")
     return rows
 
 
-def print_settings(rows, measured):
+def print_settings(rows, compared, measured):
     """The table, a few lines a setting. measured: {n: {method: Measured}}."""
     lines = []
-    for n, results in measured.items():
+    for n in measured:
         mine = {row["method"]: row for row in rows if row["setting"] == f"n={n}"}
-        less = {m: difference(results["rl2"], results[m]) for m in results if m != "rl2"}
+        minus = rl2_minus(compared, f"n={n}")
         best = number(mine["optimum"]["mean"], mine["optimum"]["sem"])
         of_setting = [
-            *lines_of(str(n), mine, less, METHODS),
-            *lines_of(f"{n}, true prior", mine, less, METHODS, TRUE_PRIOR),
+            *lines_of(str(n), mine, minus, METHODS),
+            *lines_of(f"{n}, true prior", mine, minus, METHODS, TRUE_PRIOR),
         ]
         in_print = [str(mine[m].get("published", "")) for m in METHODS]
         if any(in_print):
@@ -214,7 +227,7 @@ def draw_episodes(ax, n, rows):
 def draw_totals(ax, n, rows):
     """Total reward of a trial, a line a method, the best on top."""
     methods = sorted(METHODS, key=lambda m: rows[n, m]["mean"])
-    classical = [m for m in methods if m != "rl2"]
+    classical = [m for m in methods if m not in ("rl2", "maml")]
 
     def marks(names, suffix, colour, marker, label):
         shown = [(rows[n, m + suffix], methods.index(m)) for m in names if (n, m + suffix) in rows]
@@ -229,7 +242,7 @@ def draw_totals(ax, n, rows):
 
     marks(classical, "", "blue", "o", "prior as published")
     marks(classical, TRUE_PRIOR, "orange", "s", "true prior")
-    marks(["rl2"], "", "red", "D", "RL²")
+    marks(["rl2", "maml"], "", "red", "D", "meta-learned")
     black = plots.COLOURS["black"]
     in_print = [(rows[n, m].get("published"), y) for y, m in enumerate(methods)]
     if any(mean for mean, _ in in_print):
@@ -258,9 +271,9 @@ def draw(n, rows, out):
 def trained_policy(n, path):
     """(policy, θ) from the file of weights for n episodes, with a line on what made them."""
     task = random_mdps(np.random.default_rng(0), 1)
-    policy, theta, facts = read_weights(path, task, "--episodes", str(n))
+    policy, theta, facts = read_weights(path, task, *options_for(path.stem))
     made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
-    print(f"{path.name}: {made}")
+    print(f"n={n}: {path.name}, {made}")
     return policy, theta
 
 
@@ -284,12 +297,12 @@ def main():
     if arguments.episodes:
         chosen = [arguments.episodes]
     else:
-        chosen = [n for n in SETTINGS if n <= 25 or arguments.all]
-    paths = {n: arguments.weights / f"mdps_n{n}.npz" for n in chosen}
+        chosen = [10, 25, 50, *LONGEST] if arguments.all else [10, 25]
     if arguments.train:
-        trained = [
-            make_weights(paths[n], random_mdps, n, training_settings(n), arguments) for n in chosen
-        ]
+        trained = []
+        for n in chosen:
+            path = arguments.weights / f"mdps_n{n}.npz"
+            trained.append(make_weights(path, random_mdps, n, training_settings(n), arguments))
         return finish(arguments, dict(trained=trained), [])
 
     progress = Progress()
@@ -298,7 +311,7 @@ def main():
     methods = [*METHODS, *[m + TRUE_PRIOR for m in PLANNERS]]
     jobs = []
     for n in chosen:
-        trained = trained_policy(n, paths[n])
+        trained = trained_policy(n, weights_for(n, arguments.weights))
         for method in methods:
             jobs.append((n, method, trained, mean_best, arguments.seed, arguments.quick))
     measured = {n: {} for n in chosen}
@@ -310,13 +323,14 @@ def main():
     progress.done()
     rows = [row for n in chosen for row in rows_of(n, measured[n], mean_best)]
     compared = [row for n in chosen for row in pairs(f"n={n}", measured[n])]
-    print_settings(rows, measured)
+    print_settings(rows, compared, measured)
     print(
-        "\nMean total reward ± standard error on test tasks, whose luck is taken off, and its\n"
-        'share of what one gets who knows the MDP. "RL² less it" is paired, task by task; ? where\n'
-        "it is within two standard errors. The planners' priors are those that give the\n"
-        "published table, or the one that tasks are drawn from. In print: Duan et al. (2016), for\n"
-        "MAML Mishra et al. (2018)."
+        "\nMean total reward ± standard error on test tasks, corrected for how good these tasks\n"
+        "happen to be (a control variate: the mean optimum is that of 200,000 others), and its\n"
+        'share of what one gets who knows the MDP. "RL² minus it" is paired, on the tasks that\n'
+        "both played; ? where it is within two standard errors. The planners' priors are those\n"
+        "that give the published table, or the one that tasks are drawn from. In print: Duan et\n"
+        "al. (2016); MAML is a printed share (Mishra et al. 2018) of 20.76 an episode."
     )
     print_ties(compared)
     by_method = {(int(row["setting"][2:]), row["method"]): row for row in rows}
