@@ -26,14 +26,18 @@ import maml_bandits
 import numpy as np
 import pytest
 import rl2_bandits
+import rl2_mdps
 import your_own_task
 from PIL import Image
 from study import interval, student_t
-from compare.published import PUBLISHED, PUBLISHED_MDPS
+from compare.published import BANDIT_LINES, MDP_LINES, printed
 
 from metarl_np import checkpoint, exact
 from metarl_np.meta.rl2 import RecurrentPolicy
+from metarl_np.compare.planners import MDPS, TRUE
+from metarl_np.compare.strategies import BANDITS
 from metarl_np.tasks.bandits import bernoulli, independent
+from metarl_np.tasks.random_mdps import random_mdps
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEMOS = ROOT / "demos"
@@ -396,6 +400,7 @@ def by_method(rows):
 TABLE = {"random", "egreedy", "greedy", "rl2"}
 
 
+OPTIMA = {"optimum", "known"}
 INDEPENDENT = {f"n={n} k={k}" for n in (10, 100) for k in (5, 10, 50)}
 DEPENDENT = {f"n=100 dependent {x}" for x in ("uniform", "easy", "medium", "hard")}
 
@@ -407,8 +412,8 @@ def test_every_bandit_is_there(demo):
 @pytest.mark.parametrize("name", sorted(INDEPENDENT))
 def test_independent_bandits_have_the_published_columns(name, demo):
     rows = by_method(demo("rl2_bandits")[0]["rows"])[name]
-    assert set(rows) - {"optimum"} == TABLE | {"gittins", "ts", "ots", "ucb1", "maml"}
-    assert all("published" in rows[method] for method in set(rows) - {"optimum"})
+    assert set(rows) - OPTIMA == TABLE | {"gittins", "ts", "ots", "ucb1", "maml"}
+    assert all("published" in rows[method] for method in set(rows) - OPTIMA)
 
 
 @pytest.mark.parametrize("name", sorted(INDEPENDENT | DEPENDENT))
@@ -417,12 +422,14 @@ def test_bandit_rows_are_complete(name, demo):
     rows = by_method(numbers["rows"])[name]
     assert ("optimum" in rows) == (name.startswith("n=10 ") or name.endswith("uniform"))
     assert rows["rl2"]["hyperparameter"] in ("greedy", "sampled")
-    of = "Bayes optimum" if "optimum" in rows else "known task"
+    of = "optimum" if "optimum" in rows else "known"
     for method, row in rows.items():
         assert row["share_of"] == of
-        best = row["mean"] / row["share"]
-        assert best == pytest.approx(rows["rl2"]["mean"] / rows["rl2"]["share"])
-        assert row["mean"] <= best + 4 * row["sem"]
+        assert row["share"] == row["mean"] / rows[of]["mean"]
+        assert row["mean"] <= rows["known"]["mean"] + 4 * row["sem"]
+        if method not in ("maml", *OPTIMA):
+            grid = ("greedy", "sampled") if method == "rl2" else BANDITS[method].grid[:3]
+            assert set(row.get("tuning", {})) == set(map(str, grid if len(grid) > 1 else ()))
         # regret grows
         regret = numbers["regret"][name].get(method, [])
         assert all(before < after + 1e-9 for before, after in zip(regret, regret[1:]))
@@ -439,8 +446,12 @@ def test_mdp_rows_are_complete(name, demo):
     optimum = rows["optimum"]
     for method, row in rows.items():
         assert row["mean"] <= optimum["mean"] + 4 * (row["sem"] + optimum["sem"])
-        assert method == "optimum" or sum(row["episode"]) == pytest.approx(row["mean"])
         assert row["share"] == row["mean"] / optimum["mean"]
+        if method != "optimum":
+            assert len(row["episode"]) == int(name[2:])
+            assert sum(row["episode"]) == pytest.approx(row["mean"])
+    other = settings["n=10"]["optimum"]
+    assert optimum["sem"] / optimum["mean"] == pytest.approx(other["sem"] / other["mean"])
 
 
 @pytest.mark.parametrize("name", ["rl2_bandits", "rl2_mdps"])
@@ -456,7 +467,7 @@ def test_every_two_methods_are_compared(name, demo):
         assert row["difference"] == pytest.approx(one["mean"] - other["mean"], abs=error)
         assert row["apart"] == (abs(row["difference"]) > 2 * row["sem"])
     for setting, rows in settings.items():
-        methods = len(set(rows) - {"optimum"})
+        methods = len(set(rows) - OPTIMA)
         assert len(compared[setting]) == methods * (methods - 1) / 2
 
 
@@ -967,6 +978,116 @@ def test_what_is_left_of_a_mean_is_its_noise_and_the_error_of_the_mean_best():
     assert both.sem == pytest.approx(0.04)
 
 
+def test_tasks_do_not_depend_on_what_a_method_draws():
+    def silent(rng, mdps, value):
+        return np.ones((2, len(mdps)))
+
+    one = measured_luck(1.0, (2 / 3, 0.0))
+    other = measured_luck(1.0, (2 / 3, 0.0), play=silent)
+    np.testing.assert_array_equal(one.luck, other.luck)
+
+
+def test_all_methods_of_random_mdps_play_the_same_tasks(monkeypatch):
+    """Their tasks depend on how many are drawn at a time."""
+    chunks = set()
+    monkeypatch.setattr(rl2_mdps, "measure", lambda *_, chunk, **sizes: chunks.add(chunk))
+    for method in (*rl2_mdps.METHODS, "beb true prior"):
+        rl2_mdps.run((10, method, (None, None), (20.0, 0.1), 0, False))
+    assert len(chunks) == 1
+
+
+def test_planners_are_told_the_prior_only_where_it_says_so(monkeypatch):
+    priors = []
+    monkeypatch.setattr(rl2_mdps, "play_mdps", lambda *_: None)
+    monkeypatch.setattr(rl2_mdps, "DirichletBelief", lambda prior, mdps: priors.append(prior))
+    for true_prior in (False, True):
+        rl2_mdps.planner_play(10, "beb", true_prior)(None, None, 1)
+    assert priors == [MDPS["beb"].prior, TRUE] and MDPS["beb"].prior != TRUE
+
+
+@pytest.mark.parametrize("demo_of", [rl2_bandits, rl2_mdps])
+def test_rl2_is_scored_by_what_is_expected(demo_of):
+    """With equal means that is the same for every action, though the rewards are drawn."""
+    if demo_of is rl2_bandits:
+        tasks = bernoulli(np.full((3, 2), 0.25))
+    else:
+        rng = np.random.default_rng(0)
+        tasks = random_mdps(rng, 3, reward_mean=0.25, reward_std=0.0)
+    policy = RecurrentPolicy(*tasks.shape[1:], 4)
+    theta = policy.init(np.random.default_rng(0))
+    play = demo_of.rl2_play(2, policy, theta)
+    for value in ("greedy", "sampled"):
+        scores = play(np.random.default_rng(1), tasks, value)
+        np.testing.assert_allclose(scores, np.full((2, 3), 0.25 * tasks.horizon), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["greedy", "sampled"])
+@pytest.mark.parametrize("demo_of", [rl2_bandits, rl2_mdps])
+def test_rl2_acts_as_its_label_says(demo_of, value, monkeypatch):
+    acted = []
+    monkeypatch.setattr(demo_of.rl2, "sample_trials", lambda *_, greedy: acted.append(greedy))
+    monkeypatch.setattr(demo_of.rl2, "expected_rewards", lambda *_: np.zeros((20, 3)))
+    tasks = SimpleNamespace(horizon=10)
+    demo_of.rl2_play(2, None, None)(None, tasks, value)
+    assert acted == [value == "greedy"]
+
+
+@pytest.mark.parametrize(
+    "size, starts", [((100, 50), True), ((100, 40), False), ((500, 3), False), ((1000, 50), True)]
+)
+def test_weights_are_started_from_only_if_they_play_as_many_arms(size, starts):
+    assert ("start" in rl2_bandits.training_settings(*size)) == starts
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("bandits_n10_k50", ["--pulls", "10", "--arms", "50"]),
+        ("mdps_n25", ["--episodes", "25"]),
+    ],
+)
+def test_the_options_that_make_weights_follow_from_their_name(name, options):
+    assert _common.options_for(name) == options
+
+
+def test_weights_of_fifty_episodes_play_longer_trials(tmp_path):
+    assert rl2_mdps.weights_for(75, tmp_path).name == "mdps_n50.npz"
+    assert rl2_mdps.weights_for(25, tmp_path).name == "mdps_n25.npz"
+    (tmp_path / "mdps_n75.npz").touch()
+    assert rl2_mdps.weights_for(75, tmp_path).name == "mdps_n75.npz"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(_common.WEIGHTS.glob("*_n*.npz")), ids=lambda path: path.stem
+)
+def test_weights_were_made_with_the_settings_that_the_demo_has(path):
+    """Nobody could make them again otherwise."""
+    facts = checkpoint.load(path, "weights")["facts"]
+    sizes = [int(word) for word in _common.options_for(path.stem)[1::2]]
+    demo_of = rl2_bandits if path.stem.startswith("bandits") else rl2_mdps
+    made = ast.literal_eval(facts["settings"])
+    assert made == demo_of.training_settings(*sizes)
+    assert facts["command"].split()[2:] == ["--train", *_common.options_for(path.stem)]
+
+
+def test_lines_of_a_setting_by_hand():
+    rows = dict(ts=dict(mean=4.0, sem=0.1, share=0.5), rl2=dict(mean=6.0, sem=0.1, share=0.75))
+    compared = [
+        dict(setting="n=1", methods=["rl2", "ts"], difference=2.0, sem=0.1),
+        dict(setting="n=2", methods=["rl2", "ts"], difference=9.0, sem=0.1),
+        dict(setting="n=1", methods=["ucb1", "ts"], difference=9.0, sem=0.1),
+    ]
+    minus = _scoreboard.rl2_minus(compared, "n=1")
+    assert _scoreboard.lines_of("1", rows, minus, ["ts", "ucb1", "rl2"]) == [
+        ["1", "mean", "4.0±.1", "", "6.0±.1"],
+        ["", "of the optimum", "50.0%", "", "75.0%"],
+        ["", "RL² minus it", "+2.0±.1", "", ""],
+    ]
+    tuning = dict(greedy=2.0, sampled=1.0)
+    text = _scoreboard.tuning_of_rl2([dict(method="rl2", setting="n=1", tuning=tuning)])
+    assert text.splitlines()[1] == "  n=1: 2.000, 1.000"
+
+
 def test_a_difference_is_paired_on_the_tasks_that_both_played():
     """The same noise, which each method draws alike, and a shift by .1."""
 
@@ -990,28 +1111,30 @@ def test_a_difference_is_paired_on_the_tasks_that_both_played():
         _scoreboard.difference(one, elsewhere)
 
 
-def test_the_mean_best_of_a_family_is_that_of_many_tasks():
+def test_the_mean_best_of_a_family_is_that_of_many_tasks(keys):
     rng = np.random.default_rng(0)
     for arms, family in ((5, None), (None, "uniform"), (None, "hard")):
         best = exact.optimal_return(rl2_bandits.task_family(arms, family)(rng, 40_000))
         mean, error = _scoreboard.mean_best_arm(arms, family)
         assert error == 0
         assert best.mean() == pytest.approx(mean, abs=5 * best.std() / 200 + 1e-12)
+    keys.clear()
     mean, sem = _scoreboard.mean_optimum(0, quick=True)
+    assert keys == [(0, 4)]
     other, other_sem = _scoreboard.mean_optimum(1, quick=True)
     assert mean == pytest.approx(other, abs=5 * np.hypot(sem, other_sem))
 
 
 def test_the_table_says_where_two_cannot_be_told_apart(capsys):
     assert _scoreboard.compared(0.02, 0.004) == "+0.020±.004"
-    assert _scoreboard.compared(-0.002, 0.004) == "-0.002±.004 ?"
+    assert _scoreboard.compared(-0.006, 0.004) == "-0.006±.004 ?"
     rows = [
         dict(setting="n=1", methods=["rl2", "ucb1"], apart=False),
         dict(setting="n=1", methods=["rl2", "ts"], apart=True),
         dict(setting="n=2", methods=["rl2", "ts"], apart=True),
     ]
     _scoreboard.print_ties(rows)
-    assert capsys.readouterr().out.splitlines()[2:] == ["  n=1: rl2 and ucb1", "  n=2: none"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["  n=1: rl2 and ucb1", "  n=2: none"]
 
 
 def test_a_stage_starts_from_where_the_one_before_ended():
@@ -1036,11 +1159,13 @@ def test_a_number_has_as_many_digits_as_its_error(mean, sem, text):
     assert _scoreboard.number(mean, sem) == text
 
 
-@pytest.mark.parametrize("size", PUBLISHED, ids=str)
-def test_published_bandits_are_the_same_in_demos_and_tests(size):
-    assert PUBLISHED[size].items() <= _scoreboard.published(*size).items()
+@pytest.mark.parametrize("row", printed(BANDIT_LINES), ids=lambda row: f"n={row['n']} k={row['k']}")
+def test_published_bandits_are_the_same_in_demos_and_tests(row):
+    assert _scoreboard.published(row.pop("n"), row.pop("k")) == row
 
 
-@pytest.mark.parametrize("n", PUBLISHED_MDPS)
-def test_published_mdps_are_the_same_in_demos_and_tests(n):
-    assert PUBLISHED_MDPS[n].items() <= _scoreboard.published(n).items()
+@pytest.mark.parametrize("row", printed(MDP_LINES), ids=lambda row: f"n={row['n']}")
+def test_published_mdps_are_the_same_in_demos_and_tests(row):
+    found = _scoreboard.published(row.pop("n"))
+    found.pop("maml", None)
+    assert found == row
