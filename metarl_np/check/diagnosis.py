@@ -286,8 +286,7 @@ def explain_step(theta, adapted, record, *, discount, step_size=None, policy=Non
     with a task axis in front, where it is adapted already. adapted: θ', of theta's shape with the
     task axis in front (of each array, where theta is a list of arrays), or (N, P); or, where it was
     not kept, the `record` of the data that it sampled, with their log_probs. record: the data of
-    the step. step_size: α as you
-    meant it. Raises ValueError, by name.
+    the step. step_size: α as you meant it. Raises ValueError, by name.
     """
     discount = validate(discount=discount)
     step_size = None if step_size is None else validate(step_size=step_size)
@@ -448,8 +447,8 @@ def _shape(x):
 def _of_tasks(name, x, n_tasks, theta):
     """Parameters of each task, (N, P): from one array, or from parts that all begin with N.
 
-    Their shapes are theta's, with N in front or not; or nothing is known of them, as x is (N, P) or
-    theta is flat.
+    Their shapes are theta's, with N in front or not, or (N, P); of a flat theta any that have N in
+    front.
     """
     flat = _flat(name, x)
     shapes = [_shape(part) for part in (theta if _are_parts(theta) else [theta])]
@@ -457,11 +456,16 @@ def _of_tasks(name, x, n_tasks, theta):
     parts = [np.asarray(part) for part in (x if in_parts else [x])]
     given = [part.shape for part in parts]
     with_tasks = [(n_tasks, *shape) for shape in shapes]
-    by_task = all(shape[:1] == (n_tasks,) for shape in given)
     p = flat.size // n_tasks
-    has_no_shape = [(n_tasks, p)] in (given, shapes) or shapes == [(p,)]
-    as_theta = given == shapes and 1 in (n_tasks, len(parts)) and flat.size % n_tasks == 0
-    fits = as_theta or by_task and (has_no_shape or given in (shapes, with_tasks))
+    in_a_row = [(n_tasks, p)]
+    theta_is_flat = shapes in ([(p,)], in_a_row)
+    by_task = all(shape[:1] == (n_tasks,) for shape in given)
+    if by_task:
+        fits = theta_is_flat or given in (with_tasks, shapes, in_a_row)
+    else:
+        # one task needs no axis, and in one array task may follow after task
+        whole = flat.size % n_tasks == 0
+        fits = given == shapes and whole and 1 in (n_tasks, len(parts))
     expected = f"expected those of theta with N in front, {listed(with_tasks)}, or (N, P)"
     require(fits, name, f"shapes {listed(given)}: {expected}")
     if by_task:
