@@ -1,11 +1,11 @@
 """A GRU that learned to learn plays short Bernoulli bandits almost Bayes-optimally.
 
-At 100 pulls it is about as good as the best index. The table has each method's total beside the
-optimum and what Duan et al. (2016), Table 1, and Mishra et al. (2018) print, on fresh tasks, scored
-by the means of the arms that were pulled. Every hyperparameter, and whether RL² takes its likeliest
-action or samples, is chosen on tuning tasks. Where arms depend on each other (Wang et al. 2016),
-RL² uses it and the indices, which are for independent arms, do not. `--train` makes the weights
-anew; any `--pulls N --arms K` will do.
+At 100 pulls it is about as good as UCB1 tuned for them. The table has each method's total beside
+the optimum and what Duan et al. (2016), Table 1, and Mishra et al. (2018) print, on fresh tasks,
+scored by the means of the arms that were pulled. Every hyperparameter, and whether RL² takes its
+likeliest action or samples, is chosen on tuning tasks. Where arms depend on each other (Wang et al.
+2016), RL² uses it and the indices, which are for independent arms, do not. `--train` makes the
+weights anew; any `--pulls N --arms K` will do.
 """
 
 # %% What is trained
