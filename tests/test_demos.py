@@ -1021,6 +1021,15 @@ def test_rl2_is_scored_by_what_is_expected(demo_of):
         np.testing.assert_allclose(scores, np.full((2, 3), 0.25 * tasks.horizon), rtol=1e-6)
 
 
+def test_the_steps_of_an_episode_of_rl2_are_added_up(monkeypatch):
+    """Step t of the trial of task n earns 100 n + t: two episodes of three steps."""
+    earned = np.arange(6.0)[:, None] + [0, 100]
+    monkeypatch.setattr(rl2_mdps.rl2, "sample_trials", lambda *_, greedy: None)
+    monkeypatch.setattr(rl2_mdps.rl2, "expected_rewards", lambda *_: earned)
+    scores = rl2_mdps.rl2_play(2, None, None)(None, SimpleNamespace(horizon=3), "greedy")
+    np.testing.assert_array_equal(scores, [[3, 303], [12, 312]])
+
+
 @pytest.mark.parametrize("value", ["greedy", "sampled"])
 @pytest.mark.parametrize("demo_of", [rl2_bandits, rl2_mdps])
 def test_rl2_acts_as_its_label_says(demo_of, value, monkeypatch):
