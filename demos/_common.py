@@ -613,3 +613,11 @@ def read_weights(path, mdps, *sizes):
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{path}: {error.strerror}")
+
+
+def trained_policy(path, mdps, *sizes):
+    """(policy, θ) from `read_weights`, with a printed line on what made them."""
+    policy, theta, facts = read_weights(path, mdps, *sizes)
+    made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
+    print(f"{path.name}: {made}")
+    return policy, theta

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from _common import FAMILY, TEST, TUNING
+from _common import FAMILY, TEST, TUNING, workers
 
 from metarl_np import exact
 from metarl_np.arguments import require
@@ -178,6 +178,21 @@ def measure(tasks, play, grid, best, mean_best, seed, *, n_tuning, n_test, chunk
         luck=luck,
         sem=float(np.hypot(standard_error(totals), slope.sum() * error)),
     )
+
+
+def measure_all(run, jobs, progress):
+    """{setting: {method: Measured}} of run(job) for each job, in worker processes.
+
+    jobs: tuples that begin with a setting and the name of a method.
+    """
+    measured = {}
+    with workers() as pool:
+        for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
+            progress(f"{i + 1} of {len(jobs)} methods measured")
+            setting, method = job[:2]
+            measured.setdefault(setting, {})[method] = result
+    progress.done()
+    return measured
 
 
 def standard_error(x):

@@ -14,7 +14,7 @@ from itertools import product
 from typing import NamedTuple
 
 # before numpy, whose threads it sets
-from _common import Progress, begin, finish, parser, workers
+from _common import Progress, begin, finish, parser
 
 import numpy as np
 from _scoreboard import (
@@ -22,6 +22,7 @@ from _scoreboard import (
     mean_best_arm,
     mean_optimum,
     measure,
+    measure_all,
     number,
     print_table,
     published,
@@ -219,14 +220,8 @@ def main():
         mean_best = mean_best_arm(setting.arms) if setting.arms else of_mdps
         for method in ("uniform", "maml"):
             jobs.append((setting, method, mean_best, arguments.seed, arguments.quick))
-    results = {setting: {} for setting in chosen}
-    with workers() as pool:
-        for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
-            progress(f"{i + 1} of {len(jobs)} methods measured")
-            setting, method = job[:2]
-            results[setting][method] = result
-    progress.done()
-    rows = [row for setting in chosen for row in rows_of(setting, results[setting])]
+    measured = measure_all(run, jobs, progress)
+    rows = [row for setting in chosen for row in rows_of(setting, measured[setting])]
     print_settings(rows)
     print(
         "\nMean total reward ± standard error on test tasks, whose luck is taken off; α and b\n"

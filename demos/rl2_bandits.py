@@ -16,9 +16,9 @@ from _common import (
     begin,
     finish,
     make_weights,
-    read_weights,
+    one_of,
     rl2_parser,
-    workers,
+    trained_policy,
 )
 
 import numpy as np
@@ -27,6 +27,7 @@ from _scoreboard import (
     lines_of,
     mean_best_arm,
     measure,
+    measure_all,
     pairs,
     print_table,
     print_ties,
@@ -329,16 +330,6 @@ def options():
     return arguments, [*independent, (DEPENDENT_PULLS, None)]
 
 
-def trained_policy(pulls, arms, path):
-    """(policy, θ) from the file of weights for this setting, with a line on what made them."""
-    sizes = ["--pulls", str(pulls), "--arms", str(arms)] if arms else ["--dependent"]
-    task = task_family(arms)(np.random.default_rng(0), 1)
-    policy, theta, facts = read_weights(path, task, *sizes)
-    made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
-    print(f"{path.name}: {made}")
-    return policy, theta
-
-
 def main():
     arguments, chosen = options()
     paths = {}
@@ -354,17 +345,12 @@ def main():
     progress = Progress()
     jobs = []
     for n, k in chosen:
-        trained = trained_policy(n, k, paths[n, k])
+        sizes = ["--pulls", str(n), "--arms", str(k)] if k else ["--dependent"]
+        trained = trained_policy(paths[n, k], one_of(task_family(k)), *sizes)
         for family in (None,) if k else FAMILIES:
             for method in METHODS if k else ("random", "gittins", "ts", "rl2"):
                 jobs.append(((n, k, family), method, trained, arguments.seed, arguments.quick))
-    measured = {}
-    with workers() as pool:
-        for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
-            progress(f"{i + 1} of {len(jobs)} methods measured")
-            setting, method = job[:2]
-            measured.setdefault(setting, {})[method] = result
-    progress.done()
+    measured = measure_all(run, jobs, progress)
     rows = [row for setting in measured for row in rows_of(setting, measured[setting])]
     compared = [row for setting in measured for row in pairs(name_of(*setting), measured[setting])]
     regret = {name_of(*setting): regrets_of(setting, measured[setting]) for setting in measured}

@@ -18,10 +18,10 @@ from _common import (
     begin,
     finish,
     make_weights,
+    one_of,
     options_for,
-    read_weights,
     rl2_parser,
-    workers,
+    trained_policy,
 )
 
 import numpy as np
@@ -30,6 +30,7 @@ from _scoreboard import (
     lines_of,
     mean_optimum,
     measure,
+    measure_all,
     number,
     pairs,
     print_table,
@@ -269,15 +270,6 @@ def draw(n, rows, out):
 
 
 # %% The job
-def trained_policy(n, path):
-    """(policy, θ) from the file of weights for n episodes, with a line on what made them."""
-    task = random_mdps(np.random.default_rng(0), 1)
-    policy, theta, facts = read_weights(path, task, *options_for(path.stem))
-    made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
-    print(f"n={n}: {path.name}, {made}")
-    return policy, theta
-
-
 def main():
     p = rl2_parser(__doc__)
     p.add_argument(
@@ -312,16 +304,13 @@ def main():
     methods = [*METHODS, *[m + TRUE_PRIOR for m in PLANNERS]]
     jobs = []
     for n in chosen:
-        trained = trained_policy(n, weights_for(n, arguments.weights))
+        path = weights_for(n, arguments.weights)
+        trained = trained_policy(path, one_of(random_mdps), *options_for(path.stem))
+        if n in LONGEST:
+            print(f"n={n} is played by {path.name}")
         for method in methods:
             jobs.append((n, method, trained, mean_best, arguments.seed, arguments.quick))
-    measured = {n: {} for n in chosen}
-    with workers() as pool:
-        for i, (job, result) in enumerate(zip(jobs, pool.imap(run, jobs))):
-            progress(f"{i + 1} of {len(jobs)} methods measured")
-            n, method = job[:2]
-            measured[n][method] = result
-    progress.done()
+    measured = measure_all(run, jobs, progress)
     rows = [row for n in chosen for row in rows_of(n, measured[n], mean_best)]
     compared = [row for n in chosen for row in pairs(f"n={n}", measured[n])]
     print_settings(rows, compared, measured)

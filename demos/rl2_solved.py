@@ -19,8 +19,8 @@ from _common import (
     begin,
     finish,
     make_weights,
-    read_weights,
     rl2_parser,
+    trained_policy,
 )
 
 import numpy as np
@@ -170,15 +170,6 @@ def print_rows(solved, rows):
 
 
 # %% The job
-def trained_policy(name, path):
-    """(policy, θ) from the file of weights for this family, with a line on what made them."""
-    task = FAMILIES[name].mdps()[:1]
-    policy, theta, facts = read_weights(path, task, "--family", name)
-    made = f"{facts['seconds']:.0f} s by `{facts['command']}`, seed {facts['seed']}"
-    print(f"{path.name}: {made}")
-    return policy, theta
-
-
 def main():
     p = rl2_parser(__doc__)
     p.add_argument("--family", choices=FAMILIES, help="this one only (default: both)")
@@ -198,11 +189,10 @@ def main():
     few, repeats = (5, 2) if arguments.quick else (None, 200)  # the tasks of a family; all
     rows = []
     for name in chosen:
-        policy, theta = trained_policy(name, paths[name])
-        progress(f"{name}: solved and measured")
         solved = FAMILIES[name]
+        trained = trained_policy(paths[name], solved.mdps()[:1], "--family", name)
+        progress(f"{name}: solved and measured")
         every = solved.mdps()[:few]
-        trained = policy, theta
         results = measure(every, solved.episodes, trained, arguments.seed, repeats)
         rows += rows_of(name, results)
     progress.done()
